@@ -1,0 +1,1 @@
+"""A workbench for language models that keep a smaller KV cache."""

@@ -1,0 +1,1 @@
+"""Real text, from documents to token windows."""

@@ -1,0 +1,1 @@
+"""The models, by name: ``names()``, ``sizes()``, ``create(name, size, **overrides)``."""

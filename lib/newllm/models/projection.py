@@ -1,0 +1,115 @@
+"""The recurrence that compresses the past: DiverseProjection and its initialisation."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INIT_STD = 0.1
+INIT_BIAS_STD = 0.01
+
+
+def init_linear_weights(module: nn.Module) -> None:
+    """Draw every Linear below ``module`` as N(0, 0.1^2), its bias as N(0, 0.01^2).
+
+    Parameters
+    ----------
+    module
+        Any module; only its ``nn.Linear`` descendants (and itself) change.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=INIT_STD)
+            if part.bias is not None:
+                nn.init.normal_(part.bias, std=INIT_BIAS_STD)
+
+
+class DiverseProjectionLayer(nn.Module):
+    """One step of the recurrence, ``c' = LN(r(c) + GELU(W [c ; e] + b))``.
+
+    ``r`` is the identity where the widths of ``c`` and ``c'`` agree, and a learned ``residual_proj`` otherwise.
+
+    Parameters
+    ----------
+    proj_input_dim
+        Width of the previous context ``c``.
+    proj_output_dim
+        Width P of the next context ``c'``.
+    token_input_dim
+        Width E of the token's embedding ``e``.
+    """
+
+    def __init__(self, proj_input_dim: int, proj_output_dim: int, token_input_dim: int) -> None:
+        super().__init__()
+        self.proj_input_dim = proj_input_dim
+        self.proj_output_dim = proj_output_dim
+        self.token_input_dim = token_input_dim
+        self.linear = nn.Linear(proj_input_dim + token_input_dim, proj_output_dim)
+        self.norm = nn.LayerNorm(proj_output_dim, eps=1e-5)
+        self.residual_proj = (
+            nn.Linear(proj_input_dim, proj_output_dim) if proj_input_dim != proj_output_dim else None
+        )
+        init_linear_weights(self)
+
+    def token_part(self, embeds: Tensor) -> Tensor:
+        """``W_e e + b``, the part of the step that needs no context: (..., E) -> (..., P)."""
+        return F.linear(embeds, self.linear.weight[:, self.proj_input_dim :], self.linear.bias)
+
+    def context_part(self, prev: Tensor, token_part: Tensor) -> Tensor:
+        """Finish the step from :meth:`token_part`: (..., P) and (..., P) -> (..., P)."""
+        mixed = F.linear(prev, self.linear.weight[:, : self.proj_input_dim]) + token_part
+        residual = prev if self.residual_proj is None else self.residual_proj(prev)
+        return self.norm(residual + F.gelu(mixed))
+
+    def forward(self, prev: Tensor, embeds: Tensor) -> Tensor:
+        """Next contexts (..., P) from previous contexts (..., P_in) and embeddings (..., E)."""
+        return self.context_part(prev, self.token_part(embeds))
+
+
+class DiverseProjection(nn.Module):
+    """The recurrence ``c_i = LN(c_{i-1} + GELU(W [c_{i-1} ; e_i] + b))``, with ``c_{-1} = 0``.
+
+    Parameters
+    ----------
+    embed_dim
+        Width E of the normed token embeddings.
+    proj_dim
+        Width P of a context.
+    """
+
+    def __init__(self, embed_dim: int, proj_dim: int) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.proj_dim = proj_dim
+        self.layer = DiverseProjectionLayer(proj_dim, proj_dim, embed_dim)
+
+    def forward(self, prev: Tensor, embeds: Tensor) -> Tensor:
+        """One step for any number of tokens side by side: (..., P) and (..., E) -> (..., P)."""
+        return self.layer(prev, embeds)
+
+    def unroll(self, embeds: Tensor, state: Tensor | None = None, token_mask: Tensor | None = None) -> Tensor:
+        """Run the recurrence along time, token by token.
+
+        Parameters
+        ----------
+        embeds
+            Normed embeddings (B, T, E).
+        state
+            Context before the first token (B, P); zero where omitted.
+        token_mask
+            True where a real token stands (B, T); a padding token leaves the context unchanged.
+
+        Returns
+        -------
+        Tensor
+            Contexts after each token (B, T, P).
+        """
+        token_parts = self.layer.token_part(embeds)
+        context = embeds.new_zeros(embeds.shape[0], self.proj_dim) if state is None else state
+        contexts = []
+        for position, token_part in enumerate(token_parts.unbind(1)):
+            following = self.layer.context_part(context, token_part)
+            if token_mask is not None:
+                following = torch.where(token_mask[:, position, None], following, context)
+            context = following
+            contexts.append(context)
+        return torch.stack(contexts, 1)
