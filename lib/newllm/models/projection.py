@@ -23,6 +23,14 @@ def init_linear_weights(module: nn.Module) -> None:
                 nn.init.normal_(part.bias, std=INIT_BIAS_STD)
 
 
+class RecurrenceLinear(nn.Linear):
+    """A Linear drawn by :func:`init_linear_weights`, also where a whole model draws its weights."""
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew."""
+        init_linear_weights(self)
+
+
 class DiverseProjectionLayer(nn.Module):
     """One step of the recurrence, ``c' = LN(r(c) + GELU(W [c ; e] + b))``.
 
@@ -43,12 +51,11 @@ class DiverseProjectionLayer(nn.Module):
         self.proj_input_dim = proj_input_dim
         self.proj_output_dim = proj_output_dim
         self.token_input_dim = token_input_dim
-        self.linear = nn.Linear(proj_input_dim + token_input_dim, proj_output_dim)
+        self.linear = RecurrenceLinear(proj_input_dim + token_input_dim, proj_output_dim)
         self.norm = nn.LayerNorm(proj_output_dim, eps=1e-5)
         self.residual_proj = (
-            nn.Linear(proj_input_dim, proj_output_dim) if proj_input_dim != proj_output_dim else None
+            RecurrenceLinear(proj_input_dim, proj_output_dim) if proj_input_dim != proj_output_dim else None
         )
-        init_linear_weights(self)
 
     def token_part(self, embeds: Tensor) -> Tensor:
         """``W_e e + b``, the part of the step that needs no context: (..., E) -> (..., P)."""

@@ -1,0 +1,169 @@
+"""Cache layers that transformers does not have, and byte accounting of any cache.
+
+A per-token cache is the stock ``DynamicLayer``. A recurrence remembers one vector a sequence, whatever its length:
+that is :class:`RecurrentStateLayer`, which stands after the stock layers in the same ``DynamicCache``.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class RecurrentStateLayer(CacheLayerMixin):
+    """The last context of a recurrence, (B, P), and how many tokens it has seen.
+
+    It can be cropped only while past recording is on: one vector does not tell what it was before.
+    """
+
+    is_croppable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: Tensor | None = None
+        self.tokens_seen = 0
+        self.record_past = False
+        # Contexts since recording began, the state before them first: (B, 1 + T, P).
+        self.history: Tensor | None = None
+
+    def advance(self, contexts: Tensor) -> None:
+        """Take the contexts (B, T, P) of T new tokens; the last one becomes the state."""
+        if self.record_past:
+            if self.history is None:
+                start = self.state if self.state is not None else torch.zeros_like(contexts[:, 0])
+                self.history = start[:, None]
+            self.history = torch.cat([self.history, contexts.detach()], dim=1)
+        # A copy, because a view would keep all T contexts alive.
+        self.state = contexts[:, -1].clone()
+        self.tokens_seen += contexts.shape[1]
+        self.is_initialized = True
+
+    def activate_past_recording(self) -> None:
+        """Keep every context from now on, so that :meth:`crop` is exact. Costs P values a token."""
+        self.record_past = True
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ``-tokens_to_remove`` tokens.
+
+        Raises
+        ------
+        RuntimeError
+            Where those tokens were not recorded.
+        """
+        if tokens_to_remove == 0:
+            return
+        if tokens_to_remove > 0:
+            raise ValueError(f"crop takes a negative number of tokens to remove, got {tokens_to_remove}")
+        removed = -tokens_to_remove
+        if self.history is None or removed >= self.history.shape[1]:
+            recorded = 0 if self.history is None else self.history.shape[1] - 1
+            raise RuntimeError(
+                f"a recurrent state cannot be cropped by {removed} tokens, {recorded} are recorded: make the cache "
+                "with model.new_cache() and call cache.activate_past_recording() before the tokens to be removed"
+            )
+        self.history = self.history[:, :-removed]
+        self.state = self.history[:, -1].clone()
+        self.tokens_seen -= removed
+
+    def get_seq_length(self) -> int:
+        """Return the number of tokens seen, padding included."""
+        return self.tokens_seen
+
+    def get_max_length(self) -> int:
+        """Return -1: a state has no maximal length."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return (tokens seen and new ones, 0), as a full-length layer would."""
+        return self.tokens_seen + query_length, 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: the first :meth:`advance` sets the state."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Refuse: a state has neither keys nor values."""
+        raise NotImplementedError("a recurrent state takes contexts, through advance()")
+
+    def offload(self) -> None:
+        """Do nothing: a state is too small to be worth moving."""
+
+    def prefetch(self) -> None:
+        """Do nothing: a state is never offloaded."""
+
+    def reset(self) -> None:
+        """Return to the state before the first token."""
+        self.state = self.history = None
+        self.tokens_seen = 0
+        self.is_initialized = False
+
+    def _map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.state = None if self.state is None else change(self.state)
+        self.history = None if self.history is None else change(self.history)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Follow beam search: row i becomes row ``beam_idx[i]``."""
+        self._map_rows(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row ``repeats`` times."""
+        self._map_rows(lambda rows: rows.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows ``indices``."""
+        self._map_rows(lambda rows: rows[indices])
+
+    def held_tensors(self) -> list[Tensor]:
+        """Tensors that the byte claim counts: the state; recorded history is for :meth:`crop` alone."""
+        return [] if self.state is None else [self.state]
+
+
+def fill_layers(cache: Cache, layout: Sequence[type[CacheLayerMixin]]) -> None:
+    """Give a caller's fresh cache the layers that a model needs, in place.
+
+    Parameters
+    ----------
+    cache
+        A ``DynamicCache``, still empty or filled by the same model.
+    layout
+        The class of each layer the model uses, in order.
+
+    Raises
+    ------
+    ValueError
+        Where the cache is of another kind, or holds another model's tokens.
+    """
+    for index, layer_class in enumerate(layout):
+        if index >= len(cache.layers):
+            cache.layers.append(layer_class())
+        elif type(cache.layers[index]) is not layer_class:
+            if not _is_unused(cache.layers[index]):
+                raise ValueError(
+                    f"cache layer {index} is a {type(cache.layers[index]).__name__}, this model needs "
+                    f"{layer_class.__name__}: pass model.new_cache() or an empty DynamicCache()"
+                )
+            cache.layers[index] = layer_class()
+    if not all(_is_unused(layer) for layer in cache.layers[len(layout) :]):
+        raise ValueError("the cache holds tokens of a model with more layers: pass model.new_cache()")
+    del cache.layers[len(layout) :]
+
+
+def _is_unused(layer: Any) -> bool:
+    """Whether a layer is a growing one, as generate() makes them before it knows the model, with no token in it."""
+    return isinstance(layer, CacheLayerMixin) and not layer.is_initialized and layer.get_max_length() == -1
+
+
+def held_tensors(cache: Cache) -> list[Tensor]:
+    """Return every tensor a cache keeps of the tokens so far, whichever layers it is made of."""
+    tensors: list[Tensor] = []
+    for layer in cache.layers:
+        own = getattr(layer, "held_tensors", None)
+        kept = own() if own else (getattr(layer, "keys", None), getattr(layer, "values", None))
+        tensors += [tensor for tensor in kept if tensor is not None]
+    return tensors
+
+
+def cache_bytes(cache: Cache) -> int:
+    """Bytes of the tensors in a cache, batch included."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in held_tensors(cache))

@@ -1,0 +1,80 @@
+"""The part of a model's configuration that all decoders share."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from newllm.models.position import PositionEncoding, PositionEncodingConfig
+
+
+@strict
+class DecoderConfig(PreTrainedConfig):
+    """Shape of a decoder; field names are GPT-NeoX's.
+
+    Attributes
+    ----------
+    vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size
+        V, d, L, H and the width of the MLP.
+    num_key_value_heads
+        Key-value heads G that the H query heads share; None means H.
+    max_position_embeddings
+        Longest sequence the model is meant for.
+    position
+        A :class:`PositionEncodingConfig`, its dictionary, or the name of an encoding.
+    """
+
+    # Read by generation and by transformers' own tools; never sampled into a loss here.
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    vocab_size: int = 50304
+    hidden_size: int = 512
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    num_key_value_heads: int | None = None
+    max_position_embeddings: int = 2048
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    use_cache: bool = True
+    bos_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 0
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = False
+    position: PositionEncodingConfig | dict | str = "rope"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.position = PositionEncodingConfig.parse(self.position)
+        super().__post_init__(**kwargs)
+
+    def build_position(self, head_dim: int) -> PositionEncoding:
+        """Make the position encoding for heads of width ``head_dim``."""
+        return PositionEncodingConfig.parse(self.position).build(head_dim, self.num_attention_heads)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-serialisable form, the position encoding as a dictionary."""
+        plain = super().to_dict()
+        position = plain.get("position")
+        if isinstance(position, PositionEncodingConfig):
+            plain["position"] = position.to_dict()
+        return plain
+
+    def validate_architecture(self) -> None:
+        """Refuse shapes that no model can have, naming the field."""
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
+            )
+        groups = self.num_key_value_heads
+        if groups is not None and (groups < 1 or self.num_attention_heads % groups):
+            raise ValueError(f"num_key_value_heads={groups} must divide num_attention_heads={self.num_attention_heads}")

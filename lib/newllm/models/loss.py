@@ -1,0 +1,86 @@
+"""Next-token loss from hidden states, without ever holding the (tokens x vocabulary) logits."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED_LABEL = -100
+# Tokens whose logits exist at once: at a vocabulary of 50,304 in float32, 100 MB.
+CHUNK_TOKENS = 512
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Forward computes the gradients too, chunk by chunk, while each chunk's logits are at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, count: Tensor) -> Tensor:
+        total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for start in range(0, hidden.shape[0], CHUNK_TOKENS):
+            rows = slice(start, start + CHUNK_TOKENS)
+            logits = (hidden[rows] @ weight.T).to(total.dtype)
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            total += (normaliser.squeeze(-1) - logits.gather(1, targets[rows, None]).squeeze(1)).sum()
+            if grad_hidden is None and grad_weight is None:
+                continue
+            # d loss / d logits = softmax - one-hot, over the number of predicted tokens.
+            error = logits.sub_(normaliser).exp_().div_(count)
+            error.scatter_add_(1, targets[rows, None], (-1.0 / count).to(error.dtype).expand(error.shape[0], 1))
+            error = error.to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = error @ weight
+            if grad_weight is not None:
+                grad_weight.addmm_(error.T, hidden[rows])
+        ctx.save_for_backward(*(grad for grad in (grad_hidden, grad_weight) if grad is not None))
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        saved = iter(ctx.saved_tensors)
+        scaled = [next(saved) * grad_outputs[0] if needed else None for needed in ctx.needs_input_grad[:2]]
+        return scaled[0], scaled[1], None, None
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of ``softmax(hidden @ weight.T)``, equal to the plain computation.
+
+    Parameters
+    ----------
+    hidden
+        Hidden states (N, d).
+    weight
+        Output embedding (V, d).
+    targets
+        Token ids (N,); rows with -100 do not count.
+
+    Returns
+    -------
+    Tensor
+        Mean loss in nats per counted token; 0 where none counts. The (N, V) logits are never held at once.
+    """
+    counted = targets != IGNORED_LABEL
+    if not bool(counted.all()):
+        hidden, targets = hidden[counted], targets[counted]
+    count = torch.tensor(max(1, targets.numel()), device=hidden.device, dtype=torch.float32)
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return _LinearCrossEntropy.apply(hidden, weight, targets, count)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, count)
+
+
+def next_token_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Shift once and score: hidden state i (B, T, d) predicts label i + 1 of (B, T)."""
+    return linear_cross_entropy(hidden[:, :-1].flatten(0, 1), weight, labels[:, 1:].flatten())
+
+
+def next_token_loss_from_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Plain reference of :func:`next_token_loss`, from logits (B, T, V) that exist anyway."""
+    flat = logits[:, :-1].flatten(0, 1)
+    targets = labels[:, 1:].flatten()
+    total = F.cross_entropy(flat.float() if flat.dtype != torch.float64 else flat, targets, reduction="sum")
+    return total / (targets != IGNORED_LABEL).sum().clamp(min=1)

@@ -1,0 +1,166 @@
+"""Position encodings: one strategy class each, chosen by :class:`PositionEncodingConfig`.
+
+A strategy has two hooks: :meth:`PositionEncoding.rotate` acts on queries and keys, :meth:`PositionEncoding.score_bias`
+is added to the attention scores. A new encoding is a subclass with a ``type``; nothing else changes.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PositionEncodingConfig:
+    """Which encoding a model uses, as it stands in its ``config.json``.
+
+    Attributes
+    ----------
+    type
+        ``"rope"``, ``"alibi"`` or ``"none"``.
+    rotary_fraction
+        Share of each head that RoPE rotates (GPT-NeoX: a quarter).
+    rotary_base
+        Base of the RoPE wavelengths.
+    alibi_slope
+        ALiBi's slope m, one for all heads.
+    alibi_slopes_by_head
+        Use the geometric slopes of the ALiBi paper instead, one a head (an ablation).
+    """
+
+    type: str = "rope"
+    rotary_fraction: float = 0.25
+    rotary_base: float = 10000.0
+    alibi_slope: float = 0.0625
+    alibi_slopes_by_head: bool = False
+
+    def __post_init__(self) -> None:
+        allowed = sorted(ENCODINGS)
+        if self.type not in allowed:
+            raise ValueError(f"position encoding type={self.type!r} is unknown: choose one of {allowed}")
+        if not 0 < self.rotary_fraction <= 1:
+            raise ValueError(f"rotary_fraction={self.rotary_fraction} must lie in (0, 1]")
+        if self.rotary_base <= 1:
+            raise ValueError(f"rotary_base={self.rotary_base} must be larger than 1")
+        if self.alibi_slope < 0:
+            raise ValueError(
+                f"alibi_slope={self.alibi_slope} must not be negative: a negative slope favours far tokens"
+            )
+
+    @classmethod
+    def parse(cls, value: "PositionEncodingConfig | dict[str, Any] | str") -> "PositionEncodingConfig":
+        """Accept a config, its dictionary (as ``config.json`` holds it), or just the type's name."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return cls(type=value)
+        if isinstance(value, dict):
+            unknown = set(value) - set(cls.__dataclass_fields__)
+            if unknown:
+                raise ValueError(
+                    f"position encoding has no setting {sorted(unknown)}: "
+                    f"allowed are {sorted(cls.__dataclass_fields__)}"
+                )
+            return cls(**value)
+        raise ValueError(f"position={value!r} must be one of {sorted(ENCODINGS)}, or a PositionEncodingConfig")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain dictionary that ``config.json`` holds."""
+        return asdict(self)
+
+    def build(self, head_dim: int, num_heads: int) -> "PositionEncoding":
+        """Make the strategy for heads of width ``head_dim``."""
+        return ENCODINGS[self.type](self, head_dim, num_heads)
+
+
+class PositionEncoding:
+    """The identity encoding, and the interface of all others. Holds no tensors, so nothing can be lost on loading."""
+
+    type: ClassVar[str] = "none"
+
+    def __init__(self, config: PositionEncodingConfig, head_dim: int, num_heads: int) -> None:
+        self.config = config
+        self.head_dim = head_dim
+        self.num_heads = num_heads
+
+    def rotate(self, states: Tensor, positions: Tensor) -> Tensor:
+        """Encode positions (B, T) into queries or keys (B, heads, T, head_dim)."""
+        return states
+
+    def score_bias(self, query_positions: Tensor, key_positions: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Bias (B, 1 or heads, T, S) for queries at (B, T) and keys at (B, S); None where there is none."""
+        return None
+
+
+class RotaryEncoding(PositionEncoding):
+    """RoPE (Su et al. 2021, eq. 34) on the first part of each head, in the half-split form of GPT-NeoX."""
+
+    type = "rope"
+
+    def __init__(self, config: PositionEncodingConfig, head_dim: int, num_heads: int) -> None:
+        super().__init__(config, head_dim, num_heads)
+        # Rotated dimensions come in pairs, so an odd share is rounded down (but never to nothing).
+        self.rotary_dim = max(2, int(head_dim * config.rotary_fraction) // 2 * 2)
+
+    def rotate(self, states: Tensor, positions: Tensor) -> Tensor:
+        """Rotate the first ``rotary_dim`` entries of each head by position times frequency."""
+        half = self.rotary_dim // 2
+        # Angles in float32 whatever the model's dtype, as GPT-NeoX computes them: bfloat16 cannot count positions.
+        exponents = torch.arange(0, self.rotary_dim, 2, dtype=torch.float32, device=states.device) / self.rotary_dim
+        angles = positions[:, None, :, None].float() * (1.0 / self.config.rotary_base**exponents)
+        cos, sin = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
+        first, second, rest = states.split([half, half, states.shape[-1] - self.rotary_dim], dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+class AlibiEncoding(PositionEncoding):
+    """ALiBi (Press et al. 2022, sec. 3): score - m (i - j), here with one slope for all heads."""
+
+    type = "alibi"
+
+    def slopes(self, device: torch.device) -> Tensor:
+        """Slopes (1,) or (heads,), in float32."""
+        if not self.config.alibi_slopes_by_head:
+            return torch.tensor([self.config.alibi_slope], device=device)
+        exponents = torch.arange(1, self.num_heads + 1, device=device, dtype=torch.float32)
+        return 2.0 ** (-8.0 * exponents / self.num_heads)
+
+    def score_bias(self, query_positions: Tensor, key_positions: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Minus slope times distance, from absolute positions, so that cache, padding and chunks all see it."""
+        distance = (query_positions[:, :, None] - key_positions[:, None, :]).abs().to(dtype)
+        return -self.slopes(distance.device).to(dtype)[None, :, None, None] * distance[:, None]
+
+
+ENCODINGS: dict[str, type[PositionEncoding]] = {
+    encoding.type: encoding for encoding in (PositionEncoding, RotaryEncoding, AlibiEncoding)
+}
+
+
+def causal_mask(query_length: int, key_length: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """Additive mask (T, S): 0 where a key is no later than the query, else -inf; the last query is the last key."""
+    future = torch.full((query_length, key_length), -math.inf, dtype=dtype, device=device)
+    return future.triu(key_length - query_length + 1)
+
+
+def build_alibi_bias_causal(seq_len: int, slope: float) -> Tensor:
+    """ALiBi bias and causal mask of one sequence.
+
+    Parameters
+    ----------
+    seq_len
+        Number of tokens T.
+    slope
+        ALiBi's slope m.
+
+    Returns
+    -------
+    Tensor
+        (T, T), rows are queries i and columns keys j: -m (i - j) below the diagonal, 0 on it, -inf above it.
+    """
+    encoding = PositionEncodingConfig(type="alibi", alibi_slope=slope).build(head_dim=1, num_heads=1)
+    positions = torch.arange(seq_len)[None]
+    bias = encoding.score_bias(positions, positions, torch.float32)
+    assert bias is not None
+    return bias[0, 0] + causal_mask(seq_len, seq_len, torch.float32)

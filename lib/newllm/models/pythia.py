@@ -1,0 +1,58 @@
+"""Pythia (Biderman et al. 2023): the baseline, and its two controls of equal cache, ``narrow`` and ``mqa``."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+
+from newllm.models.config import DecoderConfig
+from newllm.models.decoder import Decoder
+from newllm.models.registry import register
+
+
+@strict
+class PythiaConfig(DecoderConfig):
+    """A GPT-NeoX shape. Reads the published ``config.json`` too, and refuses what it would not compute."""
+
+    model_type = "newllm-pythia"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # How GPT-NeoX configs name their rotary settings, before and since transformers 5.
+        rope = kwargs.pop("rope_parameters", None) or {}
+        fraction = rope.get("partial_rotary_factor", kwargs.pop("rotary_pct", None))
+        base = rope.get("rope_theta", kwargs.pop("rotary_emb_base", None))
+        if rope.get("rope_type", "default") != "default":
+            raise ValueError(f"rope_type={rope['rope_type']!r} is not supported: only the default rotary encoding is")
+        if fraction is not None or base is not None:
+            self.position = {
+                "type": "rope",
+                "rotary_fraction": 0.25 if fraction is None else fraction,
+                "rotary_base": 10000.0 if base is None else float(base),
+            }
+        for name, expected in (("use_parallel_residual", True), ("hidden_act", "gelu"), ("attention_bias", True)):
+            if kwargs.get(name, expected) != expected:
+                raise ValueError(f"{name}={kwargs[name]!r} is not supported: Pythia has {expected!r}")
+        super().__post_init__(**kwargs)
+
+
+@register(
+    "pythia",
+    lambda size: {},
+    summary="the baseline: keys and values of every token, in every layer",
+)
+@register(
+    "narrow",
+    lambda size: {
+        "hidden_size": size.scaled(5, 8),
+        "intermediate_size": 4 * size.scaled(5, 8),
+    },
+    summary="a control: Pythia at 5/8 of the width, dproj's bytes",
+)
+@register(
+    "mqa",
+    lambda size: {"num_key_value_heads": 1},
+    summary="a control: Pythia with one key-value head, mla's bytes",
+)
+class PythiaModel(Decoder):
+    """GPT-NeoX decoder; equals transformers' ``GPTNeoXForCausalLM`` and shares its checkpoints by name."""
+
+    config_class = PythiaConfig

@@ -1,0 +1,170 @@
+"""Every model by its name: what ``create`` builds and what notebooks offer."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from newllm.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Size:
+    """A point of the size dial, in the shape of the baseline.
+
+    Attributes
+    ----------
+    layers, width, heads
+        L, d and H of the baseline.
+    vocabulary
+        Number of token ids V.
+    chunk_size
+        Tokens a chunk, for the models that remember by chunks.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int = 50304
+    chunk_size: int = 100
+
+    def scaled(self, numerator: int, denominator: int) -> int:
+        """Return that fraction of the width, rounded up to a multiple of the heads."""
+        exact = self.width * numerator
+        step = denominator * self.heads
+        return -(-exact // step) * self.heads
+
+
+SIZES: dict[str, Size] = {
+    "tiny": Size(2, 64, 4, vocabulary=512, chunk_size=8),
+    "mini": Size(4, 256, 4, vocabulary=4096),
+    "70m": Size(6, 512, 8),
+    "160m": Size(12, 768, 12),
+    "410m": Size(24, 1024, 16),
+    "1b": Size(16, 2048, 8),
+    "1.4b": Size(24, 2048, 16),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of remembering, as the registry knows it."""
+
+    name: str
+    model_class: type[LanguageModel]
+    shape: Callable[[Size], dict[str, Any]]
+    summary: str
+
+    @property
+    def config_class(self) -> type[PreTrainedConfig]:
+        """The model's config class."""
+        config_class = self.model_class.config_class
+        assert config_class is not None
+        return config_class
+
+
+METHODS: dict[str, Method] = {}
+
+ModelClass = TypeVar("ModelClass", bound=type[LanguageModel])
+
+
+def register(name: str, shape: Callable[[Size], dict[str, Any]], *, summary: str) -> Callable[[ModelClass], ModelClass]:
+    """Put a model class into the registry and among transformers' Auto classes.
+
+    Parameters
+    ----------
+    name
+        What users write.
+    shape
+        The config fields in which this model differs from the baseline of a given size.
+    summary
+        One line for tables and the overview: what is remembered.
+    """
+
+    def add(model_class: ModelClass) -> ModelClass:
+        method = METHODS[name] = Method(name, model_class, shape, summary)
+        AutoConfig.register(method.config_class.model_type, method.config_class, exist_ok=True)
+        AutoModelForCausalLM.register(method.config_class, model_class, exist_ok=True)
+        return model_class
+
+    return add
+
+
+def _lookup(kind: str, key: str, table: dict[str, Any]) -> Any:
+    if key in table:
+        return table[key]
+    close = difflib.get_close_matches(str(key), table, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise ValueError(f"{kind}={key!r} is unknown{hint}: choose one of {sorted(table)}")
+
+
+def find(name: str) -> Method:
+    """Look a method up by name; ValueError names the known ones."""
+    method: Method = _lookup("model", name, METHODS)
+    return method
+
+
+def configure(name: str, size: str = "70m", **overrides: Any) -> PreTrainedConfig:
+    """Make the config of a model: the size's shape, the method's own fields, then ``overrides``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, size or field, or a value that no model can have.
+    """
+    method = find(name)
+    shape: Size = _lookup("size", size, SIZES)
+    config_class = method.config_class
+    known = {field.name for field in fields(config_class)}
+    values = {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": 4 * shape.width,
+    }
+    for key in overrides:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"{name} has no setting {key!r}{hint}: {config_class.__name__} lists them")
+    try:
+        return config_class(**(values | method.shape(shape) | overrides))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        # transformers wraps a field's own sentence in its validation errors; the sentence is what helps.
+        reason = error.__cause__ or error
+        raise ValueError(f"cannot build {name} at size {size}: {' '.join(str(reason).split())}") from error
+
+
+def create(name: str, size: str = "70m", **overrides: Any) -> LanguageModel:
+    """Build any model with random weights.
+
+    Parameters
+    ----------
+    name
+        One of :func:`names`.
+    size
+        One of :func:`sizes`.
+    overrides
+        Fields of the model's config, such as ``kv_dim=64``, ``position="alibi"`` or ``vocab_size=8192``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, size or field, or a value that no model can have.
+    """
+    config = configure(name, size, **overrides)
+    return find(name).model_class(config)
+
+
+def names() -> list[str]:
+    """Return all models that :func:`create` builds."""
+    return sorted(METHODS)
+
+
+def sizes() -> list[str]:
+    """Return all sizes, smallest first."""
+    return list(SIZES)
