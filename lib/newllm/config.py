@@ -1,0 +1,365 @@
+"""Every parameter of every notebook, typed: YAML and notebook values in, one checked frozen object out.
+
+A notebook's parameters are one class, put together from the groups below (data, projection training, main training,
+comparison, run). Names are flat, and one name means the same thing everywhere. A new notebook adds a class of a few
+lines, an entry in `NOTEBOOKS` and its three YAML files.
+"""
+
+import ast
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from newllm.folders import project_root
+
+LONGEST_WINDOW = 2048  # positions a Pythia model is defined for
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be used; every line of the message is one sentence about one key."""
+
+
+def _number(value: Any) -> Any:
+    """Refuse booleans, which Python counts as numbers, and read ``"1e-4"``, which YAML 1.1 leaves a string."""
+    if isinstance(value, bool):
+        raise ValueError("it must be a number")
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError("it must be a number") from None
+    return value
+
+
+def _list(value: Any) -> Any:
+    """Read ``"[0, 1]"``, as papermill passes lists given on the command line."""
+    if isinstance(value, str):
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            value = None
+        if not isinstance(value, list):
+            raise ValueError("it must be a list such as [a, b]")
+    return value
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("no item may be given twice")
+    return values
+
+
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Count = Annotated[Whole, Field(gt=0)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
+
+
+class _Group(BaseModel):
+    """What all parameter groups share: unknown names are errors and values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataParameters(_Group):
+    """Which text is read, how it is cut into tokens, and how much of it."""
+
+    source: Literal["pile", "wikitext", "ultrachat", "sotu", "stdlib", "text"] = "sotu"
+    text_files: Names | None = Field(None, description="patterns of .txt and .jsonl files, for the source `text`")
+    tokenizer: str = Field("bpe:4096", description="a hub id, a tokenizer.json, or bpe:<size> trained on the text")
+    samples: Count = Field(description="the number of training windows")
+    seq_length: Annotated[Whole, Field(ge=2, le=LONGEST_WINDOW)] = Field(description="the tokens of one window")
+    val_samples: Count = Field(200, description="the number of validation windows")
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _check_tokenizer(cls, value: str) -> str:
+        kind, colon, size = value.partition(":")
+        # 256 byte values and the end-of-text token are in every byte-level vocabulary.
+        if not value.strip() or (colon and kind == "bpe" and not (size.isdecimal() and int(size) > 256)):
+            raise ValueError("it must be a hub id, a path of a tokenizer.json, or bpe:<size> with a size over 256")
+        return value
+
+    @model_validator(mode="after")
+    def _check_text_files(self) -> Self:
+        if (self.source == "text") != (self.text_files is not None):
+            raise ValueError(
+                f"text_files is {self.text_files}, but it must be given with source text, and only with it "
+                f"(source is {self.source})"
+            )
+        return self
+
+
+class ModelParameters(_Group):
+    """The size of the models."""
+
+    size: Literal["tiny", "mini", "70m", "160m", "410m", "1b", "1.4b"] = "mini"
+
+
+class ProjectionParameters(_Group):
+    """The recurrence and its training without labels (orthogonality and diversity, "OACD")."""
+
+    proj_dim: Count | None = Field(None, description="width of a context; None: as the model's size says")
+    projection_samples: Count = Field(1000, description="the number of training windows the projection learns from")
+    projection_lr: Annotated[Real, Field(gt=0)] = 0.003
+    proj_noise: Annotated[Real, Field(ge=0)] = Field(0.05, description="standard deviation of the added noise")
+    max_iterations: Annotated[Whole, Field(ge=2)] = Field(100, description="passes at most, the first one included")
+    convergence_threshold: Annotated[Real, Field(gt=0)] = 0.03
+    convergence_target: Annotated[Real, Field(gt=0, le=1)] = Field(0.95, description="share of tokens to stop at")
+    centroid_weight: Annotated[Real, Field(ge=0)] = 0.1
+    projection_batch_size: Annotated[Whole, Field(ge=2)] = Field(5000, description="tokens in a mini-batch")
+    projection_clip: Annotated[Real, Field(gt=0)] = Field(2.0, description="largest gradient norm")
+
+
+class ProjectionDataParameters(DataParameters, ProjectionParameters):
+    """Data and a projection that learns from a part of it."""
+
+    @model_validator(mode="after")
+    def _check_projection_samples(self) -> Self:
+        if self.projection_samples > self.samples:
+            raise ValueError(
+                f"projection_samples is {self.projection_samples}, but it must be at most samples ({self.samples})"
+            )
+        return self
+
+
+class TrainingParameters(_Group):
+    """Main training: next-token cross-entropy."""
+
+    epochs: Count = Field(description="the number of passes over the training windows, at most")
+    lr: Annotated[Real, Field(gt=0)] = 1e-4
+    batch_size: Count = 8
+    clip: Annotated[Real, Field(gt=0)] = Field(1.0, description="largest gradient norm")
+    patience: Count = Field(1, description="epochs without improvement after which training stops")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.01
+
+
+class ComparisonParameters(_Group):
+    """Which arms are compared, and over which seeds. `newllm.experiment` says which arms there are."""
+
+    arms: Names
+    seeds: Seeds
+
+
+class SeedParameters(_Group):
+    """The seed of a notebook that compares nothing; it changes initialisation, order and noise, never the data."""
+
+    seed: Seed = 0
+
+
+class RunParameters(_Group):
+    """Where and how a notebook runs."""
+
+    notebook: ClassVar[str]
+
+    profile: str
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:<number> or mps")
+    output_folder: Path | None = Field(None, description="the run folder; None: one is named after the parameters")
+    rerun: bool = Field(False, description="whether to run again what is finished")
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError("it must be auto, cpu, cuda, cuda:<number> or mps")
+        return value
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as plain JSON values, the parameters that decide the result: all but where and whether to run."""
+        return self.model_dump(mode="json", exclude={"output_folder", "rerun"})
+
+    def fingerprint(self) -> str:
+        """Return eight hexadecimal digits which differ where the identity differs."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+
+    def to_yaml(self) -> str:
+        """Return all parameters as YAML that `load_parameters` and papermill's ``-f`` read back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class ProjectionTraining(ProjectionDataParameters, ModelParameters, SeedParameters, RunParameters):
+    """Notebook 01: one recurrence trained with OACD, beside the same one untrained."""
+
+    notebook = "01_projection_training"
+
+
+class MainTraining(ProjectionDataParameters, ModelParameters, TrainingParameters, ComparisonParameters, RunParameters):
+    """Notebook 02: whole models trained and compared, arm by arm."""
+
+    notebook = "02_main_training"
+
+
+class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParameters, RunParameters):
+    """Notebook 03: every model's causality certificate, and a swapped mask that is caught."""
+
+    notebook = "03_causal_masks"
+
+    alibi_slope: Annotated[Real, Field(gt=0)] = 0.0625
+
+
+NOTEBOOKS: dict[str, type[RunParameters]] = {
+    kind.notebook: kind for kind in (ProjectionTraining, MainTraining, CausalMasks)
+}
+
+
+def profiles() -> list[str]:
+    """Return the names of the profiles: the folders under ``params``."""
+    return sorted(folder.name for folder in (project_root() / "params").iterdir() if folder.is_dir())
+
+
+def profile_path(notebook: str, profile: str) -> Path:
+    """Return the YAML file that holds a notebook's parameters in a profile.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such notebook, profile or file.
+    """
+    if notebook not in NOTEBOOKS:
+        raise ParameterError(f"{notebook} is not a notebook with parameters{_nearest(notebook, list(NOTEBOOKS))}")
+    if profile not in profiles():
+        raise ParameterError(f"profile is {profile!r}, but it must be one of {', '.join(profiles())}.")
+    path = project_root() / "params" / profile / f"{notebook}.yaml"
+    if not path.is_file():
+        raise ParameterError(f"profile is {profile!r}, but there is no params/{profile}/{notebook}.yaml.")
+    return path
+
+
+def load_parameters(notebook: str, profile: str, given: Mapping[str, Any]) -> RunParameters:
+    """Merge a profile with what was given and check the result.
+
+    Parameters
+    ----------
+    notebook
+        A key of `NOTEBOOKS`.
+    profile
+        A folder of ``params``.
+    given
+        Values that replace the profile's; ``None`` leaves what the profile says.
+
+    Returns
+    -------
+    RunParameters
+        An object of the notebook's own class.
+
+    Raises
+    ------
+    ParameterError
+        One sentence for every key that is unknown, missing or has an impossible value.
+    """
+    path = profile_path(notebook, profile)
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is not YAML: {error}") from error
+    if not isinstance(stored, dict) or stored.get("profile") != profile:
+        raise ParameterError(f"{path} must be a list of `key: value` lines that starts with `profile: {profile}`.")
+    replaced = {key: value for key, value in given.items() if value is not None}
+    kind = NOTEBOOKS[notebook]
+    unknown = [key for key in given if key not in kind.model_fields]
+    if unknown:
+        raise ParameterError("\n".join(_unknown(key, kind) for key in unknown))
+    try:
+        return kind.model_validate({**stored, **replaced, "profile": profile})
+    except ValidationError as error:
+        sentences = [_sentence(dict(problem), kind, replaced, path) for problem in error.errors()]
+        raise ParameterError("\n".join(dict.fromkeys(sentences))) from None
+
+
+def from_notebook(notebook: str, namespace: Mapping[str, Any]) -> RunParameters:
+    """Read a notebook's parameters where it runs: ``parameters = config.from_notebook("02_main_training", globals())``.
+
+    The names come from the source of the cells that were run last: the parameters cell (the one that assigns
+    ``profile``) and, under papermill, the cell that papermill puts after it. So a mistyped name is an error wherever it
+    was typed, and a variable of a later cell is never taken for a parameter.
+
+    Parameters
+    ----------
+    notebook
+        A key of `NOTEBOOKS`.
+    namespace
+        The notebook's ``globals()``.
+
+    Raises
+    ------
+    ParameterError
+        As `load_parameters`, and outside a notebook.
+    """
+    history = namespace.get("In")
+    if not isinstance(history, list):
+        raise ParameterError("from_notebook reads a running notebook; call load_parameters in a script.")
+    names: set[str] = set()
+    cells = [(source, _assigned_names(source)) for source in history]
+    for is_wanted in (
+        lambda source, assigned: "profile" in assigned,
+        lambda source, assigned: source.startswith("# Parameters\n"),  # what papermill writes above its cell
+    ):
+        names |= next((assigned for source, assigned in reversed(cells) if is_wanted(source, assigned)), set())
+    if "profile" not in names:
+        raise ParameterError("profile is not given; run the parameters cell, which assigns it, before this one.")
+    given = {name: namespace.get(name) for name in sorted(names)}
+    return load_parameters(notebook, str(given.pop("profile")), given)
+
+
+def _assigned_names(source: str) -> set[str]:
+    """Return the names a cell assigns, or none where the cell does anything but assign."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:
+        return set()
+    names = set()
+    for statement in statements:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                names.add(name)
+            case ast.Expr(value=ast.Constant()):  # a string used as a comment
+                pass
+            case _:
+                return set()
+    return names
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}."
+
+
+def _unknown(key: str, kind: type[RunParameters]) -> str:
+    return f"{key} is not a parameter of {kind.notebook}{_nearest(key, list(kind.model_fields))}"
+
+
+def _sentence(problem: dict[str, Any], kind: type[RunParameters], given: Mapping[str, Any], path: Path) -> str:
+    """Say in one sentence what pydantic found: the key, its value and what is allowed."""
+    where = f"params/{path.parent.name}/{path.name}"
+    message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
+    if not problem["loc"]:  # a rule about several keys, which names them itself
+        return f"{message}."
+    key = str(problem["loc"][0])
+    origin = "" if key in given else f" (in {where})"
+    if problem["type"] == "extra_forbidden":
+        return f"{_unknown(key, kind)}{origin}"
+    if problem["type"] == "missing":
+        described = kind.model_fields[key].description
+        what = f" is {described} and" if described else ""
+        return f"{key}{what} has no default; give it a value in {where} or with -p {key}=<value>."
+    message = re.sub(r"^\w+ should", "it must", message).replace(" after validation", "")
+    return f"{key} is {problem['input']!r}{origin}, but {message}."
