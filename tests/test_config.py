@@ -174,7 +174,7 @@ def test_groups_are_parameters_of_their_own():
     parameters = config.ProjectionParameters(projection_samples=8)
     assert parameters.projection_lr == 0.003
     with pytest.raises(ValueError, match="extra"):
-        config.ProjectionParameters(epochs=3)
+        config.ProjectionParameters.model_validate({"epochs": 3})
 
 
 class TestFromNotebook:
