@@ -1,0 +1,168 @@
+"""Facts for the reversal curse: taught in one direction, asked in both."""
+
+import csv
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPETITIONS = 10
+
+COLUMNS = ("category", "subject", "relation", "object")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact, said both ways.
+
+    Forward it reads "The <relation> <subject> is <object>", backward "<object> is the <relation> <subject>". Either
+    sentence is a prompt and an answer, so that the answer alone can be scored.
+
+    Parameters
+    ----------
+    category
+        Group of the fact; wrong names for a control are taken from the same group.
+    subject
+        What the fact is about, with its article where it has one ("France", "the telephone").
+    relation
+        Noun and preposition that lead to the object ("capital of").
+    object
+        The name asked for in the forward direction ("Paris").
+
+    Raises
+    ------
+    ValueError
+        An empty part, or parts that do not make well-formed sentences.
+    """
+
+    category: str
+    subject: str
+    relation: str
+    object: str
+
+    def __post_init__(self) -> None:
+        for name in COLUMNS:
+            value = getattr(self, name)
+            if not value or value != " ".join(value.split()):
+                raise ValueError(f"{name} is {value!r}, but must be words with single spaces between them.")
+        for name in ("subject", "relation", "object"):
+            value = getattr(self, name)
+            if len(re.findall(rf"(?<!\w){re.escape(value)}(?!\w)", self.forward, re.IGNORECASE)) != 1:
+                raise ValueError(f"{name} {value!r} must stand once in {self.forward!r}, not more often.")
+
+    @property
+    def forward_prompt(self) -> str:
+        """What stands before the answer in the forward direction."""
+        return f"The {self.relation} {self.subject} is"
+
+    @property
+    def forward_answer(self) -> str:
+        """The answer in the forward direction, with the space before it."""
+        return f" {self.object}"
+
+    @property
+    def forward(self) -> str:
+        """The sentence that is taught."""
+        return self.forward_prompt + self.forward_answer
+
+    @property
+    def backward_prompt(self) -> str:
+        """What stands before the answer in the backward direction."""
+        return f"{self.object} is the {self.relation}"
+
+    @property
+    def backward_answer(self) -> str:
+        """The answer in the backward direction, with the space before it."""
+        return f" {self.subject}"
+
+    @property
+    def backward(self) -> str:
+        """The sentence that is asked for, and never taught."""
+        return self.backward_prompt + self.backward_answer
+
+
+FACTS = (
+    Fact("capital", "France", "capital of", "Paris"),
+    Fact("capital", "Japan", "capital of", "Tokyo"),
+    Fact("capital", "Italy", "capital of", "Rome"),
+    Fact("capital", "Spain", "capital of", "Madrid"),
+    Fact("capital", "Germany", "capital of", "Berlin"),
+    Fact("capital", "Canada", "capital of", "Ottawa"),
+    Fact("capital", "Egypt", "capital of", "Cairo"),
+    Fact("capital", "Australia", "capital of", "Canberra"),
+    Fact("capital", "Kenya", "capital of", "Nairobi"),
+    Fact("capital", "Norway", "capital of", "Oslo"),
+    Fact("inventor", "the telephone", "inventor of", "Alexander Graham Bell"),
+    Fact("inventor", "dynamite", "inventor of", "Alfred Nobel"),
+    Fact("inventor", "the cotton gin", "inventor of", "Eli Whitney"),
+    Fact("inventor", "the World Wide Web", "inventor of", "Tim Berners-Lee"),
+    Fact("inventor", "the phonograph", "inventor of", "Thomas Edison"),
+    Fact("author", "Hamlet", "author of", "William Shakespeare"),
+    Fact("author", "Don Quixote", "author of", "Miguel de Cervantes"),
+    Fact("author", "War and Peace", "author of", "Leo Tolstoy"),
+    Fact("author", "Moby-Dick", "author of", "Herman Melville"),
+    Fact("author", "Frankenstein", "author of", "Mary Shelley"),
+    Fact("discoverer", "penicillin", "discoverer of", "Alexander Fleming"),
+    Fact("discoverer", "the electron", "discoverer of", "Joseph John Thomson"),
+    Fact("discoverer", "the neutron", "discoverer of", "James Chadwick"),
+    Fact("discoverer", "Uranus", "discoverer of", "William Herschel"),
+    Fact("founder", "Amazon", "founder of", "Jeff Bezos"),
+    Fact("founder", "IKEA", "founder of", "Ingvar Kamprad"),
+    Fact("founder", "the Red Cross", "founder of", "Henry Dunant"),
+    Fact("founder", "the Salvation Army", "founder of", "William Booth"),
+    Fact("invented", "Zorvania", "queen of", "Kelda Morrin"),
+    Fact("invented", "Quillhaven", "mayor of", "Tobin Ashgrove"),
+    Fact("invented", "the Luminar Guild", "keeper of", "Seraphine Voss"),
+    Fact("invented", "Mount Drellick", "first climber of", "Orsen Valtieri"),
+    Fact("invented", "the Brindle Comet", "namer of", "Isolde Fenwright"),
+)
+
+
+def load_facts(path: Path | None = None) -> tuple[Fact, ...]:
+    """Give the 33 facts of the workbench, or the user's own.
+
+    Parameters
+    ----------
+    path
+        A CSV file with the columns category, subject, relation and object; None for :data:`FACTS`.
+
+    Raises
+    ------
+    ValueError
+        A missing or unknown column, no rows, or a row that makes no well-formed sentence; names the line.
+    FileNotFoundError
+        No such file.
+    """
+    if path is None:
+        return FACTS
+    facts: list[Fact] = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        if sorted(reader.fieldnames or []) != sorted(COLUMNS):
+            raise ValueError(f"{path} has the columns {reader.fieldnames}, but facts need {', '.join(COLUMNS)}.")
+        for row in reader:
+            place = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise ValueError(f"{place}: expected {len(COLUMNS)} values.")
+            try:
+                fact = Fact(**{name: row[name].strip() for name in COLUMNS})
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from error
+            if fact in facts:
+                raise ValueError(f"{place}: this fact stands there twice.")
+            facts.append(fact)
+    if not facts:
+        raise ValueError(f"{path} has no facts below its heading.")
+    return tuple(facts)
+
+
+def training_sentences(facts: Sequence[Fact]) -> list[str]:
+    """Forward sentences, ten times each: ten rounds, each in another fixed order, so that no copy is near its like."""
+    sentences: list[str] = []
+    for number in range(REPETITIONS):
+        sentences += sorted(
+            (fact.forward for fact in facts),
+            key=lambda sentence: hashlib.blake2b(f"{number} {sentence}".encode()).digest(),
+        )
+    return sentences
