@@ -1,0 +1,124 @@
+"""A tiny model, tiny windows and a training that kills its own process, shared by the tests of main training."""
+
+import os
+import signal
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, TrainerCallback
+
+from newllm import checkpoints, main_training
+from newllm.main_training import TrainingResult, train
+
+VOCABULARY = 64
+LENGTH = 16
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Settings:
+    epochs: int = 6
+    lr: float = 0.02
+    batch_size: int = 4
+    clip: float = 1.0
+    patience: int = 1
+    precision: str = "float32"
+    weight_decay: float = 0.01
+
+    def but(self, **changes: Any) -> "Settings":
+        return replace(self, **changes)
+
+
+class Windows(Dataset[dict[str, torch.Tensor]]):
+    """Windows over one run of text-like ids (half of them follow from the one before), noting who was read."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randint(0, VOCABULARY, (count, LENGTH + 1), generator=generator)
+        kept = torch.rand((count, LENGTH + 1), generator=generator) < 0.5
+        self.ids = noise.clone()
+        for position in range(1, LENGTH + 1):
+            following = (self.ids[:, position - 1] * 5 + 3) % VOCABULARY
+            self.ids[:, position] = torch.where(kept[:, position], following, noise[:, position])
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        self.read.append(index)
+        return {"input_ids": self.ids[index], "labels": self.ids[index]}
+
+
+@dataclass
+class Data:
+    train: Windows = field(default_factory=lambda: Windows(22, seed=1))
+    validation: Windows = field(default_factory=lambda: Windows(10, seed=2))
+    identity: dict[str, str] = field(default_factory=lambda: {"source": "test"})
+
+
+def tiny_model(seed: int = 0) -> GPTNeoXForCausalLM:
+    """A model with dropout, so that a resumed run needs the random state too."""
+    torch.manual_seed(seed)
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        hidden_dropout=0.1,
+    )
+    return GPTNeoXForCausalLM(config)
+
+
+def run(folder: Path, settings: Settings | None = None, **arguments: Any) -> tuple[GPTNeoXForCausalLM, TrainingResult]:
+    """Train in ``folder`` with whatever is not given as usual."""
+    model = arguments.pop("model", None) or tiny_model()
+    data = arguments.pop("data", None) or Data()
+    given: dict[str, Any] = {"seed": 3, "device": CPU, **arguments}
+    return model, train(model, data, settings or Settings(), folder, **given)
+
+
+def kill() -> None:
+    """End this process as a machine that is switched off would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillAtStep(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            kill()
+
+
+class KillWhileSaving(checkpoints.SafeTrainer):
+    """Die between the weights and the state of the second checkpoint."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        if len(checkpoints.all_checkpoints(Path(output_dir).parent)) > 1:
+            kill()
+        super()._save_rng_state(output_dir)
+
+
+def killed(folder: Path, **arguments: Any) -> bool:
+    """Run in a process of its own, and tell whether it was killed."""
+    if not (child := os.fork()):
+        run(folder, **arguments)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+if __name__ == "__main__":
+    # Two processes for the price of one start.
+    torch.set_num_threads(1)
+    place = Path(sys.argv[1])
+    assert killed(place, callbacks=[KillAtStep(9)])
+    main_training.SafeTrainer = KillWhileSaving  # type: ignore[attr-defined, misc]
+    assert killed(place)
