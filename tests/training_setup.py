@@ -120,5 +120,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
     assert killed(place, callbacks=[KillAtStep(9)])
-    main_training.SafeTrainer = KillWhileSaving  # type: ignore[attr-defined, misc]
+    main_training.SafeTrainer = KillWhileSaving  # type: ignore[attr-defined]
     assert killed(place)

@@ -15,13 +15,13 @@ from safetensors.torch import load_model, save_model
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerCallback
 
 from newllm.checkpoints import (
     WEIGHTS,
     CheckpointCallback,
     SafeTrainer,
-    checkpoint_step,
     last_complete_checkpoint,
 )
 
@@ -238,24 +238,21 @@ def train(
     if checkpoint is None:
         # A call that was stopped within its first epoch has changed the caller's model already: go back to the start.
         _keep_or_restore_start(model, folder / "start.safetensors")
-    seconds = estimate_seconds(model, data, parameters, device=device)
+    earlier = _losses(checkpoint)
+    # Nothing is left to train where the run was killed between its last checkpoint and its end.
+    epochs = len(earlier) if should_stop(earlier, parameters.patience) else parameters.epochs
+    seconds = estimate_seconds(model, data, parameters, device=device) * (epochs - len(earlier)) / parameters.epochs
     logger.info(
-        "%s at most %d epochs of %d windows, about %s at most.",
-        f"Resuming after step {checkpoint_step(checkpoint)}:" if checkpoint else "Training",
-        parameters.epochs,
+        "Training %d windows, epoch %d to %d: about %s at most.",
         len(data.train),  # type: ignore[arg-type]
+        len(earlier) + 1,
+        epochs,
         duration_text(seconds),
     )
 
     use_cache = model.config.use_cache
     trainer = _trainer(model, data, parameters, folder, seed, device, callbacks or [])
-    epochs_done = 0
-    if checkpoint is not None:
-        losses = _history(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"])
-        epochs_done = len(losses)
-        if should_stop([row["validation_loss"] for row in losses], parameters.patience):
-            # Killed between the last checkpoint and the end: nothing is left to train.
-            trainer.args.num_train_epochs = epochs_done
+    trainer.args.num_train_epochs = epochs
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
@@ -270,6 +267,14 @@ def train(
     return result
 
 
+def _losses(checkpoint: Path | None) -> list[float]:
+    """Held-out losses of the epochs before ``checkpoint``."""
+    if checkpoint is None:
+        return []
+    log = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["log_history"]
+    return [row["validation_loss"] for row in _history(log)]
+
+
 def _settings(model: PreTrainedModel, data: TrainingData, parameters: TrainingSettings, seed: int) -> dict[str, Any]:
     """Everything that decides the numbers of a run, for the check that a resumed run is the same run."""
     config = model.config.to_dict()
@@ -281,7 +286,6 @@ def _settings(model: PreTrainedModel, data: TrainingData, parameters: TrainingSe
         "model": {name: config[name] for name in sorted(config) if name != "transformers_version"},
         "frozen": sorted(name for name, value in model.named_parameters() if not value.requires_grad),
     }
-
 
 
 def _refuse_other_settings(folder: Path, settings: Mapping[str, Any]) -> None:
