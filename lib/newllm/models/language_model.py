@@ -56,11 +56,11 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
 
         Raises
         ------
-        AttributeError
+        TypeError
             Where the model has none, or several.
         """
         if len(self.context_blocks) != 1:
-            raise AttributeError(f"{type(self).__name__} has {len(self.context_blocks)} context blocks, not one")
+            raise TypeError(f"{type(self).__name__} has {len(self.context_blocks)} context blocks, not one")
         block = self.context_blocks[0]
         assert isinstance(block, DiverseProjection)
         return block

@@ -15,7 +15,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Forward computes the gradients too, chunk by chunk, while each chunk's logits are at hand."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, count: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        count = max(1, targets.numel())
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
@@ -28,7 +29,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 continue
             # d loss / d logits = softmax - one-hot, over the number of predicted tokens.
             error = logits.sub_(normaliser).exp_().div_(count)
-            error.scatter_add_(1, targets[rows, None], (-1.0 / count).to(error.dtype).expand(error.shape[0], 1))
+            error.scatter_add_(1, targets[rows, None], error.new_full((error.shape[0], 1), -1.0 / count))
             error = error.to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = error @ weight
@@ -38,10 +39,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         saved = iter(ctx.saved_tensors)
         scaled = [next(saved) * grad_outputs[0] if needed else None for needed in ctx.needs_input_grad[:2]]
-        return scaled[0], scaled[1], None, None
+        return scaled[0], scaled[1], None
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -64,13 +65,12 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     counted = targets != IGNORED_LABEL
     if not bool(counted.all()):
         hidden, targets = hidden[counted], targets[counted]
-    count = torch.tensor(max(1, targets.numel()), device=hidden.device, dtype=torch.float32)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            return _LinearCrossEntropy.apply(hidden, weight, targets, count)
-    return _LinearCrossEntropy.apply(hidden, weight, targets, count)
+            return _LinearCrossEntropy.apply(hidden, weight, targets)
+    return _LinearCrossEntropy.apply(hidden, weight, targets)
 
 
 def next_token_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,110 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from newllm.models import create
+from newllm.models.position import PositionEncodingConfig, build_alibi_bias_causal, causal_mask
+
+
+@given(st.integers(1, 24), st.floats(0, 2))
+def test_alibi_bias_entry_by_entry(seq_len, slope):
+    bias = build_alibi_bias_causal(seq_len, slope)
+    assert bias.shape == (seq_len, seq_len)
+    for query in range(seq_len):
+        for key in range(seq_len):
+            expected = -slope * (query - key) if key <= query else -math.inf
+            assert bias[query, key].item() == pytest.approx(expected, rel=1e-6)
+
+
+@given(st.integers(1, 9), st.integers(0, 9))
+def test_causal_mask_hides_exactly_the_later_keys(query_length, past):
+    mask = causal_mask(query_length, past + query_length, torch.float32)
+    for query in range(query_length):
+        assert (mask[query] == 0).sum() == past + query + 1
+        assert torch.isinf(mask[query, past + query + 1 :]).all()
+
+
+@given(st.integers(0, 500), st.integers(0, 100), st.integers(0, 300))
+def test_rotary_scores_depend_on_distance_alone(start, distance, shift):
+    encoding = PositionEncodingConfig().build(head_dim=64, num_heads=1)
+    generator = torch.Generator().manual_seed(1)
+    query, key = torch.randn(2, 1, 1, 1, 64, generator=generator, dtype=torch.float64).unbind(0)
+
+    def score(query_at, key_at):
+        rotated_query = encoding.rotate(query, torch.tensor([[query_at]]))
+        rotated_key = encoding.rotate(key, torch.tensor([[key_at]]))
+        return (rotated_query * rotated_key).sum().item()
+
+    # Angles are float32, as in GPT-NeoX: at position 900 they carry an error of 900 * 2^-24.
+    assert score(start + distance, start) == pytest.approx(score(start + distance + shift, start + shift), abs=5e-3)
+
+
+def test_rotary_rotates_a_quarter_and_leaves_the_rest():
+    encoding = PositionEncodingConfig().build(head_dim=64, num_heads=1)
+    states = torch.randn(1, 2, 5, 64, generator=torch.Generator().manual_seed(0))
+    rotated = encoding.rotate(states, torch.arange(5)[None])
+    assert torch.equal(rotated[..., 16:], states[..., 16:])
+    assert not torch.allclose(rotated[:, :, 1:, :16], states[:, :, 1:, :16])
+    assert torch.equal(rotated[:, :, 0], states[:, :, 0])
+    assert torch.allclose(rotated.norm(dim=-1), states.norm(dim=-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("head_dim", [37, 38, 40])
+def test_rotary_width_is_even(head_dim):
+    assert PositionEncodingConfig().build(head_dim, 1).rotary_dim % 2 == 0
+
+
+def test_slopes_by_head_are_those_of_the_paper():
+    encoding = PositionEncodingConfig(type="alibi", alibi_slopes_by_head=True).build(head_dim=8, num_heads=8)
+    assert encoding.slopes(torch.device("cpu")).tolist() == [2.0**-exponent for exponent in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("learned", "choose one of"),
+        ({"type": "rope", "slope": 1.0}, "no setting"),
+        ({"type": "alibi", "alibi_slope": -1.0}, "must not be negative"),
+        ({"type": "rope", "rotary_fraction": 0.0}, r"\(0, 1\]"),
+    ],
+)
+def test_impossible_encodings_are_refused(value, reason):
+    with pytest.raises(ValueError, match=reason):
+        PositionEncodingConfig.parse(value)
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        "none",
+        PositionEncodingConfig(type="alibi", alibi_slope=0.25),
+        PositionEncodingConfig(type="alibi", alibi_slopes_by_head=True),
+        PositionEncodingConfig(type="rope", rotary_fraction=0.5, rotary_base=500.0),
+    ],
+)
+def test_encoding_survives_config_json(tmp_path, position):
+    model = create("unified", "tiny", position=position)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.config.position == PositionEncodingConfig.parse(position)
+    ids = torch.arange(20)[None]
+    assert torch.equal(model.eval()(ids).logits, loaded.eval()(ids).logits)
+
+
+def test_alibi_still_acts_on_cached_keys():
+    """The bias once broadcast to zero in decoding: cached must equal full with it, and differ from none."""
+    torch.manual_seed(0)
+    steep = create("unified", "tiny", position={"type": "alibi", "alibi_slope": 1.0}).double().eval()
+    without = create("unified", "tiny", position="none").double().eval()
+    without.load_state_dict(steep.state_dict())
+    ids = torch.arange(30)[None] % 7
+    last = {}
+    for name, model in (("steep", steep), ("none", without)):
+        cache = model.new_cache()
+        model(ids[:, :-1], past_key_values=cache)
+        last[name] = model(ids[:, -1:], past_key_values=cache).logits[0, -1]
+        assert torch.allclose(last[name], model(ids).logits[0, -1], atol=1e-12, rtol=0)
+    assert (last["steep"] - last["none"]).abs().max() > 1e-4
