@@ -1,0 +1,130 @@
+"""What the causality and cache checks share: a private float64 copy, random tokens, a forward pass in pieces."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+# Errors of float64 arithmetic stay far below this, real differences far above.
+EXACT = 1e-9
+PROBE_SEED = 20_240_229
+
+
+def probe_copy(model: PreTrainedModel, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    """Copy a model for probing: another dtype, eval mode, no dropout, the original left as it is.
+
+    The copy stays on the model's device where that is a CPU or a CUDA device, and goes to the CPU otherwise (other
+    devices have no float64).
+    """
+    clone = copy.deepcopy(model)
+    if clone.device.type not in ("cpu", "cuda"):
+        clone = clone.cpu()
+    torch.nn.Module.to(clone, dtype)
+    clone.eval()
+    for part in clone.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    return clone
+
+
+def probe_generator() -> torch.Generator:
+    """Return the generator of the probes: the same draws each time, the global one untouched."""
+    return torch.Generator().manual_seed(PROBE_SEED)
+
+
+@contextmanager
+def untouched_randomness(device: torch.device) -> Iterator[None]:
+    """Give the global random generators back as they were, whatever the model draws in between."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Return the number of tokens that the model can read."""
+    embedding = model.get_input_embeddings()
+    if not isinstance(embedding, torch.nn.Embedding):
+        raise TypeError(f"the input embedding of {type(model).__name__} must be an nn.Embedding to be probed")
+    return embedding.num_embeddings
+
+
+def random_tokens(model: PreTrainedModel, rows: int, length: int, generator: torch.Generator) -> Tensor:
+    """Draw token ids (rows, length), uniformly, on the model's device."""
+    return torch.randint(vocabulary_size(model), (rows, length), generator=generator).to(model.device)
+
+
+def other_tokens(model: PreTrainedModel, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw ids of the same shape, each different from the one it replaces."""
+    size = vocabulary_size(model)
+    step = torch.randint(1, size, tuple(tokens.shape), generator=generator).to(tokens.device)
+    return (tokens + step) % size
+
+
+def positions_of(attention_mask: Tensor) -> Tensor:
+    """Positions (B, T) that do not count padding, as ``generate()`` derives them from a mask (B, T)."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def cached_length(cache: Cache | None) -> int:
+    """Return the tokens that a cache has seen."""
+    return 0 if cache is None else cache.get_seq_length()
+
+
+def forward_in_pieces(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    pieces: Sequence[int],
+    attention_mask: Tensor | None = None,
+    cache: Cache | None = None,
+) -> Iterator[tuple[slice, Tensor, Cache]]:
+    """Send tokens through the cache, some at a time.
+
+    Parameters
+    ----------
+    model
+        Any causal language model.
+    input_ids
+        New tokens (B, T).
+    pieces
+        How many tokens each call takes; they add up to T.
+    attention_mask
+        1 where a real token stands, cached tokens first (B, cached + T).
+    cache
+        The cache of the tokens before; the model makes a fresh one where it is None.
+
+    Yields
+    ------
+    tuple[slice, Tensor, Cache]
+        Which of the T tokens this piece held, their logits (B, piece, V), and the cache after it.
+    """
+    if sum(pieces) != input_ids.shape[1]:
+        raise ValueError(f"pieces {list(pieces)} must add up to the {input_ids.shape[1]} tokens given")
+    past = cached_length(cache)
+    start = 0
+    for length in pieces:
+        part = slice(start, start + length)
+        arguments = {}
+        if attention_mask is not None:
+            seen = attention_mask[:, : past + start + length]
+            arguments = {"attention_mask": seen, "position_ids": positions_of(seen)[:, -length:]}
+        output = model(input_ids[:, part], past_key_values=cache, use_cache=True, **arguments)
+        cache = output.past_key_values
+        if cache is None:
+            raise ValueError(f"{type(model).__name__} returned no cache although use_cache=True was given")
+        yield part, output.logits, cache
+        start += length
+
+
+def logits_in_pieces(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    pieces: Sequence[int],
+    attention_mask: Tensor | None = None,
+    cache: Cache | None = None,
+) -> tuple[Tensor, Cache]:
+    """Return all logits (B, T, V) of :func:`forward_in_pieces`, and the cache at the end."""
+    steps = list(forward_in_pieces(model, input_ids, pieces, attention_mask, cache))
+    return torch.cat([logits for _, logits, _ in steps], dim=1), steps[-1][2]
