@@ -1,0 +1,305 @@
+"""Perplexity on held-out text: per token, per byte, per position in the window, and beyond the training length."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from newllm.evaluation.probing import forward_in_pieces
+
+POSITION_BANDS = (0, 16, 32, 64, 96)
+# Logits held at once (rows x tokens x vocabulary): 256 MB in float32.
+LOGITS_AT_ONCE = 2**26
+STREAM_PIECE = 256
+
+
+class Windows(Protocol):
+    """What the measures need of :class:`newllm.data.TokenWindows`."""
+
+    seq_length: int
+    token_ids: NDArray[np.integer]
+    text_bytes: int
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model predicted some tokens.
+
+    Attributes
+    ----------
+    loss
+        Mean negative log-likelihood a token, nats.
+    accuracy
+        Share of tokens that were the model's first guess.
+    tokens
+        Tokens predicted.
+    text_bytes
+        Bytes of text they stand for; None where unknown.
+    """
+
+    loss: float
+    accuracy: float
+    tokens: int
+    text_bytes: int | None
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), infinite where that overflows."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits of all tokens over the bytes of the text; comparable across tokenizers. NaN where bytes are unknown."""
+        if self.text_bytes is None:
+            return math.nan
+        return self.loss * self.tokens / math.log(2) / self.text_bytes
+
+
+@dataclass(frozen=True)
+class PerplexityReport(Score):
+    """A score over windows.
+
+    Attributes
+    ----------
+    positions
+        Perplexity by how many tokens of the window came before: columns start, end, perplexity, tokens.
+    window_losses
+        Mean loss of each window (N,), for paired differences between models.
+    """
+
+    positions: pd.DataFrame
+    window_losses: NDArray[np.float64]
+
+
+@contextmanager
+def _scoring(model: PreTrainedModel, device: torch.device | str | None) -> Iterator[torch.device]:
+    """Move a model to its device and into eval mode; the mode is given back."""
+    place = torch.device(device) if device is not None else model.device
+    was_training = model.training
+    torch.nn.Module.to(model, place)
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield place
+    finally:
+        model.train(was_training)
+
+
+def _token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss in nats and whether the first guess was right, (B, T) each, from logits (B, T, V)."""
+    losses, hits = [], []
+    for row, wanted in zip(logits, targets, strict=True):
+        losses.append(F.cross_entropy(row.float(), wanted, reduction="none").double())
+        hits.append(row.argmax(-1) == wanted)
+    return torch.stack(losses), torch.stack(hits)
+
+
+def _score_rows(model: PreTrainedModel, ids: Tensor, tokens_a_step: int | None) -> tuple[Tensor, Tensor]:
+    """Score every token of windows (B, T + 1) but the first, each window from an empty cache: (B, T) twice."""
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    if tokens_a_step is None:
+        return _token_losses(model(inputs, use_cache=False).logits, targets)
+    losses, hits = [], []
+    for part, logits, _ in forward_in_pieces(model, inputs, _pieces(inputs.shape[1], tokens_a_step)):
+        loss, hit = _token_losses(logits, targets[:, part])
+        losses.append(loss)
+        hits.append(hit)
+    return torch.cat(losses, 1), torch.cat(hits, 1)
+
+
+def _pieces(length: int, size: int) -> list[int]:
+    if size < 1:
+        raise ValueError(f"tokens a step must be 1 or more, got {size}")
+    return [min(size, length - start) for start in range(0, length, size)]
+
+
+def _cut(token_ids: NDArray[np.integer], first: int, rows: int, seq_length: int) -> Tensor:
+    """Windows (rows, seq_length + 1) of a stream, the last id of each the first of the next."""
+    start = first * seq_length
+    stream = torch.from_numpy(np.asarray(token_ids[start : start + rows * seq_length + 1]).astype(np.int64))
+    return stream.unfold(0, seq_length + 1, seq_length)
+
+
+def _score_windows(
+    model: PreTrainedModel,
+    token_ids: NDArray[np.integer],
+    seq_length: int,
+    windows: int,
+    batch_size: int,
+    device: torch.device,
+    tokens_a_step: int | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Losses and hits (windows, seq_length) of the first windows of a stream."""
+    logits_a_row = (tokens_a_step or seq_length) * model.config.vocab_size
+    rows_at_once = max(1, min(batch_size, LOGITS_AT_ONCE // logits_a_row))
+    losses, hits = [], []
+    for first in range(0, windows, rows_at_once):
+        ids = _cut(token_ids, first, min(rows_at_once, windows - first), seq_length).to(device)
+        loss, hit = _score_rows(model, ids, tokens_a_step)
+        losses.append(loss.cpu().numpy())
+        hits.append(hit.cpu().numpy())
+    return np.concatenate(losses), np.concatenate(hits)
+
+
+def evaluate(
+    model: PreTrainedModel,
+    windows: Windows,
+    *,
+    batch_size: int = 8,
+    device: torch.device | str | None = None,
+    tokens_a_step: int | None = None,
+) -> PerplexityReport:
+    """Score every predicted token of the windows once, each window from an empty cache.
+
+    Parameters
+    ----------
+    model
+        Any causal language model.
+    windows
+        Held-out windows.
+    batch_size
+        Windows at once; fewer where their logits would not fit in 256 MB.
+    device
+        Where to score; the model's own device where omitted.
+    tokens_a_step
+        None scores a window in one pass. A number sends it through the cache, that many tokens a call: for methods
+        whose cache remembers less than the full pass sees.
+
+    Returns
+    -------
+    PerplexityReport
+        Token-weighted, in float64 sums whatever the model's dtype.
+    """
+    with _scoring(model, device) as place:
+        losses, hits = _score_windows(
+            model, windows.token_ids, windows.seq_length, len(windows), batch_size, place, tokens_a_step
+        )
+    return PerplexityReport(
+        loss=float(losses.mean()),
+        accuracy=float(hits.mean()),
+        tokens=losses.size,
+        text_bytes=windows.text_bytes,
+        positions=_by_position(losses),
+        window_losses=losses.mean(1),
+    )
+
+
+def _by_position(losses: NDArray[np.float64]) -> pd.DataFrame:
+    """Perplexity in bands of positions 0-16, 16-32, 32-64, 64-96, 96-T, from losses (N, T)."""
+    length = losses.shape[1]
+    edges = [start for start in POSITION_BANDS if start < length]
+    bands = list(zip(edges, [*edges[1:], length], strict=True))
+    return pd.DataFrame(
+        {
+            "start": [start for start, _ in bands],
+            "end": [end for _, end in bands],
+            "perplexity": [float(np.exp(losses[:, start:end].mean())) for start, end in bands],
+            "tokens": [losses[:, start:end].size for start, end in bands],
+        }
+    )
+
+
+def run_on(
+    model: PreTrainedModel,
+    token_ids: NDArray[np.integer] | Tensor,
+    *,
+    text_bytes: int | None = None,
+    tokens_a_step: int = STREAM_PIECE,
+    device: torch.device | str | None = None,
+) -> Score:
+    """Score a whole stream in one run, the cache or state carried on from the first token to the last.
+
+    It is meant for models with a recurrent state or chunks. A per-token cache grows with the stream, and its time with
+    the square of it.
+
+    Parameters
+    ----------
+    model
+        Any causal language model with a cache.
+    token_ids
+        Ids (N,) of the stream; all but the first are predicted.
+    text_bytes
+        Bytes of the text of the predicted tokens, for bits per byte.
+    tokens_a_step
+        Tokens a call.
+    device
+        Where to score; the model's own device where omitted.
+    """
+    stream = torch.as_tensor(np.asarray(token_ids).astype(np.int64))[None]
+    if stream.ndim != 2 or stream.shape[1] < 2:
+        raise ValueError(f"a stream must be a row of at least two ids, got the shape {tuple(stream.shape[1:])}")
+    with _scoring(model, device) as place:
+        losses, hits = _score_rows(model, stream.to(place), tokens_a_step)
+    return Score(float(losses.mean()), float(hits.double().mean()), losses.numel(), text_bytes)
+
+
+def extrapolate(
+    model: PreTrainedModel,
+    windows: Windows,
+    *,
+    factors: Sequence[int] = (1, 2, 4),
+    batch_size: int = 8,
+    device: torch.device | str | None = None,
+) -> pd.DataFrame:
+    """Perplexity in windows longer than those of the training, cut from the same stream of text.
+
+    Each length predicts the same tokens, so the rows differ by the context alone.
+
+    Parameters
+    ----------
+    model
+        Any causal language model.
+    windows
+        Held-out windows of the training length.
+    factors
+        Multiples of the training length.
+    batch_size
+        Windows at once, at most.
+    device
+        Where to score; the model's own device where omitted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a factor: factor, seq_length, perplexity, beyond (perplexity of the positions beyond the training
+        length, NaN at factor 1), tokens.
+
+    Raises
+    ------
+    ValueError
+        Where there are too few windows for the longest length.
+    """
+    if min(factors) < 1 or len(windows) < math.lcm(*factors):
+        raise ValueError(
+            f"factors {tuple(factors)} must be 1 or more and need {math.lcm(*factors)} windows, got {len(windows)}"
+        )
+    scored = len(windows) - len(windows) % math.lcm(*factors)
+    trained = windows.seq_length
+    rows = []
+    with _scoring(model, device) as place:
+        for factor in factors:
+            length, count = factor * trained, scored // factor
+            losses, _ = _score_windows(model, windows.token_ids, length, count, batch_size, place)
+            beyond = losses[:, trained:]
+            rows.append(
+                {
+                    "factor": factor,
+                    "seq_length": length,
+                    "perplexity": float(np.exp(losses.mean())),
+                    "beyond": float(np.exp(beyond.mean())) if beyond.size else math.nan,
+                    "tokens": losses.size,
+                }
+            )
+    return pd.DataFrame(rows)
