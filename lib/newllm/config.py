@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -275,9 +275,7 @@ def load_parameters(notebook: str, profile: str, given: Mapping[str, Any]) -> Ru
         raise ParameterError(f"{path} must be a list of `key: value` lines that starts with `profile: {profile}`.")
     replaced = {key: value for key, value in given.items() if value is not None}
     kind = NOTEBOOKS[notebook]
-    unknown = [key for key in given if key not in kind.model_fields]
-    if unknown:
-        raise ParameterError("\n".join(_unknown(key, kind) for key in unknown))
+    refuse_unknown(given, [notebook])
     try:
         return kind.model_validate({**stored, **replaced, "profile": profile})
     except ValidationError as error:
@@ -343,8 +341,19 @@ def _nearest(key: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}."
 
 
-def _unknown(key: str, kind: type[RunParameters]) -> str:
-    return f"{key} is not a parameter of {kind.notebook}{_nearest(key, list(kind.model_fields))}"
+def refuse_unknown(keys: Iterable[str], notebooks: Sequence[str]) -> None:
+    """Refuse names that are a parameter of none of these notebooks.
+
+    Raises
+    ------
+    ParameterError
+        One sentence a name, with the nearest known one.
+    """
+    known = list(dict.fromkeys(field for notebook in notebooks for field in NOTEBOOKS[notebook].model_fields))
+    unknown = [key for key in keys if key not in known]
+    if unknown:
+        owner = " or ".join(notebooks)
+        raise ParameterError("\n".join(f"{key} is not a parameter of {owner}{_nearest(key, known)}" for key in unknown))
 
 
 def _sentence(problem: dict[str, Any], kind: type[RunParameters], given: Mapping[str, Any], path: Path) -> str:
@@ -356,7 +365,7 @@ def _sentence(problem: dict[str, Any], kind: type[RunParameters], given: Mapping
     key = str(problem["loc"][0])
     origin = "" if key in given else f" (in {where})"
     if problem["type"] == "extra_forbidden":
-        return f"{_unknown(key, kind)}{origin}"
+        return f"{key} is not a parameter of {kind.notebook}{origin}{_nearest(key, list(kind.model_fields))}"
     if problem["type"] == "missing":
         described = kind.model_fields[key].description
         what = f" is {described} and" if described else ""

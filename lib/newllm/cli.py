@@ -1,0 +1,273 @@
+"""The command ``newllm run``: notebooks executed by papermill, each into its run folder, and a table of the results."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from newllm.config import NOTEBOOKS, ParameterError, RunParameters, load_parameters, profiles, refuse_unknown
+from newllm.folders import project_root
+from newllm.runs import (
+    Run,
+    RunError,
+    describe_seconds,
+    draw_pictures,
+    earlier_seconds,
+    load_records,
+    notebook_run,
+    summarize,
+)
+
+logger = logging.getLogger("newllm.cli")  # not __name__, which is __main__ under `python -m newllm.cli`
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 a notebook failed, 2 nothing could be started."""
+    options = _parser().parse_args(arguments)
+    _log_to_the_terminal()
+    try:
+        given = _given(options.parameters)
+        if options.rerun:
+            given["rerun"] = True
+        planned = plan(options.notebooks or available_notebooks(), options.profile, given)
+    except (ParameterError, RunError) as error:
+        logger.error("%s", error)
+        return 2
+    failed = [parameters.notebook for parameters in planned if not run_notebook(parameters, given)]
+    show_results(planned)
+    if failed:
+        logger.error("Failed: %s. What was finished is kept; run the same command again to go on.", ", ".join(failed))
+    return 1 if failed else 0
+
+
+def notebooks_folder() -> Path:
+    """Return where the notebooks are."""
+    return project_root() / "notebooks"
+
+
+def available_notebooks() -> list[str]:
+    """Return the names of the notebooks that have parameters, in their order."""
+    return [name for name in sorted(NOTEBOOKS) if (notebooks_folder() / f"{name}.ipynb").is_file()]
+
+
+def plan(names: Sequence[str], profile: str, given: Mapping[str, Any]) -> list[RunParameters]:
+    """Check everything before anything is written.
+
+    Parameters
+    ----------
+    names
+        Names of notebooks, in full or by their number.
+    profile
+        A folder of ``params``.
+    given
+        Parameters that replace the profile's; each notebook takes those it knows.
+
+    Returns
+    -------
+    list of RunParameters
+        The parameters of each notebook.
+
+    Raises
+    ------
+    ParameterError
+        If a notebook is unknown, no notebook knows a parameter, or a value is impossible.
+    RunError
+        If a run folder holds something else.
+    """
+    notebooks = [_full_name(name) for name in names]
+    refuse_unknown(given, notebooks)
+    planned = []
+    for notebook in notebooks:
+        fields = NOTEBOOKS[notebook].model_fields
+        planned.append(load_parameters(notebook, profile, {key: given[key] for key in given if key in fields}))
+    for parameters in planned:
+        notebook_run(parameters)
+    return planned
+
+
+def run_notebook(parameters: RunParameters, given: Mapping[str, Any]) -> bool:
+    """Execute one notebook into its run folder, unless it is finished, and tell whether it is.
+
+    Parameters
+    ----------
+    parameters
+        The checked parameters.
+    given
+        What was given beside the profile; the notebook gets those of its own.
+    """
+    run = notebook_run(parameters)
+    if parameters.rerun:
+        run.clear()
+    if run.is_finished:
+        logger.info("%s is finished: %s (--rerun runs it again)", parameters.notebook, run.folder)
+        return True
+    seconds = earlier_seconds(parameters.notebook, parameters.profile)
+    logger.info(
+        "%s %s in %s; %s.",
+        parameters.notebook,
+        "goes on" if run.is_started else "starts",
+        run.folder,
+        f"the last one took {describe_seconds(seconds)}"
+        if seconds
+        else "none was run before to tell how long it takes",
+    )
+    run.start()
+    # rerun is done with: in the notebook it would delete what papermill's run has written by then.
+    passed = {
+        key: value
+        for key, value in parameters.model_dump(mode="json").items()
+        if key == "profile" or (key in given and key != "rerun")
+    }
+    started = time.monotonic()
+    try:
+        _execute(parameters.notebook, run, passed)
+    except PapermillExecutionError as error:
+        logger.error(
+            "%s failed in cell %s: %s: %s\nSee %s",
+            parameters.notebook,
+            error.exec_count,
+            error.ename,
+            error.evalue,
+            run.folder / "failed.ipynb",
+        )
+        return False
+    run.finish(time.monotonic() - started)
+    draw_pictures(run.folder)
+    logger.info("%s took %s.", parameters.notebook, describe_seconds(time.monotonic() - started))
+    return True
+
+
+def show_results(planned: Sequence[RunParameters]) -> None:
+    """Log the table of the results of these runs."""
+    for parameters in planned:
+        records = load_records(notebook_run(parameters).folder)
+        if not records.empty:
+            table = summarize(records).drop(columns=["notebook", "profile"])
+            logger.info("\n%s (%s)\n%s", parameters.notebook, parameters.profile, _as_text(table))
+
+
+def _execute(notebook: str, run: Run, passed: Mapping[str, Any]) -> None:
+    """Run papermill; the notebook stands in the run folder as failed.ipynb until its last cell is done."""
+    unfinished = run.folder / "failed.ipynb"
+    with _kernel_of_this_python():
+        papermill.execute_notebook(
+            notebooks_folder() / f"{notebook}.ipynb",
+            unfinished,
+            parameters=dict(passed),
+            kernel_name="python3",
+            language="python",
+            progress_bar=sys.stderr.isatty(),
+            log_output=True,
+        )
+    unfinished.replace(run.folder / f"{notebook}.ipynb")
+
+
+@contextmanager
+def _kernel_of_this_python() -> Iterator[None]:
+    """Make the kernel ``python3`` this interpreter with this library, whatever is installed under that name."""
+    before = os.environ.get("JUPYTER_PATH")
+    with tempfile.TemporaryDirectory() as folder:
+        kernel = Path(folder) / "kernels" / "python3"
+        kernel.mkdir(parents=True)
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        library = os.pathsep.join(filter(None, [str(project_root() / "lib"), os.environ.get("PYTHONPATH")]))
+        description = {
+            "argv": command,
+            "display_name": "Python 3",
+            "language": "python",
+            "env": {"PYTHONPATH": library},
+        }
+        (kernel / "kernel.json").write_text(json.dumps(description), encoding="utf-8")
+        # Jupyter looks into JUPYTER_PATH before the user's and the system's kernels.
+        os.environ["JUPYTER_PATH"] = os.pathsep.join([folder, before] if before else [folder])
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["JUPYTER_PATH"]
+            else:
+                os.environ["JUPYTER_PATH"] = before
+
+
+def _full_name(name: str) -> str:
+    matches = [notebook for notebook in available_notebooks() if notebook == name or notebook.startswith(f"{name}_")]
+    if not matches:
+        raise ParameterError(f"{name} is not one of the notebooks: {', '.join(available_notebooks())}.")
+    return matches[0]
+
+
+def _given(assignments: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value``; the value is YAML, so ``[0, 1]`` is a list."""
+    given = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ParameterError(f"-p {assignment} is not of the form -p key=value.")
+        try:
+            given[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ParameterError(
+                f"{key} is {value!r}, which is not a number, a word or a list such as [a, b]."
+            ) from None
+    return given
+
+
+def _as_text(table: Any) -> str:
+    formats = {
+        "parameters": "{:,.0f}",
+        "KV bytes/token": "{:,.0f}",
+        "PPL": "{:.2f}",
+        "±": "{:.2f}",
+        "bits/byte": "{:.3f}",
+    }
+    shown = table.copy()
+    for column, pattern in formats.items():
+        shown[column] = [pattern.format(value) if value == value else "" for value in table[column]]
+    return shown.to_string(index=False)
+
+
+def _log_to_the_terminal() -> None:
+    """Show the library's messages, and through papermill those of the notebook."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("newllm", "papermill"):
+        named = logging.getLogger(name)
+        named.handlers = [handler]
+        named.setLevel(logging.INFO)
+        named.propagate = False
+    logging.getLogger("papermill.translators").setLevel(logging.ERROR)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="newllm", description="Run the notebooks of newllm.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    run = commands.add_parser("run", help="execute notebooks and show the table of their results")
+    run.add_argument(
+        "notebooks", nargs="*", help="numbers or names, such as 02 or 02_main_training; all of them if none"
+    )
+    run.add_argument("--profile", default="smoke", choices=profiles(), help="whose parameters (smoke)")
+    run.add_argument(
+        "-p",
+        dest="parameters",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="replace a parameter; repeatable",
+    )
+    run.add_argument("--rerun", action="store_true", help="delete what is finished and run it again")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from newllm import bootstrap, cli
+from newllm.config import ParameterError, load_parameters
+from newllm.runs import load_records, notebook_run
+
+RECORD_CELL = """
+import os, sys
+from newllm import runs
+from newllm.runs import Record
+run = runs.open_run(parameters)
+part = run.part("dproj-oacd", {"seed": parameters.seed})
+print("interpreter", sys.executable)
+if not part.is_finished:
+    part.start()
+    with (run.folder / "times").open("a") as file:
+        file.write("x")
+    part.finish(1.0, Record.model_validate({
+        "notebook": parameters.notebook, "profile": parameters.profile, "arm": "dproj-oacd", "method": "dproj",
+        "size": parameters.size, "seed": parameters.seed, "parameters": parameters.identity(), "parameter_count": 12345,
+        "metrics": {"perplexity": 42.5, "bits_per_byte": parameters.projection_lr},
+        "cache": {"tokens": 8, "dtype": "float32", "measured_bytes": 800, "formula_bytes": 800, "bytes_per_token": 100},
+        "certificate": {"passed": True, "max_change": 0.0}, "continuations": [], "duration_seconds": 1.0}))
+assert not os.environ.get("BREAK"), "broken on purpose"
+"""
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """Put a toy in the place of notebook 01 and send outputs to a folder of the test."""
+    parameters_cell = nbformat.v4.new_code_cell(
+        'profile = "smoke"\nprojection_lr = None\nseed = None\noutput_folder = None'
+    )
+    parameters_cell.metadata["tags"] = ["parameters"]
+    cells = [
+        nbformat.v4.new_code_cell(bootstrap.FIRST_CELL),
+        parameters_cell,
+        nbformat.v4.new_code_cell(
+            'from newllm import config\nparameters = config.from_notebook("01_projection_training", globals())'
+        ),
+        nbformat.v4.new_code_cell(RECORD_CELL),
+    ]
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "01_projection_training.ipynb")
+    monkeypatch.setattr(cli, "notebooks_folder", lambda: folder)
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def folder_of(**given) -> Path:
+    return notebook_run(load_parameters("01_projection_training", "smoke", given)).folder
+
+
+def test_a_run_is_recorded_skipped_and_run_again_when_asked(notebook, capsys):
+    assert cli.main(["run", "01", "-p", "projection_lr=1e-4", "-p", "seed=3"]) == 0
+    folder = folder_of(projection_lr=1e-4, seed=3)
+    records = load_records(notebook / "outputs")
+    assert list(records["bits_per_byte"]) == [1e-4]
+    assert list(records["folder"]) == [folder / "dproj-oacd"]
+    executed = nbformat.read(folder / "01_projection_training.ipynb", as_version=4)
+    assert f"interpreter {sys.executable}" in str(executed.cells)
+    assert not (folder / "failed.ipynb").exists()
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("dproj-oacd", "12,345", "42.50", "passed", "100"))
+    assert "none was run before" in shown
+
+    assert cli.main(["run", "01", "-p", "projection_lr=1e-4", "-p", "seed=3"]) == 0
+    shown = capsys.readouterr().out
+    assert "is finished" in shown
+    assert "42.50" in shown
+    assert (folder / "times").read_text() == "x"
+
+    assert cli.main(["run", "01", "-p", "projection_lr=1e-4", "-p", "seed=3", "--rerun"]) == 0
+    assert "01_projection_training starts" in capsys.readouterr().out
+    assert (folder / "times").read_text() == "x"  # deleted and written again
+    assert len(load_records(notebook / "outputs")) == 1
+
+
+def test_a_failing_notebook_is_reported_and_taken_up(notebook, capsys, monkeypatch):
+    monkeypatch.setenv("BREAK", "1")
+    assert cli.main(["run", "01"]) == 1
+    shown = capsys.readouterr().out
+    assert "AssertionError: broken on purpose" in shown
+    assert "Failed: 01_projection_training" in shown
+    assert "42.50" in shown  # the part that was finished
+    assert (folder_of() / "failed.ipynb").is_file()
+    monkeypatch.delenv("BREAK")
+    assert cli.main(["run", "01"]) == 0
+    assert "goes on" in capsys.readouterr().out
+    assert (folder_of() / "times").read_text() == "x"  # the finished part was not run again
+    assert not (folder_of() / "failed.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["01", "-p", "proj_dim=0"], "proj_dim is 0"),
+        (["01", "-p", "projection_lr=true"], "projection_lr is True"),
+        (["01", "-p", "sampels=3"], "did you mean samples?"),
+        (["01", "-p", "samples"], "-p key=value"),
+        (["01", "-p", "samples=[1"], "samples is '[1'"),
+        (["11"], "11 is not one of the notebooks"),
+    ],
+)
+def test_nothing_is_written_before_every_parameter_is_right(notebook, arguments, message, capsys):
+    assert cli.main(["run", *arguments]) == 2
+    assert message in capsys.readouterr().out
+    assert not (notebook / "outputs").exists()
+
+
+def test_a_folder_that_holds_something_else_is_refused(notebook, capsys):
+    (notebook / "mine").mkdir()
+    (notebook / "mine" / "letter.txt").write_text("dear")
+    assert cli.main(["run", "01", "-p", f"output_folder={notebook / 'mine'}"]) == 2
+    assert "not a run's" in capsys.readouterr().out
+
+
+def test_several_notebooks_take_the_parameters_they_know(monkeypatch):
+    monkeypatch.setattr(cli, "available_notebooks", lambda: ["01_projection_training", "02_main_training"])
+    first, second = cli.plan(["01", "02"], "smoke", {"lr": 0.5, "samples": 70})
+    assert (first.identity()["samples"], second.identity()["samples"], second.identity()["lr"]) == (70, 70, 0.5)
+    with pytest.raises(ParameterError, match="did you mean lr"):
+        cli.plan(["01", "02"], "smoke", {"llr": 0.5})
