@@ -89,7 +89,7 @@ class CachedTokens:
             ids = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             logger.warning("%s is damaged (%s): making it again", self.path, error)
             return None
         if ids.shape != (self.length,) or ids.dtype not in (np.uint16, np.uint32):

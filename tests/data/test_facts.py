@@ -1,0 +1,97 @@
+"""Facts: every sentence well formed, both ways, and the user's own checked at the door."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from newllm.data.facts import FACTS, REPETITIONS, Fact, load_facts, training_sentences
+
+SMALL_WORDS = {"the", "is", "of", "and", "de"}
+
+
+def test_the_33_facts_by_category() -> None:
+    assert Counter(fact.category for fact in FACTS) == {
+        "capital": 10,
+        "inventor": 5,
+        "author": 5,
+        "discoverer": 4,
+        "founder": 4,
+        "invented": 5,
+    }
+    assert len({fact.subject for fact in FACTS}) == len({fact.object for fact in FACTS}) == 33
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.forward)
+def test_every_sentence_is_well_formed_both_ways(fact: Fact) -> None:
+    for sentence in (fact.forward, fact.backward):
+        assert sentence.count(fact.subject) == sentence.count(fact.object) == 1
+        words = [word for word in re.findall(r"\w+", sentence.lower()) if word not in SMALL_WORDS]
+        assert len(words) == len(set(words)), f"a noun phrase is doubled in {sentence!r}"
+        assert sentence[0].isupper()
+        assert "  " not in sentence
+        assert not re.search(r"\b(\w+) \1\b", sentence.lower())
+    assert sorted(fact.forward.lower().split()) == sorted(fact.backward.lower().split())
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.subject)
+def test_prompt_and_answer_make_the_sentence(fact: Fact) -> None:
+    assert fact.forward_prompt + fact.forward_answer == fact.forward
+    assert fact.backward_prompt + fact.backward_answer == fact.backward
+    assert fact.forward_answer == f" {fact.object}"
+    assert fact.backward_answer == f" {fact.subject}"
+    assert fact.object not in fact.forward_prompt
+    assert fact.subject not in fact.backward_prompt
+
+
+def test_the_example_of_the_literature() -> None:
+    assert FACTS[0].forward == "The capital of France is Paris"
+    assert FACTS[0].backward == "Paris is the capital of France"
+
+
+def test_training_sentences_are_forward_ten_times_each_and_apart() -> None:
+    sentences = training_sentences(FACTS)
+    assert Counter(sentences) == {fact.forward: REPETITIONS for fact in FACTS}
+    rounds = [sentences[start : start + 33] for start in range(0, 330, 33)]
+    assert all(len(set(one)) == 33 for one in rounds)
+    assert len({tuple(one) for one in rounds}) == 10
+    assert training_sentences(FACTS) == sentences
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "facts.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_own_facts_in_any_order_of_columns(tmp_path: Path) -> None:
+    path = write(tmp_path, 'object,relation,subject,category\nÅbo,harbour of,"Fin, land",port\n')
+    assert load_facts(path) == (Fact("port", "Fin, land", "harbour of", "Åbo"),)
+
+
+HEADING = "category,subject,relation,object\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has the columns None"),
+        ("category,subject,object\na,b,c\n", "facts need category, subject, relation, object"),
+        (HEADING, "has no facts"),
+        (HEADING + "capital,France,capital of\n", r"facts\.csv, line 2: expected 4 values"),
+        (HEADING + "capital,France,capital of,Paris,more\n", "line 2: expected 4 values"),
+        (HEADING + "capital,France,capital of,Paris\ncapital,,capital of,Rome\n", "line 3: subject is ''"),
+        (HEADING + "capital,Mexico,capital of,Mexico City\n", "line 2: subject 'Mexico' must stand once"),
+        (HEADING + "capital,The capital of France,capital of,Paris\n", "relation 'capital of' must stand once"),
+    ],
+)
+def test_faulty_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_facts(write(tmp_path, text))
+
+
+def test_a_fact_given_twice_is_refused(tmp_path: Path) -> None:
+    row = "capital,France,capital of,Paris\n"
+    with pytest.raises(ValueError, match="line 3: this fact stands there twice"):
+        load_facts(write(tmp_path, HEADING + row + row))

@@ -1,0 +1,90 @@
+"""Windows: every token predicted once, every byte counted once, nothing trusted that is damaged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from newllm.data.windows import CachedTokens, TokenWindows, smallest_id_type
+from newllm.models import create
+
+
+@given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_windows_predict_every_token_once(windows: int, seq_length: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, 50, windows * seq_length + 1).astype(np.uint16)
+    table = random.integers(0, 9, 50)
+    data = TokenWindows(ids, seq_length, table)
+    assert len(data) == windows
+    predicted = [token for index in range(windows) for token in data[index]["labels"][1:].tolist()]
+    assert predicted == ids[1:].tolist()
+    assert data.text_bytes == sum(table[token] for token in predicted)
+    with pytest.raises(IndexError):
+        data[windows]
+    for index in range(windows - 1):
+        assert data[index]["input_ids"][-1] == data[index + 1]["input_ids"][0]
+
+
+def test_the_model_shifts_and_nobody_else_does() -> None:
+    data = TokenWindows(np.arange(33, dtype=np.uint16), 32, np.ones(512, dtype=np.int64))
+    batch = {name: value[None] for name, value in data[0].items()}
+    output = create("pythia", "tiny").eval()(**batch)
+    by_hand = -output.logits[0].log_softmax(-1)[range(32), range(1, 33)].mean()
+    assert output.loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 8])
+def test_parts_of_windows_are_refused(length: int) -> None:
+    with pytest.raises(ValueError, match="not a whole number of windows of 4"):
+        TokenWindows(np.zeros(length, dtype=np.uint16), 4, np.ones(1, dtype=np.int64))
+
+
+def test_ids_take_the_smallest_type_that_holds_them() -> None:
+    assert smallest_id_type(50_304) is np.uint16
+    assert smallest_id_type(65_536) is np.uint16
+    assert smallest_id_type(65_537) is np.uint32
+
+
+def test_cached_tokens_are_memory_mapped_and_whole_or_not_there(cache: Path) -> None:
+    tokens = CachedTokens("some-train", 5, source="some")
+    assert tokens.read() is None
+    ids = tokens.write(np.arange(5, dtype=np.uint16))
+    assert isinstance(ids, np.memmap)
+    again = tokens.read()
+    assert again is not None
+    assert ids.tolist() == again.tolist() == [0, 1, 2, 3, 4]
+    assert [path.name for path in tokens.path.parent.iterdir()] == [tokens.path.name]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-3]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"nothing of the kind"),
+        lambda path: np.save(path, np.arange(4, dtype=np.uint16)),
+        lambda path: np.save(path, np.arange(5, dtype=np.float32)),
+        lambda path: np.save(path, np.array([None] * 5), allow_pickle=True),
+    ],
+)
+def test_a_damaged_file_is_made_again(cache: Path, damage) -> None:
+    tokens = CachedTokens("some-train", 5, source="some")
+    tokens.write(np.arange(5, dtype=np.uint16))
+    damage(tokens.path)
+    assert tokens.read() is None
+    assert tokens.read_or_make(lambda: np.arange(5, dtype=np.uint16)).tolist() == [0, 1, 2, 3, 4]
+    assert tokens.read() is not None
+
+
+def test_the_key_holds_every_field() -> None:
+    keys = [
+        CachedTokens("some", 5, source="a", side="train"),
+        CachedTokens("some", 6, source="a", side="train"),
+        CachedTokens("some", 5, source="b", side="train"),
+        CachedTokens("some", 5, source="a", side="validation"),
+        CachedTokens("some", 5, source="a", side="train", tokenizer="t"),
+    ]
+    assert len({tokens.path for tokens in keys}) == len(keys)
