@@ -1,4 +1,4 @@
-"""The part of a model's configuration that all decoders share."""
+"""The parts of a configuration that all models, and all decoders, share."""
 
 from typing import Any
 
@@ -9,13 +9,47 @@ from newllm.models.position import PositionEncoding, PositionEncodingConfig
 
 
 @strict
-class DecoderConfig(PreTrainedConfig):
+class LanguageModelConfig(PreTrainedConfig):
+    """What every model here has, whatever stands between its embeddings.
+
+    Attributes
+    ----------
+    vocab_size, hidden_size
+        Number of token ids V, and width d of the hidden states.
+    """
+
+    # Read by generation and by transformers' own tools; never sampled into a loss here.
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    vocab_size: int = 50304
+    hidden_size: int = 512
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    use_cache: bool = True
+    bos_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 0
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = False
+
+    def validate_architecture(self) -> None:
+        """Refuse shapes that no model can have, naming the field."""
+        self.require_positive("vocab_size", "hidden_size")
+
+    def require_positive(self, *names: str) -> None:
+        """Raise ValueError for the first of these fields that is below 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+@strict
+class DecoderConfig(LanguageModelConfig):
     """Shape of a decoder; field names are GPT-NeoX's.
 
     Attributes
     ----------
-    vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size
-        V, d, L, H and the width of the MLP.
+    num_hidden_layers, num_attention_heads, intermediate_size
+        L, H and the width of the MLP.
     num_key_value_heads
         Key-value heads G that the H query heads share; None means H.
     max_position_embeddings
@@ -24,23 +58,11 @@ class DecoderConfig(PreTrainedConfig):
         A :class:`PositionEncodingConfig`, its dictionary, or the name of an encoding.
     """
 
-    # Read by generation and by transformers' own tools; never sampled into a loss here.
-    keys_to_ignore_at_inference = ("past_key_values",)
-
-    vocab_size: int = 50304
-    hidden_size: int = 512
     num_hidden_layers: int = 6
     num_attention_heads: int = 8
     intermediate_size: int = 2048
     num_key_value_heads: int | None = None
     max_position_embeddings: int = 2048
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-5
-    use_cache: bool = True
-    bos_token_id: int | None = 0
-    eos_token_id: int | list[int] | None = 0
-    pad_token_id: int | None = None
-    tie_word_embeddings: bool = False
     position: PositionEncodingConfig | dict | str = "rope"
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -61,16 +83,10 @@ class DecoderConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        super().validate_architecture()
+        self.require_positive(
+            "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings"
+        )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"

@@ -122,7 +122,14 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         elif past_key_values is not None:
             fill_layers(past_key_values, self.cache_layout())
         step = Step.build(input_ids, attention_mask, position_ids, past_key_values)
-        hidden = self.encode(step)
+        loss, logits = self.score(self.encode(step), labels, logits_to_keep)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        return output.to_tuple() if return_dict is False else output
+
+    def score(
+        self, hidden: Tensor, labels: Tensor | None, logits_to_keep: int | Tensor = 0
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return loss and logits of hidden states (B, T, d), arguments and results as in :meth:`forward`."""
         head = self.get_output_embeddings()
         loss = logits = None
         if labels is not None and self.training:
@@ -132,8 +139,7 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
             logits = head(hidden[:, kept])
             if labels is not None:
                 loss = next_token_loss_from_logits(logits, labels)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
-        return output.to_tuple() if return_dict is False else output
+        return loss, logits
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -10,6 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from newllm.models.language_model import LanguageModel
 
+PYTHIA_VOCABULARY = 50304
+GPT2_VOCABULARY = 50257
+
 
 @dataclass(frozen=True)
 class Size:
@@ -28,7 +31,7 @@ class Size:
     layers: int
     width: int
     heads: int
-    vocabulary: int = 50304
+    vocabulary: int = PYTHIA_VOCABULARY
     chunk_size: int = 100
 
     def scaled(self, numerator: int, denominator: int) -> int:
@@ -36,6 +39,17 @@ class Size:
         exact = self.width * numerator
         step = denominator * self.heads
         return -(-exact // step) * self.heads
+
+    @property
+    def gpt2_shape(self) -> dict[str, int]:
+        """Width and vocabulary of the models that are shaped after GPT-2, as config fields.
+
+        Beside the Pythia suite they have GPT-2's vocabulary and 3/2 of the width: GPT-2's 768 at 70m. At the small
+        sizes they keep both, so that they can take over the embedding of a baseline that was trained here.
+        """
+        if self.vocabulary == PYTHIA_VOCABULARY:
+            return {"hidden_size": self.width * 3 // 2, "vocab_size": GPT2_VOCABULARY}
+        return {"hidden_size": self.width, "vocab_size": self.vocabulary}
 
 
 SIZES: dict[str, Size] = {
@@ -119,7 +133,7 @@ def configure(name: str, size: str = "70m", **overrides: Any) -> PreTrainedConfi
     shape: Size = _lookup("size", size, SIZES)
     config_class = method.config_class
     known = {field.name for field in fields(config_class)}
-    values = {
+    baseline = {
         "vocab_size": shape.vocabulary,
         "hidden_size": shape.width,
         "num_hidden_layers": shape.layers,
@@ -132,6 +146,8 @@ def configure(name: str, size: str = "70m", **overrides: Any) -> PreTrainedConfi
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ValueError(f"{name} has no setting {key!r}{hint}: {config_class.__name__} lists them")
     try:
+        # A model without layers or heads has no such fields.
+        values = {key: value for key, value in baseline.items() if key in known}
         return config_class(**(values | method.shape(shape) | overrides))
     except (StrictDataclassError, TypeError, ValueError) as error:
         # transformers wraps a field's own sentence in its validation errors; the sentence is what helps.

@@ -1,0 +1,229 @@
+"""Cascade: several recurrences side by side and one block that reads them; no attention, nothing cached per token."""
+
+from collections.abc import Iterable
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from newllm.models.cache import RecurrentStateLayer
+from newllm.models.config import LanguageModelConfig
+from newllm.models.language_model import LanguageModel
+from newllm.models.projection import DiverseProjection, RecurrenceLinear
+from newllm.models.registry import Size, register
+from newllm.models.step import Step
+
+TokenContext = Literal["previous", "current"]
+
+
+@strict
+class CascadeConfig(LanguageModelConfig):
+    """N recurrences of width P over a token embedding of GPT-2's width.
+
+    Attributes
+    ----------
+    num_blocks, context_dim
+        Number N of context blocks, and width P of each; the model remembers N P values, whatever the length.
+    token_context
+        Which contexts the token block reads beside token i: ``previous`` (after token i - 1) or ``current`` (after
+        token i).
+    embedding_source
+        Where the token embedding was taken from; None where it was drawn at random.
+    """
+
+    model_type = "newllm-cascade"
+    # One step a token, which is what generation's own cache is sized by; not a setting.
+    num_hidden_layers = 1
+
+    vocab_size: int = 50257
+    hidden_size: int = 768
+    num_blocks: int = 2
+    context_dim: int = 500
+    token_context: str = "previous"
+    embedding_source: str | None = None
+    tie_word_embeddings: bool = True
+
+    def validate_architecture(self) -> None:
+        """Refuse shapes that no model can have, naming the field."""
+        super().validate_architecture()
+        self.require_positive("num_blocks", "context_dim")
+        if self.token_context not in get_args(TokenContext):
+            raise ValueError(f"token_context={self.token_context!r} is unknown: choose one of {get_args(TokenContext)}")
+
+
+class TokenBlock(nn.Module):
+    """What reads the contexts, ``t = LN(e + GELU(W [c ; e] + b))``, with the init of the recurrence.
+
+    Parameters
+    ----------
+    context_width
+        Width N P of all contexts together.
+    embed_dim
+        Width E of the normed token embeddings, and of the result.
+    """
+
+    def __init__(self, context_width: int, embed_dim: int) -> None:
+        super().__init__()
+        self.linear = RecurrenceLinear(context_width + embed_dim, embed_dim)
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-5)
+
+    def forward(self, contexts: Tensor, embeds: Tensor) -> Tensor:
+        """Hidden states (..., E) from contexts (..., N P) and normed embeddings (..., E)."""
+        return self.norm(embeds + F.gelu(self.linear(torch.cat([contexts, embeds], dim=-1))))
+
+
+def _shape(size: Size) -> dict[str, Any]:
+    """GPT-2's shape, and contexts of 500/768 of the width, to a multiple of 4 so that they halve and quarter."""
+    width = size.gpt2_shape["hidden_size"]
+    return {**size.gpt2_shape, "num_blocks": 2, "context_dim": 4 * round(width * 125 / 768)}
+
+
+@register("cascade", _shape, summary="the last contexts of its blocks, a sequence, whatever its length")
+class CascadeContextLLM(LanguageModel):
+    """Embedding -> embed_norm -> N recurrences, independent of each other -> token block -> head, tied by default.
+
+    ``c^k_i = LN(c^k_{i-1} + GELU(W_k [c^k_{i-1} ; e_i] + b_k))`` for each block k, and
+    ``t_i = LN(e_i + GELU(W [c^1 ; ... ; c^N ; e_i] + b))``, with the contexts before or after token i.
+    Meant to be trained around a frozen embedding that comes from somewhere (:mod:`newllm.embeddings`).
+    """
+
+    config_class = CascadeConfig
+    base_model_prefix = "cascade"
+    _is_stateful = True
+    _tied_weights_keys = {"embed_out.weight": "embed_in.weight"}  # noqa: RUF012 (transformers reads it so)
+
+    def __init__(self, config: CascadeConfig) -> None:
+        super().__init__(config)
+        self.embed_in = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.context_blocks = nn.ModuleList(
+            DiverseProjection(config.hidden_size, config.context_dim) for _ in range(config.num_blocks)
+        )
+        self.token_block = TokenBlock(self.context_width, config.hidden_size)
+        self.embed_out = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @property
+    def context_width(self) -> int:
+        """Width N P of all contexts together."""
+        return self.config.num_blocks * self.config.context_dim
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the token embedding."""
+        return self.embed_in
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the output embedding, which shares its weight with the token embedding where they are tied."""
+        return self.embed_out
+
+    def normed_embeddings(self, input_ids: Tensor) -> Tensor:
+        """Return what all blocks read: tokens (...) -> (..., E)."""
+        return self.embed_norm(self.embed_in(input_ids))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        contexts: Tensor | None = None,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Score the next token at every position; all but ``contexts`` as in every model here.
+
+        Parameters
+        ----------
+        contexts
+            What the token block shall read at each position (B, T, N P), collected earlier (:meth:`as_read` of the
+            contexts after each token). The recurrences do not run then, and nothing is cached.
+
+        Raises
+        ------
+        ValueError
+            Where shapes do not fit, or ``contexts`` come with a cache.
+        """
+        if contexts is None:
+            return super().forward(
+                input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                labels=labels,
+                logits_to_keep=logits_to_keep,
+                return_dict=return_dict,
+            )
+        if past_key_values is not None or use_cache:
+            raise ValueError("contexts were collected over whole windows: give them without past_key_values")
+        if contexts.shape != (*input_ids.shape, self.context_width):
+            raise ValueError(
+                f"contexts must be (batch, tokens, blocks x width) = {(*input_ids.shape, self.context_width)}, "
+                f"got {tuple(contexts.shape)}"
+            )
+        hidden = self.token_block(contexts, self.normed_embeddings(input_ids))
+        loss, logits = self.score(hidden, labels, logits_to_keep)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits)
+        return output.to_tuple() if return_dict is False else output
+
+    def encode(self, step: Step) -> Tensor:
+        """Run the recurrences from the state in the cache, and the token block: (B, T, d)."""
+        state_layer = None if step.cache is None else step.cache.layers[0]
+        assert state_layer is None or isinstance(state_layer, RecurrentStateLayer)
+        state = None if state_layer is None else state_layer.state
+        embeds = self.normed_embeddings(step.input_ids)
+        after = self.unroll(embeds, state, step.token_mask)
+        if state_layer is not None:
+            state_layer.advance(after)
+        return self.token_block(self.as_read(after, state), embeds)
+
+    def unroll(self, embeds: Tensor, state: Tensor | None = None, token_mask: Tensor | None = None) -> Tensor:
+        """Run all recurrences along time.
+
+        Parameters
+        ----------
+        embeds
+            Normed embeddings (B, T, E).
+        state
+            Contexts before the first token (B, N P); zero where omitted.
+        token_mask
+            True where a real token stands (B, T); a padding token leaves the contexts unchanged.
+
+        Returns
+        -------
+        Tensor
+            Contexts after each token (B, T, N P), the blocks' widths one after the other.
+        """
+        states = [None] * len(self.context_blocks) if state is None else state.split(self.config.context_dim, dim=-1)
+        blocks = cast(Iterable[DiverseProjection], self.context_blocks)
+        contexts = [block.unroll(embeds, before, token_mask) for block, before in zip(blocks, states, strict=True)]
+        return torch.cat(contexts, dim=-1)
+
+    def as_read(self, after: Tensor, state: Tensor | None = None) -> Tensor:
+        """Turn the contexts after each token (B, T, N P) into those that the token block reads beside it.
+
+        Parameters
+        ----------
+        after
+            Contexts after each token.
+        state
+            Contexts before the first token (B, N P); zero where omitted.
+        """
+        if self.config.token_context == "current":
+            return after
+        first = torch.zeros_like(after[:, 0]) if state is None else state
+        return torch.cat([first[:, None], after[:, :-1]], dim=1)
+
+    def cache_layout(self) -> list[type[CacheLayerMixin]]:
+        """Return one recurrent state, and nothing else."""
+        return [RecurrentStateLayer]
+
+    def cached_values(self, tokens: int) -> int:
+        """One context a block, however many tokens there were."""
+        return self.context_width
