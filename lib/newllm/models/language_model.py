@@ -40,6 +40,10 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         """Values that one sequence keeps in the cache after ``tokens`` tokens, by formula."""
         raise NotImplementedError
 
+    def normed_embeddings(self, input_ids: Tensor) -> Tensor:
+        """Return what the recurrences read: tokens (...) -> normed embeddings (..., E)."""
+        raise AttributeError(f"{type(self).__name__} has no recurrence")
+
     def new_cache(self) -> DynamicCache:
         """Make an empty cache with all of this model's layers."""
         cache = DynamicCache()
