@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _log_to_the_terminal()
     try:
-        given = _given(options.parameters)
+        given = read_assignments(options.parameters)
         if options.rerun:
             given["rerun"] = True
         planned = plan(options.notebooks or available_notebooks(), options.profile, given)
@@ -207,8 +207,14 @@ def _full_name(name: str) -> str:
     return matches[0]
 
 
-def _given(assignments: Sequence[str]) -> dict[str, Any]:
-    """Read ``key=value``; the value is YAML, so ``[0, 1]`` is a list."""
+def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Read parameters given as ``key=value``; the value is YAML, so ``[0, 1]`` is a list.
+
+    Raises
+    ------
+    ParameterError
+        If one has another form.
+    """
     given = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")

@@ -1,0 +1,33 @@
+# What one needs: Python 3.11 or newer as $(PYTHON), and make. Everything is installed into .venv, at pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# A few minutes on two cores: DProj-Pythia beside Pythia and the control with the same cache, on real text.
+# For another run: make run RUN="02 --profile cpu", make run RUN="--profile smoke", ...
+RUN ?= 02 --profile cpu -p "arms=[pythia, narrow, dproj-oacd]" -p "seeds=[0]" -p samples=800 -p projection_samples=400 -p epochs=1
+
+.PHONY: run test lab install
+.DEFAULT_GOAL := run
+
+run: install
+	$(BIN)/newllm run $(RUN)
+
+lab: install
+	$(BIN)/jupyter lab notebooks
+
+test: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'newllm needs Python 3.11 or newer: make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(INSTALLED)
