@@ -1,0 +1,352 @@
+"""One plotly figure a function: a data frame in, a figure out.
+
+Arms, losses and encodings keep one colour order, and every axis says its unit.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+from plotly.subplots import make_subplots
+
+# Colour-blind safe (Okabe and Ito 2008), the order in which series appear.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
+HEIGHT = 420
+
+
+def _finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False, log_y: bool = False) -> go.Figure:
+    """Give a figure the house's look."""
+    figure.update_layout(
+        title=title,
+        template="plotly_white",
+        height=HEIGHT,
+        width=820,
+        margin={"l": 70, "r": 30, "t": 60, "b": 55},
+        legend={"title": None},
+    )
+    figure.update_xaxes(title=x, type="log" if log_x else None)
+    figure.update_yaxes(title=y, type="log" if log_y else None)
+    return figure
+
+
+def _lines(frame: pd.DataFrame, x: str, y: str, by: str, *, error: str | None = None) -> go.Figure:
+    """Draw one line for each value of ``by``, in the order of appearance."""
+    figure = go.Figure()
+    for index, (name, rows) in enumerate(frame.groupby(by, sort=False)):
+        figure.add_scatter(
+            x=rows[x],
+            y=rows[y],
+            name=str(name),
+            mode="lines+markers",
+            line_color=COLOURS[index % len(COLOURS)],
+            error_y={"array": rows[error], "thickness": 1} if error else None,
+        )
+    return figure
+
+
+def loss_terms(history: pd.DataFrame) -> go.Figure:
+    """Both terms of the OACD loss over the iterations.
+
+    Parameters
+    ----------
+    history
+        Columns iteration, distance_term, centroid_term, loss.
+    """
+    figure = go.Figure()
+    names = {"distance_term": "distance term", "centroid_term": "centroid term", "loss": "loss"}
+    for index, (column, name) in enumerate(names.items()):
+        figure.add_scatter(x=history["iteration"], y=history[column], name=name, line_color=COLOURS[index])
+    return _finish(figure, "The two terms of the OACD loss", "iteration", "value")
+
+
+def convergence(history: pd.DataFrame, target: float) -> go.Figure:
+    """Share of tokens whose context has settled, and effective rank, over the iterations.
+
+    Parameters
+    ----------
+    history
+        Columns iteration, convergence_rate (0 to 1), effective_rank (dimensions).
+    target
+        Share at which training stops.
+    """
+    figure = make_subplots(specs=[[{"secondary_y": True}]])
+    figure.add_scatter(
+        x=history["iteration"], y=100 * history["convergence_rate"], name="converged tokens", line_color=COLOURS[0]
+    )
+    figure.add_scatter(
+        x=history["iteration"],
+        y=history["effective_rank"],
+        name="effective rank",
+        line_color=COLOURS[1],
+        secondary_y=True,
+    )
+    figure.add_hline(y=100 * target, line_dash="dot", annotation_text="stops here")
+    figure = _finish(figure, "Convergence and effective rank", "iteration", "converged tokens (%)")
+    figure.update_yaxes(range=[0, 103], secondary_y=False)
+    return figure.update_yaxes(title="effective rank (dimensions)", showgrid=False, secondary_y=True)
+
+
+def spectrum(values: dict[str, ArrayLike]) -> go.Figure:
+    """Singular values of contexts, as shares of their sum, largest first.
+
+    Parameters
+    ----------
+    values
+        Singular values (min(rows, P),) by name.
+    """
+    figure = go.Figure()
+    for index, (name, numbers) in enumerate(values.items()):
+        shares = np.sort(np.asarray(numbers, dtype=float))[::-1]
+        figure.add_scatter(
+            x=np.arange(1, shares.size + 1), y=100 * shares / shares.sum(), name=name, line_color=COLOURS[index]
+        )
+    return _finish(figure, "Spectrum of the contexts", "singular value, by rank", "share of the sum (%)", log_y=True)
+
+
+def training_curves(history: pd.DataFrame) -> go.Figure:
+    """Training and held-out loss of each arm over the epochs, the mean over seeds.
+
+    Parameters
+    ----------
+    history
+        Columns arm, seed, epoch, train_loss, validation_loss (nats per token).
+    """
+    figure = go.Figure()
+    means = history.groupby(["arm", "epoch"], sort=False, as_index=False)[["train_loss", "validation_loss"]].mean()
+    for index, (arm, rows) in enumerate(means.groupby("arm", sort=False)):
+        colour = COLOURS[index % len(COLOURS)]
+        figure.add_scatter(
+            x=rows["epoch"], y=rows["validation_loss"], name=f"{arm}, held out", line_color=colour, legendgroup=arm
+        )
+        figure.add_scatter(
+            x=rows["epoch"],
+            y=rows["train_loss"],
+            name=f"{arm}, training",
+            line={"color": colour, "dash": "dot"},
+            legendgroup=arm,
+        )
+    return _finish(figure, "Main training", "epoch", "loss (nats per token)").update_xaxes(dtick=1)
+
+
+def position_perplexity(positions: pd.DataFrame) -> go.Figure:
+    """Perplexity by the number of tokens that came before in the window.
+
+    Parameters
+    ----------
+    positions
+        Columns arm, start, end, perplexity; one row a band of positions, arm and seed.
+    """
+    means = positions.groupby(["arm", "start", "end"], sort=False, as_index=False)["perplexity"].mean()
+    means["band"] = means["start"].astype(str) + "-" + means["end"].astype(str)
+    figure = _lines(means, "band", "perplexity", "arm")
+    return _finish(figure, "Perplexity by position in the window", "tokens before", "perplexity")
+
+
+def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
+    """Every seed of every arm as a dot, the mean of each arm as a bar beside the name.
+
+    Parameters
+    ----------
+    results
+        Columns arm, seed and ``metric``.
+    metric
+        The column to draw.
+    label
+        The axis title, with its unit.
+    """
+    order = results.groupby("arm")[metric].mean().sort_values().index
+    figure = go.Figure()
+    for index, arm in enumerate(order):
+        rows = results[results["arm"] == arm]
+        colour = COLOURS[index % len(COLOURS)]
+        figure.add_scatter(
+            x=rows[metric],
+            y=[arm] * len(rows),
+            mode="markers",
+            marker={"color": colour, "size": 9, "opacity": 0.7},
+            text=[f"seed {seed}" for seed in rows["seed"]],
+            showlegend=False,
+        )
+        figure.add_scatter(
+            x=[rows[metric].mean()],
+            y=[arm],
+            mode="markers",
+            marker={"color": colour, "symbol": "line-ns-open", "size": 26, "line_width": 3},
+            showlegend=False,
+        )
+    figure = _finish(figure, f"{label}: every seed, and the mean of each arm", label, "")
+    return figure.update_yaxes(autorange="reversed")
+
+
+def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
+    """Bits per byte against the bytes a token leaves in the cache, with the front that nothing beats on both.
+
+    Parameters
+    ----------
+    summary
+        Columns arm, kv_bytes_per_token, bits_per_byte, and low and high, the ends of its interval (NaN for one seed).
+    """
+    figure = go.Figure()
+    ordered = summary.sort_values(["kv_bytes_per_token", "bits_per_byte"])
+    front = ordered[ordered["bits_per_byte"] <= ordered["bits_per_byte"].cummin()]
+    front = front.drop_duplicates("bits_per_byte")
+    figure.add_scatter(
+        x=front["kv_bytes_per_token"],
+        y=front["bits_per_byte"],
+        mode="lines",
+        line={"color": "#999999", "dash": "dot", "shape": "hv"},
+        name="nothing is better on both",
+    )
+    figure.add_scatter(
+        x=summary["kv_bytes_per_token"],
+        y=summary["bits_per_byte"],
+        mode="markers+text",
+        text=summary["arm"],
+        textposition="top center",
+        marker={"size": 11, "color": COLOURS[0]},
+        error_y={
+            "array": summary["high"] - summary["bits_per_byte"],
+            "arrayminus": summary["bits_per_byte"] - summary["low"],
+            "thickness": 1.5,
+        },
+        name="mean over seeds, 95 % interval",
+    )
+    title = "Quality against memory: down and to the left is better"
+    return _finish(figure, title, "KV cache (bytes per token, measured)", "bits per byte, held out", log_x=True)
+
+
+def attention_biases(biases: dict[str, ArrayLike], limit: float = 2.0) -> go.Figure:
+    """Heat maps of attention biases side by side: rows are queries, columns keys; what is hidden stays white.
+
+    Parameters
+    ----------
+    biases
+        Bias (T, T) by title; -inf where a key is hidden.
+    limit
+        Size of the bias at which the colour saturates.
+    """
+    figure = make_subplots(cols=len(biases), subplot_titles=list(biases), horizontal_spacing=0.08)
+    for column, bias in enumerate(biases.values(), start=1):
+        numbers = np.asarray(bias, dtype=float)
+        visible = np.where(np.isfinite(numbers), numbers, np.nan)
+        figure.add_heatmap(
+            z=visible,
+            col=column,
+            row=1,
+            colorscale="RdBu",
+            zmin=-limit,
+            zmax=limit,
+            showscale=column == len(biases),
+            colorbar={"title": "bias"},
+            hovertemplate="query %{y}, key %{x}: %{z:.3f}<extra></extra>",
+        )
+        size = numbers.shape[0]
+        # Right of this line lies the future.
+        figure.add_scatter(
+            x=[0.5, size - 0.5],
+            y=[0.5, size - 0.5],
+            mode="lines",
+            line={"color": "black", "width": 1, "dash": "dot"},
+            showlegend=False,
+            hoverinfo="skip",
+            col=column,
+            row=1,
+        )
+    figure = _finish(figure, "What each query may see, and at what cost", "key position", "query position")
+    return figure.update_yaxes(autorange="reversed")
+
+
+def certificate(checks: pd.DataFrame) -> go.Figure:
+    """Largest change of a logit that no later token may change, check by check, beside the change it must see.
+
+    Parameters
+    ----------
+    checks
+        Columns model, name, change, power.
+    """
+    floor = 1e-18
+    figure = go.Figure()
+    for index, (model, rows) in enumerate(checks.groupby("model", sort=False)):
+        colour = COLOURS[index % len(COLOURS)]
+        for column, symbol, meaning in (("change", "circle", "forbidden"), ("power", "x-thin-open", "required")):
+            figure.add_scatter(
+                x=rows[column].clip(lower=floor),
+                y=rows["name"],
+                mode="markers",
+                marker={"color": colour, "symbol": symbol, "size": 10},
+                name=f"{model}: {meaning} change",
+            )
+    figure = _finish(figure, "The causality certificate", "largest change (zero drawn at 1e-18)", "", log_x=True)
+    return figure.update_layout(height=HEIGHT + 120).update_yaxes(autorange="reversed", automargin=True)
+
+
+def against_context_length(frame: pd.DataFrame, column: str, title: str, label: str) -> go.Figure:
+    """One quantity of several models over the length of the context, both axes logarithmic.
+
+    Parameters
+    ----------
+    frame
+        Columns model, tokens and ``column``.
+    column
+        What to draw.
+    title
+        The figure's title.
+    label
+        The axis title, with its unit.
+    """
+    return _finish(_lines(frame, "tokens", column, "model"), title, "context (tokens)", label, log_x=True, log_y=True)
+
+
+def extrapolation(frame: pd.DataFrame, trained_length: int) -> go.Figure:
+    """Perplexity on windows longer than those of training.
+
+    Parameters
+    ----------
+    frame
+        Columns arm, seq_length, perplexity; one row a length, arm and seed.
+    trained_length
+        Where training ended, in tokens.
+    """
+    means = frame.groupby(["arm", "seq_length"], sort=False, as_index=False)["perplexity"].mean()
+    figure = _lines(means, "seq_length", "perplexity", "arm")
+    figure.add_vline(x=trained_length, line_dash="dot", annotation_text="trained up to here")
+    return _finish(figure, "Beyond the training length", "window (tokens)", "perplexity", log_y=True)
+
+
+def directions(results: pd.DataFrame) -> go.Figure:
+    """Forward and backward perplexity of facts, arm by arm.
+
+    Parameters
+    ----------
+    results
+        Columns arm, forward_perplexity, backward_perplexity; one row an arm and seed.
+    """
+    means = results.groupby("arm", sort=False, as_index=False)[["forward_perplexity", "backward_perplexity"]].mean()
+    figure = go.Figure()
+    for index, direction in enumerate(("forward", "backward")):
+        figure.add_bar(x=means["arm"], y=means[f"{direction}_perplexity"], name=direction, marker_color=COLOURS[index])
+    return _finish(figure, "Facts asked forward and backward", "", "perplexity of the answer", log_y=True)
+
+
+def visible_slots(mask: ArrayLike, slots: Sequence[str]) -> go.Figure:
+    """Which remembered vectors each position attends to.
+
+    Parameters
+    ----------
+    mask
+        True where the position (row) sees the slot (column), (T, slots).
+    slots
+        Name of each slot.
+    """
+    figure = go.Figure()
+    figure.add_heatmap(
+        z=np.asarray(mask, dtype=float),
+        x=list(slots),
+        colorscale=[[0, "#FFFFFF"], [1, COLOURS[0]]],
+        showscale=False,
+        xgap=1,
+    )
+    figure = _finish(figure, "What a position attends to", "remembered context", "position (tokens)")
+    return figure.update_yaxes(autorange="reversed")

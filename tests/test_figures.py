@@ -1,0 +1,131 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from newllm import figures
+from newllm.models.position import build_alibi_bias_causal
+
+HISTORY = pd.DataFrame(
+    {
+        "iteration": [1, 2, 3],
+        "distance_term": [-0.1, -0.2, -0.3],
+        "centroid_term": [2.0, 1.0, 0.5],
+        "loss": [1.9, 0.8, 0.2],
+        "convergence_rate": [0.0, 0.5, 0.96],
+        "effective_rank": [10.0, 20.0, 30.0],
+    }
+)
+EPOCHS = pd.DataFrame(
+    {
+        "arm": ["pythia", "pythia", "pythia", "dproj", "dproj", "dproj"],
+        "seed": [0, 1, 0, 0, 1, 0],
+        "epoch": [1, 1, 2, 1, 1, 2],
+        "train_loss": [6.0, 5.0, 4.0, 6.2, 5.2, 4.2],
+        "validation_loss": [5.0, 4.0, 3.0, 5.2, 4.2, 3.2],
+    }
+)
+
+
+def series(figure):
+    return {trace.name: trace for trace in figure.data}
+
+
+def test_loss_terms_are_drawn_as_given():
+    drawn = series(figures.loss_terms(HISTORY))
+    assert list(drawn["distance term"].y) == [-0.1, -0.2, -0.3]
+    assert list(drawn["centroid term"].y) == [2.0, 1.0, 0.5]
+
+
+def test_convergence_is_in_percent_and_marks_its_target():
+    figure = figures.convergence(HISTORY, target=0.95)
+    assert list(series(figure)["converged tokens"].y) == [0.0, 50.0, 96.0]
+    assert figure.layout.shapes[0].y0 == 95.0
+
+
+def test_spectrum_sums_to_a_hundred_percent_and_falls():
+    drawn = series(figures.spectrum({"untrained": [1.0, 3.0, 6.0]}))["untrained"]
+    assert list(drawn.y) == pytest.approx([60.0, 30.0, 10.0])
+
+
+def test_training_curves_are_means_over_seeds():
+    drawn = series(figures.training_curves(EPOCHS))
+    assert list(drawn["pythia, held out"].y) == [4.5, 3.0]
+    assert list(drawn["dproj, training"].y) == pytest.approx([5.7, 4.2])
+
+
+def test_arms_show_every_seed_and_the_mean_best_first():
+    results = pd.DataFrame({"arm": ["a", "a", "b"], "seed": [0, 1, 0], "perplexity": [30.0, 50.0, 10.0]})
+    figure = figures.arms(results, "perplexity", "perplexity")
+    dots, means = figure.data[0::2], figure.data[1::2]
+    assert [trace.y[0] for trace in dots] == ["b", "a"]
+    assert [list(trace.x) for trace in dots] == [[10.0], [30.0, 50.0]]
+    assert [trace.x[0] for trace in means] == [10.0, 40.0]
+
+
+def test_front_keeps_what_nothing_beats_on_both():
+    summary = pd.DataFrame(
+        {
+            "arm": ["pythia", "narrow", "mla", "worse"],
+            "kv_bytes_per_token": [24576.0, 15360.0, 3072.0, 20000.0],
+            "bits_per_byte": [2.0, 2.2, 2.1, 2.3],
+            "low": [1.9, 2.1, 2.0, np.nan],
+            "high": [2.1, 2.3, 2.2, np.nan],
+        }
+    )
+    drawn = series(figures.quality_against_bytes(summary))
+    assert list(drawn["nothing is better on both"].x) == [3072.0, 24576.0]
+    assert list(drawn["mean over seeds, 95 % interval"].text) == ["pythia", "narrow", "mla", "worse"]
+
+
+def test_a_hidden_key_is_blank_and_a_seen_one_is_not():
+    bias = build_alibi_bias_causal(5, 0.5)
+    figure = figures.attention_biases({"right": bias, "swapped": bias.T})
+    right, swapped = (np.array(trace.z, dtype=float) for trace in figure.data if trace.type == "heatmap")
+    assert np.isnan(right[0, 1])
+    assert right[1, 0] == -0.5
+    assert np.array_equal(np.isnan(swapped), np.isnan(right).T)
+
+
+def test_certificate_draws_forbidden_and_required_change():
+    checks = pd.DataFrame({"model": ["pythia"], "name": ["full pass"], "change": [0.0], "power": [0.1]})
+    drawn = series(figures.certificate(checks))
+    assert list(drawn["pythia: forbidden change"].x) == [1e-18]
+    assert list(drawn["pythia: required change"].x) == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("make", "frame", "expected"),
+    [
+        (
+            figures.position_perplexity,
+            pd.DataFrame({"arm": ["a", "a"], "start": [0, 0], "end": [16, 16], "perplexity": [10.0, 20.0]}),
+            15.0,
+        ),
+        (
+            lambda frame: figures.extrapolation(frame, 128),
+            pd.DataFrame({"arm": ["a", "a"], "seq_length": [128, 128], "perplexity": [10.0, 20.0]}),
+            15.0,
+        ),
+        (
+            lambda frame: figures.against_context_length(frame, "seconds", "Decoding", "seconds"),
+            pd.DataFrame({"model": ["a"], "tokens": [1024], "seconds": [15.0]}),
+            15.0,
+        ),
+        (
+            figures.directions,
+            pd.DataFrame({"arm": ["a"], "forward_perplexity": [15.0], "backward_perplexity": [90.0]}),
+            15.0,
+        ),
+    ],
+)
+def test_curves_hold_the_means_of_their_frame(make, frame, expected):
+    figure = make(frame)
+    assert figure.data[0].y[0] == pytest.approx(expected)
+    assert figure.layout.xaxis.title.text is not None
+    assert figure.layout.yaxis.title.text
+
+
+def test_visible_slots_are_the_mask():
+    figure = figures.visible_slots([[True, False], [True, True]], ["own", "chunk 1"])
+    assert np.array_equal(np.array(figure.data[0].z, dtype=bool), [[True, False], [True, True]])
+    assert list(figure.data[0].x) == ["own", "chunk 1"]
