@@ -138,7 +138,7 @@ def position_perplexity(positions: pd.DataFrame) -> go.Figure:
     positions
         Columns arm, start, end, perplexity; one row a band of positions, arm and seed.
     """
-    means = positions.groupby(["arm", "start", "end"], sort=False, as_index=False)["perplexity"].mean()
+    means = positions.groupby(["arm", "start", "end"], sort=False)[["perplexity"]].mean().reset_index()
     means["band"] = means["start"].astype(str) + "-" + means["end"].astype(str)
     figure = _lines(means, "band", "perplexity", "arm")
     return _finish(figure, "Perplexity by position in the window", "tokens before", "perplexity")
@@ -309,7 +309,7 @@ def extrapolation(frame: pd.DataFrame, trained_length: int) -> go.Figure:
     trained_length
         Where training ended, in tokens.
     """
-    means = frame.groupby(["arm", "seq_length"], sort=False, as_index=False)["perplexity"].mean()
+    means = frame.groupby(["arm", "seq_length"], sort=False)[["perplexity"]].mean().reset_index()
     figure = _lines(means, "seq_length", "perplexity", "arm")
     figure.add_vline(x=trained_length, line_dash="dot", annotation_text="trained up to here")
     return _finish(figure, "Beyond the training length", "window (tokens)", "perplexity", log_y=True)
