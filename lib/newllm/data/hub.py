@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import datasets
 from huggingface_hub import HfApi
 
-from newllm.data.cache import atomic_file
+from newllm.files import write_atomically
 from newllm.folders import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,7 @@ def dataset_revision(repository: str, offline_choice: str) -> str:
     if record.is_file():
         return str(json.loads(record.read_text())["revision"])
     revision = ask_hub(lambda: HfApi().dataset_info(repository, timeout=30).sha, repository, offline_choice)
-    with atomic_file(record) as temporary:
-        temporary.write_text(json.dumps({"repository": repository, "revision": revision}))
+    write_atomically(record, json.dumps({"repository": repository, "revision": revision}))
     return str(revision)
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from newllm.data.cache import atomic_file, cache_key
+from newllm.data.cache import cache_key
 from newllm.data.hub import ask_hub
+from newllm.files import atomic_file
 from newllm.folders import cache_folder
 
 logger = logging.getLogger(__name__)

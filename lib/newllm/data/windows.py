@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from newllm.data.cache import atomic_file, cache_key
+from newllm.data.cache import cache_key
+from newllm.files import atomic_file
 from newllm.folders import cache_folder
 
 logger = logging.getLogger(__name__)

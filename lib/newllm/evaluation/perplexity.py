@@ -84,7 +84,7 @@ class PerplexityReport(Score):
 
 
 @contextmanager
-def _scoring(model: PreTrainedModel, device: torch.device | str | None) -> Iterator[torch.device]:
+def scoring(model: PreTrainedModel, device: torch.device | str | None) -> Iterator[torch.device]:
     """Move a model to its device and into eval mode; the mode is given back."""
     place = torch.device(device) if device is not None else model.device
     was_training = model.training
@@ -106,7 +106,7 @@ def _token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(losses), torch.stack(hits)
 
 
-def _score_rows(model: PreTrainedModel, ids: Tensor, tokens_a_step: int | None) -> tuple[Tensor, Tensor]:
+def score_rows(model: PreTrainedModel, ids: Tensor, tokens_a_step: int | None) -> tuple[Tensor, Tensor]:
     """Score every token of windows (B, T + 1) but the first, each window from an empty cache: (B, T) twice."""
     inputs, targets = ids[:, :-1], ids[:, 1:]
     if tokens_a_step is None:
@@ -147,7 +147,7 @@ def _score_windows(
     losses, hits = [], []
     for first in range(0, windows, rows_at_once):
         ids = _cut(token_ids, first, min(rows_at_once, windows - first), seq_length).to(device)
-        loss, hit = _score_rows(model, ids, tokens_a_step)
+        loss, hit = score_rows(model, ids, tokens_a_step)
         losses.append(loss.cpu().numpy())
         hits.append(hit.cpu().numpy())
     return np.concatenate(losses), np.concatenate(hits)
@@ -182,7 +182,7 @@ def evaluate(
     PerplexityReport
         Token-weighted, in float64 sums whatever the model's dtype.
     """
-    with _scoring(model, device) as place:
+    with scoring(model, device) as place:
         losses, hits = _score_windows(
             model, windows.token_ids, windows.seq_length, len(windows), batch_size, place, tokens_a_step
         )
@@ -240,8 +240,8 @@ def run_on(
     stream = torch.as_tensor(np.asarray(token_ids).astype(np.int64))[None]
     if stream.ndim != 2 or stream.shape[1] < 2:
         raise ValueError(f"a stream must be a row of at least two ids, got the shape {tuple(stream.shape[1:])}")
-    with _scoring(model, device) as place:
-        losses, hits = _score_rows(model, stream.to(place), tokens_a_step)
+    with scoring(model, device) as place:
+        losses, hits = score_rows(model, stream.to(place), tokens_a_step)
     return Score(float(losses.mean()), float(hits.double().mean()), losses.numel(), text_bytes)
 
 
@@ -288,7 +288,7 @@ def extrapolate(
     scored = len(windows) - len(windows) % math.lcm(*factors)
     trained = windows.seq_length
     rows = []
-    with _scoring(model, device) as place:
+    with scoring(model, device) as place:
         for factor in factors:
             length, count = factor * trained, scored // factor
             losses, _ = _score_windows(model, windows.token_ids, length, count, batch_size, place)
