@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 from newllm.models import create, sizes
 from newllm.models.cache import cache_bytes
 from newllm.models.cascade import CascadeContextLLM
-from newllm.models.projection import DiverseProjection
+from newllm.models.projection import DiverseProjection, unroll_side_by_side
 
 EXACT = 1e-9
 VARIANTS = [(context, tied) for context in ("previous", "current") for tied in (True, False)]
@@ -32,6 +32,10 @@ def exact(**overrides) -> CascadeContextLLM:
 
 def tokens(rows: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 512, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def contexts_after(model: CascadeContextLLM, ids: torch.Tensor) -> torch.Tensor:
+    return unroll_side_by_side(model.context_blocks, model.normed_embeddings(ids))
 
 
 def by_definition(model: CascadeContextLLM, ids: torch.Tensor) -> torch.Tensor:
@@ -198,7 +202,7 @@ def test_saved_and_loaded_it_is_the_same_model(tmp_path, context, tied):
 def test_given_contexts_take_the_place_of_the_recurrences(context):
     model = exact(token_context=context)
     ids = tokens(2, 8)
-    read = model.as_read(model.unroll(model.normed_embeddings(ids)))
+    read = model.as_read(contexts_after(model, ids))
     expected = model(ids, labels=ids)
     given = model(ids, contexts=read, labels=ids)
     torch.testing.assert_close(given.logits, expected.logits, rtol=0, atol=EXACT)
@@ -215,7 +219,7 @@ def test_given_contexts_take_the_place_of_the_recurrences(context):
 def test_gradients_reach_what_trains_and_nothing_that_is_frozen(context, tied, collected):
     model = small(token_context=context, tie_word_embeddings=tied).train()
     ids = tokens(2, 8)
-    read = model.as_read(model.unroll(model.normed_embeddings(ids))).detach() if collected else None
+    read = model.as_read(contexts_after(model, ids)).detach() if collected else None
     model.freeze_context_blocks()
     model.embed_in.requires_grad_(False)
     model(ids, labels=ids, contexts=read).loss.backward()

@@ -1,7 +1,6 @@
 """Cascade: several recurrences side by side and one block that reads them; no attention, nothing cached per token."""
 
-from collections.abc import Iterable
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from newllm.models.cache import RecurrentStateLayer
 from newllm.models.config import LanguageModelConfig
 from newllm.models.language_model import LanguageModel
-from newllm.models.projection import DiverseProjection, RecurrenceLinear
+from newllm.models.projection import DiverseProjection, RecurrenceLinear, unroll_side_by_side
 from newllm.models.registry import Size, register
 from newllm.models.step import Step
 
@@ -178,32 +177,10 @@ class CascadeContextLLM(LanguageModel):
         assert state_layer is None or isinstance(state_layer, RecurrentStateLayer)
         state = None if state_layer is None else state_layer.state
         embeds = self.normed_embeddings(step.input_ids)
-        after = self.unroll(embeds, state, step.token_mask)
+        after = unroll_side_by_side(self.context_blocks, embeds, state, step.token_mask)
         if state_layer is not None:
             state_layer.advance(after)
         return self.token_block(self.as_read(after, state), embeds)
-
-    def unroll(self, embeds: Tensor, state: Tensor | None = None, token_mask: Tensor | None = None) -> Tensor:
-        """Run all recurrences along time.
-
-        Parameters
-        ----------
-        embeds
-            Normed embeddings (B, T, E).
-        state
-            Contexts before the first token (B, N P); zero where omitted.
-        token_mask
-            True where a real token stands (B, T); a padding token leaves the contexts unchanged.
-
-        Returns
-        -------
-        Tensor
-            Contexts after each token (B, T, N P), the blocks' widths one after the other.
-        """
-        states = [None] * len(self.context_blocks) if state is None else state.split(self.config.context_dim, dim=-1)
-        blocks = cast(Iterable[DiverseProjection], self.context_blocks)
-        contexts = [block.unroll(embeds, before, token_mask) for block, before in zip(blocks, states, strict=True)]
-        return torch.cat(contexts, dim=-1)
 
     def as_read(self, after: Tensor, state: Tensor | None = None) -> Tensor:
         """Turn the contexts after each token (B, T, N P) into those that the token block reads beside it.

@@ -1,5 +1,8 @@
 """The recurrence that compresses the past: DiverseProjection and its initialisation."""
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -120,3 +123,31 @@ class DiverseProjection(nn.Module):
             context = following
             contexts.append(context)
         return torch.stack(contexts, 1)
+
+
+def unroll_side_by_side(
+    blocks: Iterable[nn.Module], embeds: Tensor, state: Tensor | None = None, token_mask: Tensor | None = None
+) -> Tensor:
+    """Run several recurrences, independent of each other, over the same embeddings.
+
+    Parameters
+    ----------
+    blocks
+        Each a :class:`DiverseProjection`; widths P_1, ..., P_N may differ.
+    embeds
+        Normed embeddings (B, T, E).
+    state
+        Contexts before the first token (B, P_1 + ... + P_N); zero where omitted.
+    token_mask
+        True where a real token stands (B, T); a padding token leaves the contexts unchanged.
+
+    Returns
+    -------
+    Tensor
+        Contexts after each token (B, T, P_1 + ... + P_N), one block's behind the other's.
+    """
+    recurrences = cast(list[DiverseProjection], list(blocks))
+    widths = [block.proj_dim for block in recurrences]
+    states = [None] * len(widths) if state is None else state.split(widths, dim=-1)
+    contexts = [block.unroll(embeds, before, token_mask) for block, before in zip(recurrences, states, strict=True)]
+    return torch.cat(contexts, dim=-1)
