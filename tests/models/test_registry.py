@@ -8,8 +8,20 @@ PARAMETERS_70M = {
     "pythia": 70_426_624,
     "unified": 70_426_624,
     "dproj": 49_519_552,
+    "mla": 68_448_256,
+    "vdproj": 69_245_824,
+    "ka": 70_426_624,
 }
-VALUES_PER_TOKEN_70M = {"pythia": 6144, "unified": 6144, "dproj": 3840, "narrow": 3840, "mqa": 768}
+VALUES_PER_TOKEN_70M = {
+    "pythia": 6144,
+    "unified": 6144,
+    "dproj": 3840,
+    "narrow": 3840,
+    "mqa": 768,
+    "mla": 768,
+    "vdproj": 4992,
+    "ka": 6144,
+}
 
 
 def create_on_meta(*args, **kwargs):

@@ -94,3 +94,10 @@ class DecoderConfig(LanguageModelConfig):
         groups = self.num_key_value_heads
         if groups is not None and (groups < 1 or self.num_attention_heads % groups):
             raise ValueError(f"num_key_value_heads={groups} must divide num_attention_heads={self.num_attention_heads}")
+
+    def refuse_head_groups(self) -> None:
+        """Refuse shared key-value heads, for the methods in which they would mean nothing."""
+        if self.num_key_value_heads is not None:
+            raise ValueError(
+                f"num_key_value_heads={self.num_key_value_heads} is not used by {self.model_type}: leave it out"
+            )

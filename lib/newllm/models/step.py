@@ -98,6 +98,14 @@ class Step:
             self._biases[key] = self._build_bias(encoding, dtype)
         return self._biases[key]
 
+    def explicit_bias(self, encoding: PositionEncoding, dtype: torch.dtype) -> Tensor:
+        """Return :meth:`attention_bias` where no kernel masks by itself: a tensor also for plain causal attention."""
+        bias = self.attention_bias(encoding, dtype)
+        if bias is None:
+            total = self.key_positions.shape[1]
+            bias = causal_mask(self.length, total, dtype, self.input_ids.device)[None, None]
+        return bias
+
     def _build_bias(self, encoding: PositionEncoding, dtype: torch.dtype) -> Tensor | None:
         query_positions = self.key_positions[:, self.past_length :]
         bias = encoding.score_bias(query_positions, self.key_positions, dtype)

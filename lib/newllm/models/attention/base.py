@@ -57,12 +57,23 @@ def attend(
         (B, H, T, d_v).
     """
     bias = step.attention_bias(encoding, queries.dtype)
-    return F.scaled_dot_product_attention(
+    batch, num_heads, length, _ = queries.shape
+    num_groups, _, value_width = values.shape[1:]
+    if length > 1 and value_width < keys.shape[-1]:
+        # Fused kernels want values as wide as keys. For a single query the copy would cost more than they save.
+        values = F.pad(values, (0, keys.shape[-1] - value_width))
+    if length == 1:
+        # One query a head: heads that share keys are the queries of one head, so that each key is read only once.
+        queries = queries.reshape(batch, num_groups, num_heads // num_groups, -1)
+        if bias is not None and bias.shape[1] > 1:
+            bias = bias.reshape(bias.shape[0], num_groups, num_heads // num_groups, -1)
+    output = F.scaled_dot_product_attention(
         queries,
         keys,
         values,
         attn_mask=bias,
-        is_causal=bias is None and step.length > 1,
+        is_causal=bias is None and length > 1,
         scale=scale,
-        enable_gqa=keys.shape[1] != queries.shape[1],
+        enable_gqa=num_groups < num_heads and length > 1,
     )
+    return output[..., :value_width].reshape(batch, num_heads, length, value_width)

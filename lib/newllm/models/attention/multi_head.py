@@ -35,8 +35,8 @@ class MultiHeadAttention(Attention):
         """Values kept for each token."""
         return 2 * self.num_groups * self.head_dim
 
-    def forward(self, hidden: Tensor, step: Step) -> Tensor:
-        """Attend from and to ``hidden`` (B, T, d); returns (B, T, d)."""
+    def project(self, hidden: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, H, T, d_h), keys and values (B, G, T, d_h) of the new tokens, positions encoded."""
         batch, length, _ = hidden.shape
         per_group = self.num_heads // self.num_groups
         # Each group's slice of the fused weight holds its queries, then its key, then its value.
@@ -45,8 +45,12 @@ class MultiHeadAttention(Attention):
         queries = queries.reshape(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
         queries = self.position.rotate(queries, step.positions)
         keys = self.position.rotate(keys.squeeze(3).transpose(1, 2), step.positions)
-        values = values.squeeze(3).transpose(1, 2)
+        return queries, keys, values.squeeze(3).transpose(1, 2)
+
+    def forward(self, hidden: Tensor, step: Step) -> Tensor:
+        """Attend from and to ``hidden`` (B, T, d); returns (B, T, d)."""
+        queries, keys, values = self.project(hidden, step)
         if step.cache is not None:
             keys, values = step.cache.update(keys, values, self.layer_index)
         output = attend(queries, keys, values, step, self.position, self.head_dim**-0.5)
-        return self.dense(output.transpose(1, 2).reshape(batch, length, -1))
+        return self.dense(output.transpose(1, 2).flatten(2))

@@ -1,0 +1,45 @@
+"""V-DProj-Pythia: values are projected to a smaller width, and cached and used at that width."""
+
+from huggingface_hub.dataclasses import strict
+
+from newllm.models.attention.projected_value import ProjectedValueAttention
+from newllm.models.config import DecoderConfig
+from newllm.models.decoder import Decoder
+from newllm.models.registry import register
+
+
+@strict
+class VDProjPythiaConfig(DecoderConfig):
+    """Pythia's shape with narrower values.
+
+    Attributes
+    ----------
+    value_dim
+        Width of the values of all heads together; a multiple of the heads.
+    """
+
+    model_type = "newllm-vdproj"
+
+    value_dim: int = 320
+
+    def validate_architecture(self) -> None:
+        """Refuse shapes that no model can have, naming the field."""
+        super().validate_architecture()
+        self.refuse_head_groups()
+        if self.value_dim < 1 or self.value_dim % self.num_attention_heads:
+            raise ValueError(
+                f"value_dim={self.value_dim} must be a positive multiple of "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+
+
+@register(
+    "vdproj",
+    lambda size: {"value_dim": size.scaled(5, 8)},
+    summary="keys in full and values at 5/8 of the width, in every layer",
+)
+class VDProjPythiaModel(Decoder):
+    """Pythia's blocks with narrow values that are never restored to the full width."""
+
+    config_class = VDProjPythiaConfig
+    attention = ProjectedValueAttention
