@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from newllm.main_training import TrainingResult, duration_text, estimate_seconds, should_stop
-from tests.training_setup import CPU, Data, Settings, Windows, run, tiny_model
+from newllm import models
+from newllm.main_training import TrainingResult, estimate_seconds, should_stop
+from newllm.models.language_model import LanguageModel
+from tests.training_setup import CPU, Data, Windows, run, tiny_model, training
 
 
 class StoppedError(Exception):
@@ -54,7 +56,7 @@ def same_weights(left: torch.nn.Module, right: torch.nn.Module) -> bool:
 
 
 def test_the_best_weights_are_kept_not_the_last(tmp_path):
-    model, result = run(tmp_path, Settings(epochs=8, lr=0.05, patience=3))
+    model, result = run(tmp_path, training(epochs=8, lr=0.05, patience=3))
     losses = [row["validation_loss"] for row in result.history]
     assert result.best_epoch < len(losses), "the settings must overfit for this test to say anything"
     assert losses[result.best_epoch - 1] == min(losses) == result.best_validation_loss
@@ -62,7 +64,7 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
     assert mean_loss(model, Data().validation) == pytest.approx(min(losses), abs=1e-5)
     assert abs(losses[-1] - min(losses)) > 1e-3
 
-    restored, again = run(tmp_path, Settings(epochs=8, lr=0.05, patience=3), callbacks=[StopAt("on_train_begin", 0)])
+    restored, again = run(tmp_path, training(epochs=8, lr=0.05, patience=3), callbacks=[StopAt("on_train_begin", 0)])
     assert same_weights(restored, model)
     assert numbers(again) == numbers(result)
     assert again.resumed and not result.resumed
@@ -124,7 +126,7 @@ def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path, uninterrupted
 
 
 def test_the_best_checkpoint_is_found_after_a_move(tmp_path):
-    settings = Settings(epochs=8, lr=0.05, patience=3)
+    settings = training(epochs=8, lr=0.05, patience=3)
     model, result = run(tmp_path / "straight", settings)
     with pytest.raises(StoppedError):
         run(tmp_path / "here", settings, callbacks=[StopAt("on_step_end", 6 * result.best_epoch + 2)])
@@ -135,13 +137,13 @@ def test_the_best_checkpoint_is_found_after_a_move(tmp_path):
 
 
 def test_another_run_is_not_resumed_by_mistake(tmp_path):
-    run(tmp_path, Settings(epochs=1))
+    run(tmp_path, training(epochs=1))
     with pytest.raises(ValueError, match=r"another training: choose another output folder"):
-        run(tmp_path, Settings(epochs=1, lr=0.5))
+        run(tmp_path, training(epochs=1, lr=0.5))
     with pytest.raises(ValueError, match=r"another seed"):
-        run(tmp_path, Settings(epochs=1), seed=4)
+        run(tmp_path, training(epochs=1), seed=4)
     with pytest.raises(ValueError, match=r"another data"):
-        run(tmp_path, Settings(epochs=1), data=Data(identity={"source": "other"}))
+        run(tmp_path, training(epochs=1), data=Data(identity={"source": "other"}))
 
 
 class Watch(TrainerCallback):
@@ -161,7 +163,7 @@ class Watch(TrainerCallback):
 
 def test_checkpoints_are_few_small_and_hold_nothing_pickled(tmp_path):
     watch = Watch()
-    _, result = run(tmp_path, Settings(epochs=8, lr=0.05, patience=3), callbacks=[watch])
+    _, result = run(tmp_path, training(epochs=8, lr=0.05, patience=3), callbacks=[watch])
     for epoch, files in enumerate(watch.files, start=1):
         assert {Path(name).suffix for name in files} == {".safetensors", ".json"}
         with_optimiser = [name for name in files if "optimizer" in name]
@@ -176,7 +178,7 @@ def test_frozen_parameters_stay_and_are_not_optimised(tmp_path):
     frozen = model.gpt_neox.embed_in.weight.requires_grad_(False)
     before = frozen.clone()
     watch = Watch()
-    run(tmp_path, Settings(epochs=1), model=model, callbacks=[watch])
+    run(tmp_path, training(epochs=1), model=model, callbacks=[watch])
     assert torch.equal(frozen, before)
     assert watch.optimised == {id(value) for value in model.parameters() if value.requires_grad}
 
@@ -187,7 +189,7 @@ def test_the_batch_order_depends_on_the_seed_alone(tmp_path):
         data = Data()
         model = tiny_model(global_seed)
         torch.manual_seed(global_seed)
-        run(tmp_path / str(attempt), Settings(epochs=3, patience=3), model=model, data=data, seed=seed)
+        run(tmp_path / str(attempt), training(epochs=3, patience=3), model=model, data=data, seed=seed)
         orders[seed, global_seed] = data.train.read[-3 * 22 :]
     assert orders[0, 10] == orders[0, 11]
     epochs = [tuple(order[start : start + 22]) for order in (orders[0, 10], orders[1, 10]) for start in (0, 22, 44)]
@@ -201,7 +203,7 @@ def test_the_loss_is_the_plain_token_mean(tmp_path):
     model.config.hidden_dropout = 0.0
     model = type(model)(model.config)
     expected = mean_loss(model, data.train)
-    _, result = run(tmp_path, Settings(epochs=1), model=model, data=data)
+    _, result = run(tmp_path, training(epochs=1), model=model, data=data)
     assert result.history[0]["train_loss"] == pytest.approx(expected, abs=1e-5)
     # 10 held-out windows make batches of 4, 4 and 2.
     assert result.history[0]["validation_loss"] == pytest.approx(mean_loss(model, data.validation), abs=1e-5)
@@ -213,7 +215,7 @@ def test_one_step_is_the_step_of_plain_pytorch(tmp_path):
     for part in [*model.modules(), *reference.modules()]:
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
-    settings = Settings(epochs=1, lr=1e-2, clip=0.5, weight_decay=0.1)
+    settings = training(epochs=1, lr=1e-2, clip=0.5, weight_decay=0.1)
     decayed = [value for value in reference.parameters() if value.ndim > 1]
     others = [value for value in reference.parameters() if value.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -228,12 +230,12 @@ def test_one_step_is_the_step_of_plain_pytorch(tmp_path):
 
 def test_divergence_stops_with_one_sentence(tmp_path):
     with pytest.raises(FloatingPointError, match=r"diverged; lower lr"):
-        run(tmp_path, Settings(lr=1e30, clip=1e30))
+        run(tmp_path, training(lr=1e30, clip=1e30))
 
 
 def test_bfloat16_trains_and_leaves_no_wrapper(tmp_path):
-    _, full = run(tmp_path / "float32", Settings(epochs=1))
-    model, half = run(tmp_path / "bfloat16", Settings(epochs=1, precision="bfloat16"))
+    _, full = run(tmp_path / "float32", training(epochs=1))
+    model, half = run(tmp_path / "bfloat16", training(epochs=1, precision="bfloat16"))
     assert half.history[0]["train_loss"] == pytest.approx(full.history[0]["train_loss"], rel=0.02)
     assert half.history[0]["train_loss"] != full.history[0]["train_loss"]
     assert {value.dtype for value in model.parameters()} == {torch.float32}
@@ -251,9 +253,9 @@ def test_the_estimate_changes_nothing():
     model = tiny_model().eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    seconds = estimate_seconds(model, Data(), Settings(), device=CPU)
+    seconds = estimate_seconds(model, Data(), training(), device=CPU)
     assert 0 < seconds < 60
-    assert estimate_seconds(model, Data(), Settings(epochs=400), device=CPU) > 10 * seconds
+    assert estimate_seconds(model, Data(), training(epochs=400), device=CPU) > 10 * seconds
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(value.grad is None for value in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
@@ -261,7 +263,7 @@ def test_the_estimate_changes_nothing():
 
 
 def test_files_are_readable_without_this_package(tmp_path):
-    model, result = run(tmp_path, Settings(epochs=1))
+    model, result = run(tmp_path, training(epochs=1))
     stored = json.loads((tmp_path / "training.json").read_text())
     assert stored["history"] == result.history
     assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
@@ -278,8 +280,29 @@ def test_early_stopping_counts_epochs_since_the_best(losses, patience):
     assert stopped_before == (since_best >= patience)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "1 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
-)
-def test_durations_read_well(seconds, text):
-    assert duration_text(seconds) == text
+@pytest.mark.parametrize("name", ["pythia", "dproj"])
+def test_our_models_train_stop_and_resume(tmp_path, name):
+    """A model of the registry, its recurrence frozen where it has one: the same road, to the last bit."""
+
+    def fresh() -> LanguageModel:
+        torch.manual_seed(0)
+        model = models.create(name, "tiny")
+        model.freeze_context_blocks()
+        return model
+
+    def trained(folder: Path, **arguments: Any) -> tuple[LanguageModel, TrainingResult]:
+        model = fresh()
+        _, result = run(folder, training(epochs=2, lr=1e-3), model=model, **arguments)
+        return model, result
+
+    model, result = trained(tmp_path / "straight")
+    with pytest.raises(StoppedError):
+        trained(tmp_path / "stopped", callbacks=[StopAt("on_step_end", 8)])
+    resumed_model, resumed = trained(tmp_path / "stopped")
+    assert numbers(resumed) == numbers(result)
+    assert same_weights(resumed_model, model)
+    assert result.history[-1]["validation_loss"] == pytest.approx(mean_loss(model, Data().validation), abs=1e-5)
+    frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
+    start = fresh().state_dict()
+    assert bool(frozen) == (name == "dproj")
+    assert all(torch.equal(model.state_dict()[name], start[name]) for name in frozen)

@@ -230,13 +230,6 @@ class TestFigures:
         assert len(drawn) == 2
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (42, "42 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (59.7, "1 min 00 s")]
-)
-def test_durations_are_said_as_people_say_them(seconds, text):
-    assert runs.describe_seconds(seconds) == text
-
-
 def test_the_newest_finished_run_tells_how_long_the_next_takes():
     assert runs.earlier_seconds("02_main_training", "smoke") is None
     for index, (lr, seconds) in enumerate([(1.0, 10.0), (2.0, 20.0)]):

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, TrainerCallback
 
 from newllm import checkpoints, main_training
+from newllm.config import TrainingParameters
 from newllm.main_training import TrainingResult, train
 
 VOCABULARY = 64
@@ -19,18 +20,9 @@ LENGTH = 16
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Settings:
-    epochs: int = 6
-    lr: float = 0.02
-    batch_size: int = 4
-    clip: float = 1.0
-    patience: int = 1
-    precision: str = "float32"
-    weight_decay: float = 0.01
-
-    def but(self, **changes: Any) -> "Settings":
-        return replace(self, **changes)
+def training(**changes: Any) -> TrainingParameters:
+    """Settings of a training that stops early: after 4 epochs, the third one being the best."""
+    return TrainingParameters(**{"epochs": 6, "lr": 0.02, "batch_size": 4, **changes})
 
 
 class Windows(Dataset[dict[str, torch.Tensor]]):
@@ -76,12 +68,14 @@ def tiny_model(seed: int = 0) -> GPTNeoXForCausalLM:
     return GPTNeoXForCausalLM(config)
 
 
-def run(folder: Path, settings: Settings | None = None, **arguments: Any) -> tuple[GPTNeoXForCausalLM, TrainingResult]:
+def run(
+    folder: Path, settings: TrainingParameters | None = None, **arguments: Any
+) -> tuple[GPTNeoXForCausalLM, TrainingResult]:
     """Train in ``folder`` with whatever is not given as usual."""
     model = arguments.pop("model", None) or tiny_model()
     data = arguments.pop("data", None) or Data()
     given: dict[str, Any] = {"seed": 3, "device": CPU, **arguments}
-    return model, train(model, data, settings or Settings(), folder, **given)
+    return model, train(model, data, settings or training(), folder, **given)
 
 
 def kill() -> None:

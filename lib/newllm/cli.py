@@ -17,11 +17,11 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from newllm.config import NOTEBOOKS, ParameterError, RunParameters, load_parameters, profiles, refuse_unknown
+from newllm.durations import describe_seconds
 from newllm.folders import project_root
 from newllm.runs import (
     Run,
     RunError,
-    describe_seconds,
     draw_pictures,
     earlier_seconds,
     load_records,

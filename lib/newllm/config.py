@@ -158,6 +158,7 @@ class ComparisonParameters(_Group):
 
     arms: Names
     seeds: Seeds
+    processes: Count = Field(1, description="cells trained side by side, each on its share of the cores")
 
 
 class SeedParameters(_Group):
@@ -185,7 +186,7 @@ class RunParameters(_Group):
 
     def identity(self) -> dict[str, Any]:
         """Return, as plain JSON values, the parameters that decide the result: all but where and whether to run."""
-        return self.model_dump(mode="json", exclude={"output_folder", "rerun"})
+        return self.model_dump(mode="json", exclude={"output_folder", "rerun", "processes"})
 
     def fingerprint(self) -> str:
         """Return eight hexadecimal digits which differ where the identity differs."""
@@ -202,7 +203,13 @@ class ProjectionTraining(ProjectionDataParameters, ModelParameters, SeedParamete
     notebook = "01_projection_training"
 
 
-class MainTraining(ProjectionDataParameters, ModelParameters, TrainingParameters, ComparisonParameters, RunParameters):
+class ExperimentParameters(
+    ProjectionDataParameters, ModelParameters, TrainingParameters, ComparisonParameters, RunParameters
+):
+    """What every notebook that trains and compares arms has."""
+
+
+class MainTraining(ExperimentParameters):
     """Notebook 02: whole models trained and compared, arm by arm."""
 
     notebook = "02_main_training"

@@ -24,6 +24,8 @@ from newllm.checkpoints import (
     SafeTrainer,
     last_complete_checkpoint,
 )
+from newllm.config import TrainingParameters
+from newllm.durations import describe_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -32,39 +34,6 @@ TIMED_STEPS = 2
 FORWARD_SHARE = 1 / 3
 # accelerate shuffles epoch e with the seed data_seed + e: neighbouring seeds must not share their epochs' orders.
 SEED_SPACING = 1000
-_FIELDS = ("epochs", "lr", "batch_size", "clip", "patience", "precision", "weight_decay")
-
-
-class TrainingSettings(Protocol):
-    """What main training reads of a run's parameters."""
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the training windows, at most."""
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of AdamW, constant."""
-
-    @property
-    def batch_size(self) -> int:
-        """Windows per step."""
-
-    @property
-    def clip(self) -> float:
-        """Largest norm of the gradient."""
-
-    @property
-    def patience(self) -> int:
-        """Epochs without a better held-out loss after which training stops."""
-
-    @property
-    def precision(self) -> str:
-        """``float32``, or ``bfloat16`` for mixed precision."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Decay of the weight matrices; biases and norms are not decayed."""
 
 
 class TrainingData(Protocol):
@@ -77,6 +46,10 @@ class TrainingData(Protocol):
     @property
     def validation(self) -> Dataset[dict[str, torch.Tensor]]:
         """Held-out windows."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the windows depend on."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +83,6 @@ class TrainingResult:
         return sum(row["tokens_per_second"] * row["seconds"] for row in self.history) / seconds
 
 
-def duration_text(seconds: float) -> str:
-    """Say a duration as a person would: ``45 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def should_stop(losses: list[float], patience: int) -> bool:
     """Tell whether the last ``patience`` held-out losses all failed to beat the best one before them.
 
@@ -126,7 +92,7 @@ def should_stop(losses: list[float], patience: int) -> bool:
 
 
 def estimate_seconds(
-    model: PreTrainedModel, data: TrainingData, parameters: TrainingSettings, *, device: torch.device
+    model: PreTrainedModel, data: TrainingData, parameters: TrainingParameters, *, device: torch.device
 ) -> float:
     """Estimate how long training lasts if no epoch is saved by early stopping, by timing a few steps.
 
@@ -175,7 +141,7 @@ def collate(windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 def train(
     model: PreTrainedModel,
     data: TrainingData,
-    parameters: TrainingSettings,
+    parameters: TrainingParameters,
     folder: Path,
     *,
     seed: int,
@@ -200,7 +166,7 @@ def train(
     data
         Training windows and held-out windows (SPEC section 2).
     parameters
-        Epochs, learning rate and the other settings of ``TrainingSettings``.
+        Epochs, learning rate and the other settings of main training.
     folder
         Where checkpoints and the result go; one folder a run.
     seed
@@ -247,14 +213,17 @@ def train(
         len(data.train),  # type: ignore[arg-type]
         len(earlier) + 1,
         epochs,
-        duration_text(seconds),
+        describe_seconds(seconds),
     )
 
     use_cache = model.config.use_cache
     trainer = _trainer(model, data, parameters, folder, seed, device, callbacks or [])
     trainer.args.num_train_epochs = epochs
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(
+            resume_from_checkpoint=str(checkpoint) if checkpoint else None,
+            ignore_keys_for_eval=["logits", "past_key_values"],
+        )
     finally:
         # Whoever uses the model next shall not find the wrapper of mixed precision, nor its cache switched off.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -275,13 +244,13 @@ def _losses(checkpoint: Path | None) -> list[float]:
     return [row["validation_loss"] for row in _history(log)]
 
 
-def _settings(model: PreTrainedModel, data: TrainingData, parameters: TrainingSettings, seed: int) -> dict[str, Any]:
+def _settings(model: PreTrainedModel, data: TrainingData, parameters: TrainingParameters, seed: int) -> dict[str, Any]:
     """Everything that decides the numbers of a run, for the check that a resumed run is the same run."""
     config = model.config.to_dict()
     return {
         "seed": seed,
-        "training": {name: getattr(parameters, name) for name in _FIELDS},
-        "data": getattr(data, "identity", None),
+        "training": parameters.model_dump(include=set(TrainingParameters.model_fields)),
+        "data": data.identity,
         "windows": [len(data.train), len(data.validation)],  # type: ignore[arg-type]
         "model": {name: config[name] for name in sorted(config) if name != "transformers_version"},
         "frozen": sorted(name for name, value in model.named_parameters() if not value.requires_grad),
@@ -321,7 +290,7 @@ def _write_text(file: Path, text: str) -> None:
 def _trainer(
     model: PreTrainedModel,
     data: TrainingData,
-    parameters: TrainingSettings,
+    parameters: TrainingParameters,
     folder: Path,
     seed: int,
     device: torch.device,
@@ -450,7 +419,7 @@ class Progress(TrainerCallback):
             row["train_loss"],
             row["validation_loss"],
             row["tokens_per_second"],
-            duration_text(row["seconds"] * (args.num_train_epochs - row["epoch"])),
+            describe_seconds(row["seconds"] * (args.num_train_epochs - row["epoch"])),
         )
 
     def on_train_end(
