@@ -46,6 +46,7 @@ def prepare() -> None:
     if missing:
         _install(missing)
     _show_messages()
+    _show_figures()
 
 
 def missing_packages() -> list[str]:
@@ -91,3 +92,11 @@ def _show_messages() -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+def _show_figures() -> None:
+    """Store figures in the notebook as data, without plotly's own four megabytes; Colab draws in its own way."""
+    if "google.colab" not in sys.modules:
+        import plotly.io  # here, because it may have been installed a moment ago
+
+        plotly.io.renderers.default = "plotly_mimetype"
