@@ -1,0 +1,209 @@
+"""The reversal curse: whether a fact that was taught in one direction is known in the other."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from newllm.data.facts import Fact
+from newllm.evaluation.perplexity import score_rows, scoring
+from newllm.evaluation.statistics import Interval, bootstrap_interval
+
+SENTENCES_AT_ONCE = 16
+DIRECTIONS = ("forward", "backward")
+
+
+@dataclass(frozen=True)
+class ReversalReport:
+    """How well facts are known in the direction in which they were taught, and in the other.
+
+    Attributes
+    ----------
+    forward_perplexity, backward_perplexity
+        Per token, over the whole sentences of all facts; padding does not count.
+    margins
+        By direction ("forward", "backward"): log-probability of the right answer after its prompt minus the mean of the
+        wrong ones, nats, averaged over facts, with a bootstrap interval. Above zero, the model knows it; a model that
+        has only seen the words often has no margin.
+    categories
+        One row a category and one for all facts ("all"): category, facts, forward_perplexity, backward_perplexity,
+        ratio, gap, and for each direction margin, margin_low, margin_high and first (share of facts whose right answer
+        is the likeliest of its kind).
+    facts
+        One row a fact: category, the sentence in each direction, its perplexity, margin and rank of the right answer
+        among those of its category (1 is best).
+    """
+
+    forward_perplexity: float
+    backward_perplexity: float
+    margins: dict[str, Interval]
+    categories: pd.DataFrame
+    facts: pd.DataFrame
+
+    @property
+    def ratio(self) -> float:
+        """Forward over backward perplexity; 1 is best."""
+        return self.forward_perplexity / self.backward_perplexity
+
+    @property
+    def gap(self) -> float:
+        """Backward minus forward perplexity; 0 is best."""
+        return self.backward_perplexity - self.forward_perplexity
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """Ids of a sentence, of which the last ``answer`` ones are its answer."""
+
+    ids: list[int]
+    answer: int
+
+
+def evaluate_reversal_curse(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Fact],
+    device: torch.device | str | None = None,
+) -> ReversalReport:
+    """Ask facts in both directions.
+
+    A perplexity alone does not tell knowledge from fluency: backward sentences are rarer English. So each prompt is
+    also asked with the wrong names, those of the other facts of its category, and the right name must win. Each name is
+    right once and wrong for the others, so how likely a name is by itself cancels in the mean margin of a category.
+
+    Parameters
+    ----------
+    model
+        Any causal language model.
+    tokenizer
+        The model's tokenizer. Sentences stand after its end-of-text token, as documents do in training.
+    pairs
+        Facts; a category needs two of them for a wrong name.
+    device
+        Where to score; the model's own device where omitted.
+
+    Returns
+    -------
+    ReversalReport
+        Both perplexities, their ratio and gap, and the margins, for all facts and by category.
+
+    Raises
+    ------
+    ValueError
+        Where there are no facts, or a category has one fact only.
+    """
+    wrong = _wrong_answers(pairs)
+    asked = list(_questions(pairs, wrong))
+    sentences = [_tokenise(tokenizer, prompt, answer) for prompt, answer in asked]
+    with scoring(model, device) as place:
+        losses = _score(model, sentences, place)
+    return _report(pairs, wrong, sentences, losses)
+
+
+def _wrong_answers(pairs: Sequence[Fact]) -> list[list[Fact]]:
+    """For each fact, the others of its category whose answers differ from its own in both directions."""
+    if not pairs:
+        raise ValueError("the reversal curse needs facts, got none")
+    wrong = []
+    for fact in pairs:
+        others = [
+            other
+            for other in pairs
+            if other.category == fact.category and other.object != fact.object and other.subject != fact.subject
+        ]
+        if not others:
+            raise ValueError(
+                f"category {fact.category!r} needs a fact with other names, to ask {fact.forward!r} with a wrong one"
+            )
+        wrong.append(others)
+    return wrong
+
+
+def _questions(pairs: Sequence[Fact], wrong: list[list[Fact]]) -> Iterator[tuple[str, str]]:
+    """Prompt and answer of each fact, the right answer before the wrong ones, forward before backward."""
+    for fact, others in zip(pairs, wrong, strict=True):
+        for named in (fact, *others):
+            yield fact.forward_prompt, named.forward_answer
+        for named in (fact, *others):
+            yield fact.backward_prompt, named.backward_answer
+
+
+def _tokenise(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> _Sentence:
+    start = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
+    # The answer begins with a space, where byte-level tokenizers split; any that merges across it is met half-way.
+    shared = next((place for place, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
+    return _Sentence([*start, *whole], max(1, len(whole) - shared))
+
+
+def _score(model: PreTrainedModel, sentences: list[_Sentence], device: torch.device) -> list[np.ndarray]:
+    """Losses of each sentence's tokens but the first, in the order given.
+
+    Sentences are padded on the right: no token sees what follows it, so padding changes nothing and is cut off.
+    """
+    losses: list[np.ndarray] = [np.empty(0)] * len(sentences)
+    by_length = sorted(range(len(sentences)), key=lambda index: len(sentences[index].ids))
+    for first in range(0, len(by_length), SENTENCES_AT_ONCE):
+        chosen = by_length[first : first + SENTENCES_AT_ONCE]
+        longest = len(sentences[chosen[-1]].ids)
+        ids = torch.zeros(len(chosen), longest, dtype=torch.long)
+        for row, index in enumerate(chosen):
+            ids[row, : len(sentences[index].ids)] = torch.tensor(sentences[index].ids)
+        found = score_rows(model, ids.to(device), tokens_a_step=None)[0].cpu().numpy()
+        for row, index in enumerate(chosen):
+            losses[index] = found[row, : len(sentences[index].ids) - 1]
+    return losses
+
+
+def _report(
+    pairs: Sequence[Fact], wrong: list[list[Fact]], sentences: list[_Sentence], losses: list[np.ndarray]
+) -> ReversalReport:
+    answers = [-loss[-sentence.answer :].sum() for loss, sentence in zip(losses, sentences, strict=True)]
+    rows = []
+    place = 0
+    for fact, others in zip(pairs, wrong, strict=True):
+        row: dict[str, object] = {"category": fact.category}
+        for direction in DIRECTIONS:
+            right, *mistaken = answers[place : place + 1 + len(others)]
+            row |= {
+                direction: getattr(fact, direction),
+                f"{direction}_loss": losses[place].sum(),
+                f"{direction}_tokens": losses[place].size,
+                f"{direction}_perplexity": float(np.exp(losses[place].mean())),
+                f"{direction}_margin": right - float(np.mean(mistaken)),
+                f"{direction}_rank": 1 + sum(score >= right for score in mistaken),
+            }
+            place += 1 + len(others)
+        rows.append(row)
+    facts = pd.DataFrame(rows)
+    groups = [(str(category), group) for category, group in facts.groupby("category", sort=False)]
+    categories = pd.DataFrame([_summary(category, group) for category, group in [*groups, ("all", facts)]])
+    everything = categories.iloc[-1]
+    return ReversalReport(
+        forward_perplexity=float(everything["forward_perplexity"]),
+        backward_perplexity=float(everything["backward_perplexity"]),
+        margins={direction: bootstrap_interval(facts[f"{direction}_margin"]) for direction in DIRECTIONS},
+        categories=categories,
+        facts=facts.drop(columns=[f"{direction}_{part}" for direction in DIRECTIONS for part in ("loss", "tokens")]),
+    )
+
+
+def _summary(category: str, group: pd.DataFrame) -> dict[str, object]:
+    row: dict[str, object] = {"category": category, "facts": len(group)}
+    perplexities = []
+    for direction in DIRECTIONS:
+        perplexities.append(float(np.exp(group[f"{direction}_loss"].sum() / group[f"{direction}_tokens"].sum())))
+        row[f"{direction}_perplexity"] = perplexities[-1]
+    row["ratio"] = perplexities[0] / perplexities[1]
+    row["gap"] = perplexities[1] - perplexities[0]
+    for direction in DIRECTIONS:
+        margin = bootstrap_interval(group[f"{direction}_margin"])
+        row[f"{direction}_margin"] = margin.mean
+        row[f"{direction}_margin_low"] = margin.low
+        row[f"{direction}_margin_high"] = margin.high
+        row[f"{direction}_first"] = float((group[f"{direction}_rank"] == 1).mean())
+    return row
