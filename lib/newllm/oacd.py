@@ -20,6 +20,10 @@ class OacdTerms(NamedTuple):
     distance: Tensor
     centroid: Tensor
 
+    def loss(self, centroid_weight: float) -> Tensor:
+        """Add the terms up, ``distance + centroid_weight * centroid``."""
+        return self.distance + centroid_weight * self.centroid
+
 
 def oacd_terms(x: Tensor) -> OacdTerms:
     """Compute both terms of the OACD loss of contexts ``x`` (n, P).
@@ -65,5 +69,4 @@ def oacd_loss(x: Tensor, centroid_weight: float = 0.1) -> Tensor:
     ValueError
         Where ``x`` is not a matrix with at least one row.
     """
-    terms = oacd_terms(x)
-    return terms.distance + centroid_weight * terms.centroid
+    return oacd_terms(x).loss(centroid_weight)
