@@ -149,6 +149,12 @@ def test_a_writer_killed_half_way_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_written_can_be_read_by_those_who_can_read_other_files(tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    path = write_atomically(tmp_path / "value.json", "{}")
+    assert path.stat().st_mode == (tmp_path / "other.json").stat().st_mode
+
+
 class TestLoadRecords:
     @pytest.fixture
     def frame(self, tmp_path):

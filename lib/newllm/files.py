@@ -1,7 +1,6 @@
 """How files are written: whole or not at all, and JSON without numbers that JSON does not have."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +24,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         Where the file shall stand. Its folder is made where it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Not tempfile: its files can be read by their owner alone, and outputs may lie in a shared folder.
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb") as file:
