@@ -240,7 +240,8 @@ def test_trained_end_to_end_every_parameter_has_a_gradient(context):
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        ({"token_context": "next"}, "choose one of"),
+        ({"token_context": "next"}, "choose one of previous, current"),
+        ({"data_split": "half"}, "choose one of disjoint, full"),
         ({"num_blocks": 0}, "num_blocks=0 must be at least 1"),
         ({"context_dim": -4}, "context_dim=-4 must be at least 1"),
         ({"num_hidden_layers": 4}, "no setting 'num_hidden_layers'"),

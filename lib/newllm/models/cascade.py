@@ -1,6 +1,6 @@
 """Cascade: several recurrences side by side and one block that reads them; no attention, nothing cached per token."""
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +10,15 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from newllm.models.cache import RecurrentStateLayer
-from newllm.models.config import LanguageModelConfig
+from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection, RecurrenceLinear, unroll_side_by_side
 from newllm.models.registry import Size, register
 from newllm.models.step import Step
 
-TokenContext = Literal["previous", "current"]
-
 
 @strict
-class CascadeConfig(LanguageModelConfig):
+class CascadeConfig(BorrowedEmbeddingConfig):
     """N recurrences of width P over a token embedding of GPT-2's width.
 
     Attributes
@@ -30,28 +28,19 @@ class CascadeConfig(LanguageModelConfig):
     token_context
         Which contexts the token block reads beside token i: ``previous`` (after token i - 1) or ``current`` (after
         token i).
-    embedding_source
-        Where the token embedding was taken from; None where it was drawn at random.
     """
 
     model_type = "newllm-cascade"
-    # One step a token, which is what generation's own cache is sized by; not a setting.
-    num_hidden_layers = 1
 
-    vocab_size: int = 50257
-    hidden_size: int = 768
     num_blocks: int = 2
     context_dim: int = 500
     token_context: str = "previous"
-    embedding_source: str | None = None
-    tie_word_embeddings: bool = True
 
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
         super().validate_architecture()
         self.require_positive("num_blocks", "context_dim")
-        if self.token_context not in get_args(TokenContext):
-            raise ValueError(f"token_context={self.token_context!r} is unknown: choose one of {get_args(TokenContext)}")
+        self.require_choice("token_context", ("previous", "current"))
 
 
 class TokenBlock(nn.Module):

@@ -1,5 +1,6 @@
 """The parts of a configuration that all models, and all decoders, share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -40,6 +41,45 @@ class LanguageModelConfig(PreTrainedConfig):
         for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+    def require_choice(self, name: str, choices: Sequence[str]) -> None:
+        """Raise ValueError where this field is none of ``choices``."""
+        if getattr(self, name) not in choices:
+            raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {', '.join(choices)}")
+
+
+@strict
+class BorrowedEmbeddingConfig(LanguageModelConfig):
+    """What the models have that stand on the token embedding of another model, GPT-2's in the first place.
+
+    Attributes
+    ----------
+    freeze_embedding
+        Whether training leaves the token embedding as it is.
+    embedding_source
+        Whose embedding to take, as :func:`newllm.embeddings.read_embedding` reads it.
+    embedding_digest
+        Digest of the embedding that was taken, by which training knows that it was; not a setting.
+    data_split
+        What each context block is trained on: its own one of as many contiguous parts of the data (``disjoint``), or
+        all of it (``full``).
+    """
+
+    # One step a token: that is how generation sizes its cache. Not a setting.
+    num_hidden_layers = 1
+
+    vocab_size: int = 50257
+    hidden_size: int = 768
+    tie_word_embeddings: bool = True
+    freeze_embedding: bool = True
+    embedding_source: str | None = None
+    embedding_digest: str | None = None
+    data_split: str = "disjoint"
+
+    def validate_architecture(self) -> None:
+        """Refuse what no model can have, naming the field."""
+        super().validate_architecture()
+        self.require_choice("data_split", ("disjoint", "full"))
 
 
 @strict

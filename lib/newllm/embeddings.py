@@ -1,0 +1,190 @@
+"""Token embeddings that know something: from the hub, from a file, or from one of our own finished runs."""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from newllm.data.hub import ask_hub
+from newllm.data.tokenizers import load_tokenizer, tokenizer_identity
+from newllm.models.language_model import LanguageModel
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "model.safetensors"
+# What input embeddings are called in checkpoints: ours and GPT-NeoX's, GPT-2's, Llama's and its many relatives'.
+NAMES = ("embed_in.weight", "wte.weight", "embed_tokens.weight")
+OFFLINE_CHOICE = "embedding_source: the folder of a finished run"
+
+
+class EmbeddingError(ValueError):
+    """An embedding that cannot be read, or that does not fit; the message says why."""
+
+
+@dataclass(frozen=True)
+class TokenEmbedding:
+    """A trained token embedding, and what it was trained with.
+
+    Attributes
+    ----------
+    weight
+        One row a token (V, E), in float32.
+    source
+        Where it comes from, as given to :func:`read_embedding`.
+    tokenizer_identity
+        Identity of the tokenizer whose ids its rows are; None where the source does not tell.
+    """
+
+    weight: Tensor
+    source: str
+    tokenizer_identity: str | None
+
+    @property
+    def model_settings(self) -> dict[str, int]:
+        """Vocabulary and width of a model that this embedding fits, as config fields."""
+        return {"vocab_size": self.weight.shape[0], "hidden_size": self.weight.shape[1]}
+
+
+def read_embedding(source: str) -> TokenEmbedding:
+    """Read the input embedding of a trained model.
+
+    Parameters
+    ----------
+    source
+        The folder of a finished training run or of a saved model, a ``.safetensors`` file, or a hub id (``gpt2``).
+
+    Returns
+    -------
+    TokenEmbedding
+        The embedding. Of a hub model only ``model.safetensors`` and the tokenizer are fetched.
+
+    Raises
+    ------
+    EmbeddingError
+        Where nothing is there, a run is not finished, or the weights hold no input embedding.
+    HubUnavailableError
+        The hub did not answer.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return TokenEmbedding(_read_weight(_weights_of_folder(path)), source, _identity_of_folder(path))
+    if path.is_file():
+        return TokenEmbedding(_read_weight(path), source, None)
+    if source.startswith((".", "~", "/")) or source.count("/") > 1 or path.suffix == ".safetensors":
+        raise EmbeddingError(f"embedding_source is {source!r}, but there is no such file or folder.")
+    file = ask_hub(lambda: hf_hub_download(source, WEIGHTS), f"{WEIGHTS} of {source}", OFFLINE_CHOICE)
+    tokenizer = load_tokenizer(source, lambda: (), "")
+    return TokenEmbedding(_read_weight(Path(file)), source, tokenizer_identity(tokenizer))
+
+
+def adopt_embedding(model: LanguageModel, embedding: TokenEmbedding, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Give a model a trained token embedding, and note the source in its config.
+
+    Parameters
+    ----------
+    model
+        The model; a head that is tied to the embedding follows it.
+    embedding
+        From :func:`read_embedding`.
+    tokenizer
+        The tokenizer that the model is going to be used with.
+
+    Raises
+    ------
+    EmbeddingError
+        Where the shape is not the model's, or the rows are another tokenizer's ids.
+    """
+    weight = _embedding_of(model)
+    if embedding.tokenizer_identity is None:
+        logger.warning("%s does not say whose token ids its rows are: only their number is checked", embedding.source)
+    elif embedding.tokenizer_identity != tokenizer_identity(tokenizer):
+        raise EmbeddingError(
+            f"the embedding of {embedding.source} belongs to another tokenizer, so its rows are other tokens: use that "
+            "tokenizer for the data, or the embedding of a run on this data."
+        )
+    if embedding.weight.shape != weight.shape or len(embedding.weight) < len(tokenizer):
+        wanted = ", ".join(f"{name}={value}" for name, value in embedding.model_settings.items())
+        raise EmbeddingError(
+            f"the embedding of {embedding.source} is {tuple(embedding.weight.shape)} (tokens, width), the model's is "
+            f"{tuple(weight.shape)} and the tokenizer has {len(tokenizer)} tokens: build the model with {wanted}."
+        )
+    with torch.no_grad():
+        weight.copy_(embedding.weight)
+    model.config.embedding_source = embedding.source
+    model.config.embedding_digest = embedding_digest(model)
+
+
+def embedding_digest(model: LanguageModel) -> str:
+    """Digest (32 hex digits) of a model's token embedding, to tell whether it is the one that was adopted."""
+    weight = _embedding_of(model).detach().cpu().float().contiguous()
+    return hashlib.sha256(weight.numpy().tobytes()).hexdigest()[:32]
+
+
+def refuse_unknowing_embedding(model: LanguageModel) -> None:
+    """Stop before training where the token embedding is frozen, is the head too, and was adopted from nowhere.
+
+    Raises
+    ------
+    EmbeddingError
+        Always then: such a model could only learn random numbers by heart.
+    """
+    weight = _embedding_of(model)
+    is_frozen_and_tied = not weight.requires_grad and model.get_output_embeddings().weight is weight
+    if is_frozen_and_tied and getattr(model.config, "embedding_digest", None) != embedding_digest(model):
+        raise EmbeddingError(
+            "a token embedding that is frozen and tied to the head must come from a trained model: give it one with "
+            "embedding_source (gpt2, a file, or a finished run), train it (freeze_embedding: false), or untie it."
+        )
+
+
+def _embedding_of(model: LanguageModel) -> Tensor:
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _weights_of_folder(folder: Path) -> Path:
+    file = folder / WEIGHTS
+    # Training leaves its settings from the first step on, its result at the end only.
+    if (folder / "settings.json").is_file() and not (folder / "training.json").is_file():
+        raise EmbeddingError(f"the training in {folder} is not finished: run it to its end first.")
+    if not file.is_file():
+        raise EmbeddingError(
+            f"{folder} holds no {WEIGHTS}: name the folder of a finished training or of a saved model."
+        )
+    return file
+
+
+def _identity_of_folder(folder: Path) -> str | None:
+    settings = folder / "settings.json"
+    if settings.is_file():
+        data = json.loads(settings.read_text(encoding="utf-8"))["data"]
+        return None if data is None else data.get("tokenizer_identity")
+    if (folder / "tokenizer.json").is_file():
+        return tokenizer_identity(PreTrainedTokenizerFast.from_pretrained(folder))
+    return None
+
+
+def _read_weight(file: Path) -> Tensor:
+    """Input embedding (V, E) of a safetensors file: the tensor with a known name, or the only matrix there is."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            names = list(stored.keys())
+            found = [name for name in names if name.endswith(NAMES)]
+            matrices = [name for name in names if len(stored.get_slice(name).get_shape()) == 2]
+            chosen = found if len(found) == 1 else matrices
+            if len(chosen) != 1 or chosen[0] not in matrices:
+                raise EmbeddingError(
+                    f"{file} holds {len(found)} input embeddings ({', '.join(NAMES)}) and {len(matrices)} matrices: "
+                    "there must be one of either."
+                )
+            return stored.get_tensor(chosen[0]).float()
+    except SafetensorError as error:
+        raise EmbeddingError(f"{file} is not a safetensors file ({error}).") from error
