@@ -1,14 +1,10 @@
 """The command ``newllm run``: notebooks executed by papermill, each into its run folder, and a table of the results."""
 
 import argparse
-import json
 import logging
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,8 @@ from papermill.exceptions import PapermillExecutionError
 from newllm.config import NOTEBOOKS, ParameterError, RunParameters, load_parameters, profiles, refuse_unknown
 from newllm.durations import describe_seconds
 from newllm.folders import project_root
+from newllm.kernel import kernel_of_this_python
+from newllm.notebooks import refresh
 from newllm.runs import (
     Run,
     RunError,
@@ -36,6 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 a notebook failed, 2 nothing could be started."""
     options = _parser().parse_args(arguments)
     _log_to_the_terminal()
+    status: int = options.command(options)
+    return status
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Do ``newllm run``: execute notebooks into their run folders and show the table of their results."""
     try:
         given = read_assignments(options.parameters)
         if options.rerun:
@@ -49,6 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if failed:
         logger.error("Failed: %s. What was finished is kept; run the same command again to go on.", ", ".join(failed))
     return 1 if failed else 0
+
+
+def refresh_command(options: argparse.Namespace) -> int:
+    """Do ``newllm refresh``: execute the notebooks where they are, so that they can be read without running."""
+    try:
+        names = [_full_name(name) for name in options.notebooks or available_notebooks()]
+    except ParameterError as error:
+        logger.error("%s", error)
+        return 2
+    for name in names:
+        started = time.monotonic()
+        refresh(notebooks_folder() / f"{name}.ipynb")
+        logger.info("%s is refreshed, in %s.", name, describe_seconds(time.monotonic() - started))
+    return 0
 
 
 def notebooks_folder() -> Path:
@@ -160,7 +178,7 @@ def show_results(planned: Sequence[RunParameters]) -> None:
 def _execute(notebook: str, run: Run, passed: Mapping[str, Any]) -> None:
     """Run papermill; the notebook stands in the run folder as failed.ipynb until its last cell is done."""
     unfinished = run.folder / "failed.ipynb"
-    with _kernel_of_this_python():
+    with kernel_of_this_python():
         papermill.execute_notebook(
             notebooks_folder() / f"{notebook}.ipynb",
             unfinished,
@@ -171,33 +189,6 @@ def _execute(notebook: str, run: Run, passed: Mapping[str, Any]) -> None:
             log_output=True,
         )
     unfinished.replace(run.folder / f"{notebook}.ipynb")
-
-
-@contextmanager
-def _kernel_of_this_python() -> Iterator[None]:
-    """Make the kernel ``python3`` this interpreter with this library, whatever is installed under that name."""
-    before = os.environ.get("JUPYTER_PATH")
-    with tempfile.TemporaryDirectory() as folder:
-        kernel = Path(folder) / "kernels" / "python3"
-        kernel.mkdir(parents=True)
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        library = os.pathsep.join(filter(None, [str(project_root() / "lib"), os.environ.get("PYTHONPATH")]))
-        description = {
-            "argv": command,
-            "display_name": "Python 3",
-            "language": "python",
-            "env": {"PYTHONPATH": library},
-        }
-        (kernel / "kernel.json").write_text(json.dumps(description), encoding="utf-8")
-        # Jupyter looks into JUPYTER_PATH before the user's and the system's kernels.
-        os.environ["JUPYTER_PATH"] = os.pathsep.join([folder, before] if before else [folder])
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["JUPYTER_PATH"]
-            else:
-                os.environ["JUPYTER_PATH"] = before
 
 
 def _full_name(name: str) -> str:
@@ -271,7 +262,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="key=value",
         help="replace a parameter; repeatable",
     )
+    run.set_defaults(command=run_command)
     run.add_argument("--rerun", action="store_true", help="delete what is finished and run it again")
+    refresh = commands.add_parser("refresh", help="execute the committed notebooks in place, with pictures (smoke)")
+    refresh.add_argument("notebooks", nargs="*", help="numbers or names; all of them if none")
+    refresh.set_defaults(command=refresh_command)
     return parser
 
 

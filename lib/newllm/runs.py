@@ -166,7 +166,7 @@ class Run:
 
     def record(self) -> Record:
         """Read the result of a finished run."""
-        return Record.model_validate_json((self.folder / RECORD_FILE).read_bytes())
+        return read_record(self.folder)
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a value as JSON in one step; a number that is not finite becomes null."""
@@ -186,6 +186,11 @@ class Run:
 
     def _write_state(self, *, finished: bool, seconds: float | None) -> None:
         self.write_json(STATE_FILE, {"finished": finished, "seconds": seconds, "identity": self.identity})
+
+
+def read_record(folder: Path) -> Record:
+    """Read the result that a finished run left in its folder."""
+    return Record.model_validate_json((folder / RECORD_FILE).read_bytes())
 
 
 def open_run(parameters: RunParameters) -> Run:
@@ -231,7 +236,7 @@ def load_records(folder: Path) -> pandas.DataFrame:
     rows = []
     for path in sorted(folder.rglob(RECORD_FILE)):
         try:
-            record = Record.model_validate_json(path.read_bytes())
+            record = read_record(path.parent)
         except ValidationError as error:
             logger.warning("%s is not a record of this version and is left out: %s", path, error.errors()[0]["msg"])
             continue

@@ -61,6 +61,19 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         ids = torch.from_numpy(self.token_ids[start : start + self.seq_length + 1].astype(np.int64))
         return {"input_ids": ids, "labels": ids}
 
+    def stream(self, windows: int | None = None) -> Tensor:
+        """Return the ids of the first windows (all if None) as one run-on stream (windows * seq_length,).
+
+        Raises
+        ------
+        ValueError
+            Where there are not so many windows.
+        """
+        count = len(self) if windows is None else windows
+        if not 1 <= count <= len(self):
+            raise ValueError(f"there are {len(self)} windows, not {count}")
+        return torch.from_numpy(self.token_ids[: count * self.seq_length].astype(np.int64))
+
 
 def smallest_id_type(vocabulary_size: int) -> type[np.uint16] | type[np.uint32]:
     """Type in which every id of the vocabulary fits."""
