@@ -1,6 +1,5 @@
 """Embeddings from a run, a folder, a file and the hub: the right rows, or a sentence that says what is wrong."""
 
-import json
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from newllm.embeddings import (
 )
 from newllm.models import create
 from newllm.models.language_model import LanguageModel
+from newllm.runs import Run
 
 
 def byte_tokenizer(first: int = 0) -> PreTrainedTokenizerFast:
@@ -49,21 +49,20 @@ def weight_of(anything: LanguageModel) -> torch.Tensor:
     return weight.detach()
 
 
-def saved_run(folder: Path, finished: bool = True, identity: str | None = None) -> LanguageModel:
-    """What main training leaves of a baseline."""
+def finished_run(folder: Path, tokenizer: PreTrainedTokenizerFast = TOKENIZER) -> LanguageModel:
+    """What an experiment leaves of a baseline."""
     trained = model("pythia", seed=1)
-    folder.mkdir()
-    known = {"tokenizer_identity": identity or tokenizer_identity(TOKENIZER)}
-    (folder / "settings.json").write_text(json.dumps({"data": known}))
-    if finished:
-        (folder / "training.json").write_text("{}")
-        save_file(dict(trained.state_dict()), folder / "model.safetensors")
+    run = Run(folder, {})
+    run.start()
+    trained.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    run.finish(1.0)
     return trained
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_embedding_of_a_finished_run_is_taken_over(tmp_path, tied):
-    trained = saved_run(tmp_path / "run")
+    trained = finished_run(tmp_path / "run")
     taker = model(tie_word_embeddings=tied)
     adopt_embedding(taker, read_embedding(str(tmp_path / "run")), TOKENIZER)
     assert torch.equal(weight_of(taker), weight_of(trained))
@@ -76,13 +75,14 @@ def test_the_embedding_of_a_finished_run_is_taken_over(tmp_path, tied):
 
 
 def test_an_unfinished_run_is_refused(tmp_path):
-    saved_run(tmp_path / "run", finished=False)
+    finished_run(tmp_path / "run")
+    Run(tmp_path / "run", {}).start()
     with pytest.raises(EmbeddingError, match="not finished"):
         read_embedding(str(tmp_path / "run"))
 
 
 def test_a_run_with_another_tokenizer_is_refused_though_the_shape_fits(tmp_path):
-    saved_run(tmp_path / "run", identity=tokenizer_identity(byte_tokenizer(first=1)))
+    finished_run(tmp_path / "run", byte_tokenizer(first=1))
     with pytest.raises(EmbeddingError, match="another tokenizer"):
         adopt_embedding(model(), read_embedding(str(tmp_path / "run")), TOKENIZER)
 
@@ -107,19 +107,21 @@ def test_a_file_is_read_with_a_warning_that_its_tokenizer_is_unknown(tmp_path, c
     assert "only their number is checked" in caplog.text
 
 
+def test_padding_of_the_vocabulary_becomes_the_mean_row(tmp_path):
+    weight = torch.randn(VOCABULARY, 64)
+    save_file({"wte.weight": weight}, tmp_path / "e.safetensors")
+    taker = create("cascade", "tiny", vocab_size=VOCABULARY + 3)
+    adopt_embedding(taker, read_embedding(str(tmp_path / "e.safetensors")), TOKENIZER)
+    assert torch.equal(weight_of(taker)[:VOCABULARY], weight)
+    assert torch.equal(weight_of(taker)[VOCABULARY:], weight.mean(0).expand(3, -1))
+
+
 @pytest.mark.parametrize("shape", [(VOCABULARY, 32), (VOCABULARY + 1, 64), (VOCABULARY - 1, 64)])
 def test_another_shape_is_refused_with_the_settings_that_fit(tmp_path, shape):
     save_file({"wte.weight": torch.zeros(shape)}, tmp_path / "e.safetensors")
     embedding = read_embedding(str(tmp_path / "e.safetensors"))
     with pytest.raises(EmbeddingError, match=f"build the model with vocab_size={shape[0]}, hidden_size={shape[1]}"):
         adopt_embedding(model(), embedding, TOKENIZER)
-
-
-def test_a_vocabulary_smaller_than_the_tokenizers_is_refused_though_the_shape_fits(tmp_path):
-    save_file({"wte.weight": torch.zeros(200, 64)}, tmp_path / "e.safetensors")
-    taker = create("cascade", "tiny", vocab_size=200)
-    with pytest.raises(EmbeddingError, match="the tokenizer has 257 tokens"):
-        adopt_embedding(taker, read_embedding(str(tmp_path / "e.safetensors")), TOKENIZER)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_only_an_embedding_that_knows_nothing_is_refused(tmp_path):
                 refuse_unknowing_embedding(taker)
         else:
             refuse_unknowing_embedding(taker)
-    saved_run(tmp_path / "run")
+    finished_run(tmp_path / "run")
     adopted = model()
     adopt_embedding(adopted, read_embedding(str(tmp_path / "run")), TOKENIZER)
     adopted.requires_grad_(False)

@@ -153,6 +153,28 @@ class TrainingParameters(_Group):
     weight_decay: Annotated[Real, Field(ge=0)] = 0.01
 
 
+class StreamParameters(ProjectionParameters, TrainingParameters):
+    """Training of the models that read contexts of one run-on stream (cascade, context-kv), which has its own rates."""
+
+    stream_lr: Annotated[Real, Field(gt=0)] = Field(0.001, description="lr of what reads the contexts")
+    stream_tokens: Count = Field(1000, description="tokens of a step, one stretch of the stream")
+    stream_projection_lr: Annotated[Real, Field(gt=0)] = Field(0.002, description="projection_lr of context blocks")
+    stream_proj_noise: Annotated[Real, Field(ge=0)] = Field(0.1, description="proj_noise of context blocks")
+    stream_max_iterations: Annotated[Whole, Field(ge=2)] = Field(60, description="max_iterations of context blocks")
+    stream_convergence_target: Annotated[Real, Field(gt=0, le=1)] = Field(
+        0.9, description="convergence_target of context blocks"
+    )
+
+    def for_context_blocks(self) -> Self:
+        """Return these parameters with the stream's own values where projection training reads them."""
+        names = ("projection_lr", "proj_noise", "max_iterations", "convergence_target")
+        return self.model_copy(update={name: getattr(self, f"stream_{name}") for name in names})
+
+    def for_reader(self, batch_size: int) -> Self:
+        """Return these parameters with the stream's own lr, and so many stretches a step, for main training."""
+        return self.model_copy(update={"lr": self.stream_lr, "batch_size": batch_size})
+
+
 class ComparisonParameters(_Group):
     """Which arms are compared, and over which seeds. `newllm.experiment` says which arms there are."""
 
@@ -204,7 +226,7 @@ class ProjectionTraining(ProjectionDataParameters, ModelParameters, SeedParamete
 
 
 class ExperimentParameters(
-    ProjectionDataParameters, ModelParameters, TrainingParameters, ComparisonParameters, RunParameters
+    ProjectionDataParameters, ModelParameters, StreamParameters, ComparisonParameters, RunParameters
 ):
     """What every notebook that trains and compares arms has."""
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from newllm.data.hub import ask_hub
 from newllm.data.tokenizers import load_tokenizer, tokenizer_identity
 from newllm.models.language_model import LanguageModel
+from newllm.runs import SAVED_MODEL, STATE_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +47,6 @@ class TokenEmbedding:
     source: str
     tokenizer_identity: str | None
 
-    @property
-    def model_settings(self) -> dict[str, int]:
-        """Vocabulary and width of a model that this embedding fits, as config fields."""
-        return {"vocab_size": self.weight.shape[0], "hidden_size": self.weight.shape[1]}
-
 
 def read_embedding(source: str) -> TokenEmbedding:
     """Read the input embedding of a trained model.
@@ -58,7 +54,7 @@ def read_embedding(source: str) -> TokenEmbedding:
     Parameters
     ----------
     source
-        The folder of a finished training run or of a saved model, a ``.safetensors`` file, or a hub id (``gpt2``).
+        The folder of a finished run or of a saved model, a ``.safetensors`` file, or a hub id (``gpt2``).
 
     Returns
     -------
@@ -74,7 +70,8 @@ def read_embedding(source: str) -> TokenEmbedding:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return TokenEmbedding(_read_weight(_weights_of_folder(path)), source, _identity_of_folder(path))
+        folder = _model_folder(path)
+        return TokenEmbedding(_read_weight(folder / WEIGHTS), source, _identity_of_folder(folder))
     if path.is_file():
         return TokenEmbedding(_read_weight(path), source, None)
     if source.startswith((".", "~", "/")) or source.count("/") > 1 or path.suffix == ".safetensors":
@@ -85,7 +82,9 @@ def read_embedding(source: str) -> TokenEmbedding:
 
 
 def adopt_embedding(model: LanguageModel, embedding: TokenEmbedding, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Give a model a trained token embedding, and note the source in its config.
+    """Give a model a trained token embedding, and note in its config where it came from.
+
+    The model's vocabulary may be padded: rows beyond the embedding's become its mean row.
 
     Parameters
     ----------
@@ -109,14 +108,17 @@ def adopt_embedding(model: LanguageModel, embedding: TokenEmbedding, tokenizer: 
             f"the embedding of {embedding.source} belongs to another tokenizer, so its rows are other tokens: use that "
             "tokenizer for the data, or the embedding of a run on this data."
         )
-    if embedding.weight.shape != weight.shape or len(embedding.weight) < len(tokenizer):
-        wanted = ", ".join(f"{name}={value}" for name, value in embedding.model_settings.items())
+    rows, width = embedding.weight.shape
+    if width != weight.shape[1] or not len(tokenizer) <= rows <= weight.shape[0]:
         raise EmbeddingError(
-            f"the embedding of {embedding.source} is {tuple(embedding.weight.shape)} (tokens, width), the model's is "
-            f"{tuple(weight.shape)} and the tokenizer has {len(tokenizer)} tokens: build the model with {wanted}."
+            f"the embedding of {embedding.source} is {(rows, width)} (tokens, width), the model's is "
+            f"{tuple(weight.shape)} and the tokenizer has {len(tokenizer)} tokens: build the model with "
+            f"vocab_size={rows}, hidden_size={width}."
         )
     with torch.no_grad():
-        weight.copy_(embedding.weight)
+        weight[:rows] = embedding.weight.to(weight)
+        # Ids that pad the vocabulary stand for no text: an average row never makes them likely.
+        weight[rows:] = embedding.weight.mean(0).to(weight)
     model.config.embedding_source = embedding.source
     model.config.embedding_digest = embedding_digest(model)
 
@@ -150,26 +152,21 @@ def _embedding_of(model: LanguageModel) -> Tensor:
     return weight
 
 
-def _weights_of_folder(folder: Path) -> Path:
-    file = folder / WEIGHTS
-    # Training leaves its settings from the first step on, its result at the end only.
-    if (folder / "settings.json").is_file() and not (folder / "training.json").is_file():
-        raise EmbeddingError(f"the training in {folder} is not finished: run it to its end first.")
-    if not file.is_file():
-        raise EmbeddingError(
-            f"{folder} holds no {WEIGHTS}: name the folder of a finished training or of a saved model."
-        )
-    return file
+def _model_folder(folder: Path) -> Path:
+    """Folder of the saved model: of a run's folder, the one in it."""
+    if (folder / STATE_FILE).is_file():
+        if not json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["finished"]:
+            raise EmbeddingError(f"the run in {folder} is not finished: run it to its end first.")
+        folder = folder / SAVED_MODEL
+    if not (folder / WEIGHTS).is_file():
+        raise EmbeddingError(f"{folder} holds no {WEIGHTS}: name the folder of a finished run or of a saved model.")
+    return folder
 
 
 def _identity_of_folder(folder: Path) -> str | None:
-    settings = folder / "settings.json"
-    if settings.is_file():
-        data = json.loads(settings.read_text(encoding="utf-8"))["data"]
-        return None if data is None else data.get("tokenizer_identity")
-    if (folder / "tokenizer.json").is_file():
-        return tokenizer_identity(PreTrainedTokenizerFast.from_pretrained(folder))
-    return None
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    return tokenizer_identity(PreTrainedTokenizerFast.from_pretrained(folder))
 
 
 def _read_weight(file: Path) -> Tensor:

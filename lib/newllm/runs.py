@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 STATE_FILE = "run.json"
 RECORD_FILE = "record.json"
 FIGURES_FOLDER = "figures"
+SAVED_MODEL = "model"
 
 
 class RunError(RuntimeError):
