@@ -26,8 +26,11 @@ class Windows(Protocol):
     """What the measures need of :class:`newllm.data.TokenWindows`."""
 
     seq_length: int
-    token_ids: NDArray[np.integer]
     text_bytes: int
+
+    @property
+    def token_ids(self) -> NDArray[np.integer]:
+        """Ids (N * seq_length + 1,)."""
 
     def __len__(self) -> int:
         """Return the number of windows."""

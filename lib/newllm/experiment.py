@@ -1,0 +1,445 @@
+"""The experiment: an arm and a seed become a trained, evaluated, certified and recorded model; arms are compared."""
+
+import logging
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from newllm.arms import Arm
+from newllm.config import ExperimentParameters
+from newllm.convergence import effective_rank
+from newllm.data import TextData
+from newllm.data.tokenizers import tokenizer_identity
+from newllm.durations import describe_seconds
+from newllm.evaluation.cache import measure
+from newllm.evaluation.causality import certify
+from newllm.evaluation.diagnosis import diagnose
+from newllm.evaluation.perplexity import PerplexityReport, evaluate
+from newllm.evaluation.statistics import mean_interval, paired_difference
+from newllm.main_training import TrainingResult, estimate_seconds, train
+from newllm.models.language_model import LanguageModel
+from newllm.models.projection import DiverseProjection
+from newllm.projection_training import (
+    DESCRIPTION,
+    ProjectionResult,
+    load_projection,
+    save_projection,
+    train_projections,
+)
+from newllm.runs import CacheSize, CertificateResult, Continuation, Record, Run, load_records
+
+logger = logging.getLogger(__name__)
+
+PROMPTS = ("The people of the United States", "At the end of the year")
+CONTINUATION_TOKENS = 40
+EVALUATION_FILE = "evaluation.json"
+MEASURES = ("perplexity", "bits_per_byte", "accuracy", "effective_rank", "convergence_rate")
+
+
+class CertificateError(RuntimeError):
+    """A model that sees the future, or may; nothing is recorded of it."""
+
+
+class ComparisonError(RuntimeError):
+    """Some cells of a comparison failed, after all the others were finished."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a recipe did.
+
+    Attributes
+    ----------
+    main
+        Main training.
+    projection
+        Projection training; None where the arm has none.
+    """
+
+    main: TrainingResult
+    projection: ProjectionResult | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm with a seed, and the folder of its run."""
+
+    arm: Arm
+    seed: int
+    parameters: ExperimentParameters
+    folder: Path
+
+    def run(self) -> Run:
+        """Open the run of the cell; it stays the same when arms or seeds are added to the comparison."""
+        identity = self.parameters.identity() | {"arms": [self.arm.name], "seeds": [self.seed]}
+        return Run(self.folder / f"{self.arm.folder_name}-seed{self.seed}", identity)
+
+
+Treatment = Callable[["Cell", LanguageModel, TextData, Path, torch.device], ProjectionResult | None]
+Recipe = Callable[["Cell", LanguageModel, TextData, Path, torch.device], Trained]
+
+
+def train_and_freeze_projection(
+    cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device
+) -> ProjectionResult:
+    """Treatment ``oacd``: train the recurrences on the first ``projection_samples`` windows, then freeze them."""
+    place, identity = folder / "projection", tokenizer_identity(data.tokenizer)
+    if (place / DESCRIPTION).exists():
+        # The model was killed later, in main training.
+        result = load_projection(place, model, identity)
+    else:
+        ids = data.train.token_ids[: cell.parameters.projection_samples * data.train.seq_length]
+        stream = torch.from_numpy(np.asarray(ids).astype(np.int64))
+        result = train_projections(model, stream, cell.parameters, device=device, seed=cell.seed, resume_folder=place)
+        save_projection(place, model, result, identity)
+    model.freeze_context_blocks()
+    return result
+
+
+def freeze_projection(cell: Cell, model: LanguageModel, *_: Any) -> None:
+    """Treatment ``random``: the recurrences stay as they were initialised."""
+    model.freeze_context_blocks()
+
+
+def leave_projection(*_: Any) -> None:
+    """Treatment ``end-to-end``, and models without a recurrence: everything trains together."""
+
+
+TREATMENTS: dict[str | None, Treatment] = {
+    "oacd": train_and_freeze_projection,
+    "random": freeze_projection,
+    "end-to-end": leave_projection,
+    None: leave_projection,
+}
+
+
+def train_on_windows(cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device) -> Trained:
+    """Train the recurrences by their treatment, then the rest by cross-entropy, each window from an empty cache."""
+    projection = TREATMENTS[cell.arm.projection](cell, model, data, folder, device)
+    if cell.arm.frozen_embedding:
+        model.get_input_embeddings().requires_grad_(False)
+    main = train(model, data, cell.parameters, folder / "training", seed=cell.seed, device=device)
+    return Trained(main, projection)
+
+
+# A model class names its recipe in `training_recipe`; a new way of training is a function and an entry here.
+RECIPES: dict[str, Recipe] = {"windows": train_on_windows}
+
+
+def run_cell(cell: Cell, data: TextData) -> Record:
+    """Build, train, evaluate, certify and record one arm with one seed; what is finished is read, not run again.
+
+    The folder of the cell then holds ``record.json``, ``evaluation.json`` (positions, window losses, diagnosis),
+    ``history.json`` (main and projection training) and ``model``, which ``from_pretrained`` loads with its tokenizer.
+
+    Parameters
+    ----------
+    cell
+        The arm, the seed and where to.
+    data
+        Training and held-out windows.
+
+    Raises
+    ------
+    CertificateError
+        Where the trained model does not pass the causality certificate.
+    """
+    run = cell.run()
+    if run.is_finished:
+        return run.record()
+    run.start()
+    start = time.perf_counter()
+    device = choose_device(cell.parameters.device)
+    model = cell.arm.build(cell.parameters, len(data.tokenizer), cell.seed)
+    recipe = RECIPES[model.training_recipe]
+    trained = recipe(cell, model.to(device), data, run.folder, device)  # type: ignore[arg-type]
+    model.eval()
+    report = evaluate(model, data.validation, batch_size=cell.parameters.batch_size, device=device)
+    certificate = certify(model)
+    if not certificate.passed:
+        raise CertificateError(f"{cell.arm.name} did not pass the causality certificate: {certificate.failures()[0]}")
+    diagnosis = diagnose(report.perplexity, report.bits_per_byte, model.config.vocab_size)
+    logger.log(logging.WARNING if diagnosis.alarming else logging.INFO, "%s: %s", cell.arm.name, diagnosis.message)
+    record = Record(
+        notebook=cell.parameters.notebook,
+        profile=cell.parameters.profile,
+        arm=cell.arm.name,
+        method=cell.arm.method,
+        size=cell.parameters.size,
+        seed=cell.seed,
+        parameters=run.identity,
+        parameter_count=model.num_parameters(),
+        metrics=_metrics(model, data, report, trained, device),
+        cache=CacheSize.model_validate(_cache_fields(model, data.validation.seq_length)),
+        certificate=CertificateResult(passed=certificate.passed, max_change=certificate.max_change),
+        continuations=tuple(continue_prompts(model, data.tokenizer)),
+        duration_seconds=time.perf_counter() - start,
+    )
+    run.write_json(
+        EVALUATION_FILE,
+        {
+            "positions": report.positions.to_dict("records"),
+            "window_losses": report.window_losses.tolist(),
+            "diagnosis": {"verdict": diagnosis.verdict, "message": diagnosis.message},
+            "certificate": certificate.as_dict(),
+        },
+    )
+    run.write_json(
+        "history.json",
+        {"main": trained.main.history, "projection": trained.projection.history if trained.projection else []},
+    )
+    transformers_logging.disable_progress_bar()
+    model.save_pretrained(run.folder / "model")
+    transformers_logging.enable_progress_bar()
+    data.tokenizer.save_pretrained(run.folder / "model")
+    run.finish(record.duration_seconds, record)
+    # The same weights lie in the folder `model` now.
+    (run.folder / "training" / "model.safetensors").unlink(missing_ok=True)
+    return record
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; ``auto`` is the first accelerator, or the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def _cache_fields(model: LanguageModel, tokens: int) -> dict[str, Any]:
+    report = measure(model, tokens)
+    return {name: getattr(report, name) for name in CacheSize.model_fields}
+
+
+def _metrics(
+    model: LanguageModel, data: TextData, report: PerplexityReport, trained: Trained, device: torch.device
+) -> dict[str, float | None]:
+    """Numbers of the record; effective ranks are shares of the width, between 0 and 1."""
+    metrics: dict[str, float | None] = {
+        "perplexity": report.perplexity,
+        "bits_per_byte": report.bits_per_byte,
+        "accuracy": report.accuracy,
+        "validation_loss": report.loss,
+        "best_epoch": trained.main.best_epoch,
+        "epochs": len(trained.main.history),
+        "tokens_per_second": trained.main.tokens_per_second,
+    }
+    if len(model.context_blocks):
+        ranks = [effective_rank(contexts) / contexts.shape[1] for contexts in _contexts(model, data, device)]
+        metrics["effective_rank"] = float(np.mean(ranks))
+    if trained.projection:
+        metrics["convergence_rate"] = trained.projection.convergence_rate
+    return metrics
+
+
+@torch.no_grad()
+def _contexts(model: LanguageModel, data: TextData, device: torch.device) -> Iterator[Tensor]:
+    """Contexts (N * T, P) of each block over the held-out windows, each window from zero, as the model is now."""
+    windows = [data.validation[index]["input_ids"][:-1] for index in range(len(data.validation))]
+    embeds = model.normed_embeddings(torch.stack(windows).to(device))
+    for block in model.context_blocks:
+        yield cast(DiverseProjection, block).unroll(embeds).flatten(0, 1)
+
+
+@torch.no_grad()
+def continue_prompts(model: LanguageModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[Continuation]:
+    """Continue the two fixed prompts greedily, so that a reader sees what the model says."""
+    for prompt in PROMPTS:
+        encoded = tokenizer(prompt, return_tensors="pt").to(model.device)
+        ids = encoded["input_ids"]
+        generated = model.generate(  # type: ignore[misc]
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=CONTINUATION_TOKENS,
+            do_sample=False,
+            # Ids beyond the tokenizer's are padding of the vocabulary and stand for no text.
+            suppress_tokens=list(range(len(tokenizer), model.config.vocab_size)) or None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+        yield Continuation(prompt=prompt, text=tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> pd.DataFrame:
+    """Run every arm with every seed, each in a run folder of its own, and return their records.
+
+    Finished cells are read, killed ones resumed. A cell that fails does not stop the others.
+
+    Parameters
+    ----------
+    parameters
+        Arms, seeds, and all settings of training. ``processes`` cells run side by side, each on its share of the cores.
+    data
+        Training and held-out windows, the same for all.
+    folder
+        Holds one folder a cell, named after arm and seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a cell, as `newllm.runs.load_records` gives them, in the order of arms and seeds.
+
+    Raises
+    ------
+    ArmError
+        Before anything runs, where an arm cannot be built.
+    ComparisonError
+        After everything else has run, where a cell failed.
+    """
+    arms = list(dict.fromkeys(Arm.parse(text) for text in parameters.arms))
+    for arm in arms:
+        arm.check(parameters)
+    cells = [Cell(arm, seed, parameters, folder) for seed in parameters.seeds for arm in arms]
+    waiting = [cell for cell in cells if not cell.run().is_finished]
+    failures = dict(_run_all(waiting, data, parameters)) if waiting else {}
+    if failures:
+        described = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failures.items())
+        raise ComparisonError(
+            f"{len(failures)} of {len(cells)} cells failed, the others are finished and kept ({described})."
+        ) from next(iter(failures.values()))
+    records = load_records(folder).set_index(["arm", "seed"], drop=False)
+    wanted = [(arm.name, seed) for arm in arms for seed in parameters.seeds]
+    return records.loc[wanted].reset_index(drop=True)
+
+
+def _run_all(cells: list[Cell], data: TextData, parameters: ExperimentParameters) -> Iterator[tuple[str, Exception]]:
+    """Run cells in this process or in several; yield those that failed, and say how long the rest will take."""
+    clock = _Clock(cells, data, parameters)
+    if parameters.processes == 1:
+        for cell in cells:
+            try:
+                run_cell(cell, data)
+            except Exception as error:
+                logger.exception("%s with seed %d failed.", cell.arm.name, cell.seed)
+                yield f"{cell.arm.name} with seed {cell.seed}", error
+            clock.finished(cell)
+        return
+    threads = max(1, (os.cpu_count() or 1) // parameters.processes)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(parameters.processes, context, _start_worker, (threads,)) as pool:
+        futures: dict[Future[Record], Cell] = {pool.submit(run_cell, cell, data): cell for cell in cells}
+        for future in as_completed(futures):
+            cell = futures[future]
+            try:
+                future.result()
+            except Exception as error:
+                logger.exception("%s with seed %d failed.", cell.arm.name, cell.seed)
+                yield f"{cell.arm.name} with seed {cell.seed}", error
+            clock.finished(cell)
+
+
+def _start_worker(threads: int) -> None:
+    """Give a process its share of the cores, and leave the terminal to the process that waits for it."""
+    torch.set_num_threads(threads)
+    os.environ["TQDM_DISABLE"] = "1"
+    transformers_logging.set_verbosity_error()
+
+
+class _Clock:
+    """Says how long the cells take: at first by timing a step of each arm, then by what the finished cells took."""
+
+    def __init__(self, cells: list[Cell], data: TextData, parameters: ExperimentParameters) -> None:
+        device = choose_device(parameters.device)
+        by_arm = {
+            arm: estimate_seconds(
+                arm.build(parameters, len(data.tokenizer), cells[0].seed), data, parameters, device=device
+            )
+            for arm in dict.fromkeys(cell.arm for cell in cells)
+        }
+        self.expected = {(cell.arm, cell.seed): by_arm[cell.arm] for cell in cells}
+        self.processes = parameters.processes
+        self.total = len(cells)
+        self.start = time.perf_counter()
+        self.done_share = 0.0
+        logger.info(
+            "%d cells to train: about %s at most, projection training aside.",
+            self.total,
+            describe_seconds(sum(self.expected.values()) / self.processes),
+        )
+
+    def finished(self, cell: Cell) -> None:
+        """Note that a cell is finished, and say what is left."""
+        self.done_share += self.expected.pop((cell.arm, cell.seed))
+        left = sum(self.expected.values())
+        passed = time.perf_counter() - self.start
+        logger.info(
+            "%d of %d cells are finished after %s; about %s left.",
+            self.total - len(self.expected),
+            self.total,
+            describe_seconds(passed),
+            describe_seconds(passed * left / self.done_share),
+        )
+
+
+def summarize_arms(records: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
+    """Compare arms: means with their intervals over seeds, and differences from a baseline on the same windows.
+
+    Parameters
+    ----------
+    records
+        Rows of `compare`.
+    baseline
+        Name of the arm to take differences from; None leaves them out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an arm, the lowest perplexity first: ``arm``, ``seeds``, ``parameter_count``, ``kv_bytes_per_token``;
+        for each measure its mean, ``_low`` and ``_high`` (95 %, Student's t; NaN with one seed); with a baseline,
+        ``difference`` in nats per token (negative is better) with the interval over the windows, seeds averaged, and
+        ``difference_over_seeds_low`` and ``_high``, the interval over the seeds that both arms have.
+    """
+    rows = []
+    for arm, group in records.groupby("arm", sort=False):
+        row: dict[str, Any] = {"arm": arm, "seeds": len(group)}
+        row |= {name: group[name].iloc[0] for name in ("parameter_count", "kv_bytes_per_token")}
+        for measure_name in MEASURES:
+            if measure_name in group and group[measure_name].notna().all():
+                interval = mean_interval(group[measure_name])
+                row |= {
+                    measure_name: interval.mean,
+                    f"{measure_name}_low": interval.low,
+                    f"{measure_name}_high": interval.high,
+                }
+        if baseline is not None and arm != baseline:
+            row |= _difference(group, records[records["arm"] == baseline])
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("perplexity", ignore_index=True)
+
+
+def _difference(group: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
+    """Paired difference of an arm from the baseline, over the seeds that both have."""
+    seeds = sorted(set(group["seed"]) & set(reference["seed"]))
+    if not seeds:
+        return {"difference": math.nan}
+    ours, theirs = (
+        np.stack([_window_losses(frame.set_index("seed").loc[seed, "folder"]) for seed in seeds])
+        for frame in (group, reference)
+    )
+    over_windows = paired_difference(ours.mean(0), theirs.mean(0))
+    over_seeds = paired_difference(ours.mean(1), theirs.mean(1))
+    return {
+        "difference": over_windows.mean,
+        "difference_low": over_windows.low,
+        "difference_high": over_windows.high,
+        "difference_over_seeds_low": over_seeds.low,
+        "difference_over_seeds_high": over_seeds.high,
+    }
+
+
+def _window_losses(folder: Any) -> np.ndarray:
+    """Mean loss of each held-out window (N,) of a finished cell."""
+    return np.asarray(pd.read_json(Path(folder) / EVALUATION_FILE, typ="series")["window_losses"], dtype=np.float64)
