@@ -17,7 +17,7 @@ def failed(certificate: Certificate) -> set[str]:
 def test_sound_models_pass(build):
     certificate = certify(build())
     assert certificate.passed, certificate.failures()
-    assert certificate.max_change < 1e-5
+    assert certificate.max_change < 1e-9
     assert all(check.power > check.change for check in certificate.checks)
 
 
