@@ -433,7 +433,7 @@ def _projection_tensors(model: LanguageModel) -> dict[str, Tensor]:
     embedding = cast(nn.Embedding, model.get_input_embeddings())
     tensors = {"embedding.weight": embedding.weight.detach()}
     for prefix, module in (("embed_norm", model.embed_norm), ("context_blocks", model.context_blocks)):
-        tensors |= {f"{prefix}.{name}": value for name, value in cast(nn.Module, module).state_dict().items()}
+        tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
     return tensors
 
 
@@ -445,7 +445,7 @@ def _projection_config(model: LanguageModel) -> dict[str, Any]:
         "vocab_size": embedding.num_embeddings,
         "embed_dim": embedding.embedding_dim,
         "context_dims": [block.proj_dim for block in blocks],
-        "embed_norm_eps": cast(nn.LayerNorm, model.embed_norm).eps,
+        "embed_norm_eps": model.embed_norm.eps,
     }
 
 

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.cache_utils import CacheLayerMixin
 
 from newllm.models.cache import RecurrentStateLayer
 from newllm.models.config import BorrowedEmbeddingConfig
@@ -95,11 +94,6 @@ class CascadeContextLLM(LanguageModel):
         self.embed_out = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    @property
-    def context_width(self) -> int:
-        """Width N P of all contexts together."""
-        return self.config.num_blocks * self.config.context_dim
-
     def get_input_embeddings(self) -> nn.Module:
         """Return the token embedding."""
         return self.embed_in
@@ -108,64 +102,14 @@ class CascadeContextLLM(LanguageModel):
         """Return the output embedding, which shares its weight with the token embedding where they are tied."""
         return self.embed_out
 
-    def normed_embeddings(self, input_ids: Tensor) -> Tensor:
-        """Return what all blocks read: tokens (...) -> (..., E)."""
-        return self.embed_norm(self.embed_in(input_ids))
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
-        labels: Tensor | None = None,
-        logits_to_keep: int | Tensor = 0,
-        return_dict: bool | None = None,
-        contexts: Tensor | None = None,
-    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Score the next token at every position; all but ``contexts`` as in every model here.
-
-        Parameters
-        ----------
-        contexts
-            What the token block shall read at each position (B, T, N P), collected earlier (:meth:`as_read` of the
-            contexts after each token). The recurrences do not run then, and nothing is cached.
-
-        Raises
-        ------
-        ValueError
-            Where shapes do not fit, or ``contexts`` come with a cache.
-        """
-        if contexts is None:
-            return super().forward(
-                input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                labels=labels,
-                logits_to_keep=logits_to_keep,
-                return_dict=return_dict,
-            )
-        if past_key_values is not None or use_cache:
-            raise ValueError("contexts were collected over whole windows: give them without past_key_values")
-        if contexts.shape != (*input_ids.shape, self.context_width):
-            raise ValueError(
-                f"contexts must be (batch, tokens, blocks x width) = {(*input_ids.shape, self.context_width)}, "
-                f"got {tuple(contexts.shape)}"
-            )
-        hidden = self.token_block(contexts, self.normed_embeddings(input_ids))
-        loss, logits = self.score(hidden, labels, logits_to_keep)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits)
-        return output.to_tuple() if return_dict is False else output
-
     def encode(self, step: Step) -> Tensor:
         """Run the recurrences from the state in the cache, and the token block: (B, T, d)."""
+        embeds = self.normed_embeddings(step.input_ids)
+        if step.contexts is not None:
+            return self.token_block(step.contexts, embeds)
         state_layer = None if step.cache is None else step.cache.layers[0]
         assert state_layer is None or isinstance(state_layer, RecurrentStateLayer)
         state = None if state_layer is None else state_layer.state
-        embeds = self.normed_embeddings(step.input_ids)
         after = unroll_side_by_side(self.context_blocks, embeds, state, step.token_mask)
         if state_layer is not None:
             state_layer.advance(after)

@@ -1,5 +1,6 @@
 """The parts of a configuration that all models, and all decoders, share."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,19 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from newllm.models.position import PositionEncoding, PositionEncodingConfig
+
+logger = logging.getLogger(__name__)
+
+
+def round_to_heads(proj_dim: int, num_heads: int) -> int:
+    """Round a context's width up to a multiple of the heads, with a warning; ValueError below 1."""
+    if proj_dim < 1:
+        raise ValueError(f"proj_dim={proj_dim} must be at least 1")
+    heads = max(1, num_heads)
+    rounded = -(-proj_dim // heads) * heads
+    if rounded != proj_dim:
+        logger.warning("proj_dim %d is rounded up to %d, a multiple of %d heads", proj_dim, rounded, heads)
+    return rounded
 
 
 @strict

@@ -46,7 +46,8 @@ class DecoderLayer(nn.Module):
         hidden
             The residual stream (B, T, d).
         source
-            What attention reads, before its norm (B, T, source_width): the stream itself in most models.
+            What attention reads, before its norm: the stream itself in most models (B, T, source_width), or what is
+            remembered of all tokens so far (B, S, source_width).
         step
             What is known of the tokens.
         """
@@ -60,12 +61,13 @@ class DecoderLayer(nn.Module):
 class DecoderStack(nn.Module):
     """Embedding, blocks and final norm, under the parameter names of GPT-NeoX checkpoints."""
 
-    def __init__(self, config: DecoderConfig, attention: type[Attention], embedding_width: int) -> None:
+    def __init__(
+        self, config: DecoderConfig, attention: type[Attention], embedding_width: int, source_width: int
+    ) -> None:
         super().__init__()
         self.embed_in = nn.Embedding(config.vocab_size, embedding_width)
         self.layers = nn.ModuleList(
-            DecoderLayer(config, attention(config, index), config.hidden_size)
-            for index in range(config.num_hidden_layers)
+            DecoderLayer(config, attention(config, index), source_width) for index in range(config.num_hidden_layers)
         )
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
@@ -81,7 +83,9 @@ class Decoder(LanguageModel):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
-        self.gpt_neox = DecoderStack(config, type(self).attention, self.embedding_width(config))
+        self.gpt_neox = DecoderStack(
+            config, type(self).attention, self.embedding_width(config), self.source_width(config)
+        )
         self.embed_out = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.add_parts(config)
         self.post_init()
@@ -89,6 +93,11 @@ class Decoder(LanguageModel):
     @staticmethod
     def embedding_width(config: DecoderConfig) -> int:
         """Width E of the token embedding: that of the blocks, unless something stands between."""
+        return config.hidden_size
+
+    @staticmethod
+    def source_width(config: DecoderConfig) -> int:
+        """Width of what attention reads: the residual stream's, unless it reads something else."""
         return config.hidden_size
 
     def add_parts(self, config: DecoderConfig) -> None:

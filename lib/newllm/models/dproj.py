@@ -1,6 +1,5 @@
 """DProj-Pythia: the blocks run at the width of a compressed context, so keys and values shrink with it."""
 
-import logging
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -8,13 +7,11 @@ from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin
 
 from newllm.models.cache import RecurrentStateLayer
-from newllm.models.config import DecoderConfig
+from newllm.models.config import DecoderConfig, round_to_heads
 from newllm.models.decoder import Decoder
 from newllm.models.projection import DiverseProjection
 from newllm.models.registry import register
 from newllm.models.step import Step
-
-logger = logging.getLogger(__name__)
 
 
 @strict
@@ -36,16 +33,10 @@ class DProjPythiaConfig(DecoderConfig):
     proj_dim: int = 320
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.proj_dim < 1:
-            raise ValueError(f"proj_dim={self.proj_dim} must be at least 1")
         if self.embedding_size < 1:
             raise ValueError(f"embedding_size={self.embedding_size} must be at least 1")
-        heads = max(1, self.num_attention_heads)
-        rounded = -(-self.proj_dim // heads) * heads
-        if rounded != self.proj_dim:
-            logger.warning("proj_dim %d is rounded up to %d, a multiple of %d heads", self.proj_dim, rounded, heads)
-        self.proj_dim = self.hidden_size = rounded
-        self.intermediate_size = 4 * rounded
+        self.proj_dim = self.hidden_size = round_to_heads(self.proj_dim, self.num_attention_heads)
+        self.intermediate_size = 4 * self.proj_dim
         super().__post_init__(**kwargs)
 
 
@@ -72,16 +63,12 @@ class DProjPythiaModel(Decoder):
         self.embed_norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
         self.context_blocks = nn.ModuleList([DiverseProjection(config.embedding_size, config.proj_dim)])
 
-    def normed_embeddings(self, input_ids: Tensor) -> Tensor:
-        """Return what the recurrence reads: tokens (...) -> (..., E)."""
-        return self.embed_norm(self.gpt_neox.embed_in(input_ids))
-
     def embed(self, step: Step) -> Tensor:
         """Contexts (B, T, P), going on from the state in the cache."""
         state_layer = None if step.cache is None else step.cache.layers[-1]
         assert state_layer is None or isinstance(state_layer, RecurrentStateLayer)
         state = None if state_layer is None else state_layer.state
-        contexts = self.projection.unroll(self.normed_embeddings(step.input_ids), state, step.token_mask)
+        contexts = self.unroll_contexts(self.normed_embeddings(step.input_ids), state, step)
         if state_layer is not None:
             state_layer.advance(contexts)
         return contexts

@@ -79,6 +79,8 @@ class PositionEncoding:
     """The identity encoding, and the interface of all others. Holds no tensors, so nothing can be lost on loading."""
 
     type: ClassVar[str] = "none"
+    # Entries of a head, the first ones, that depend on the position.
+    rotary_dim: int = 0
 
     def __init__(self, config: PositionEncodingConfig, head_dim: int, num_heads: int) -> None:
         self.config = config

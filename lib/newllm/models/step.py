@@ -25,6 +25,9 @@ class Step:
         True where a real token stands (B, S); None where no token is padding.
     cache
         The cache of the tokens before, to be extended; None where nothing is cached.
+    contexts
+        What the model reads of its recurrences at each token of this call (B, T, P), collected before; None where they
+        are to run.
     """
 
     input_ids: Tensor
@@ -32,6 +35,7 @@ class Step:
     key_positions: Tensor
     key_mask: Tensor | None
     cache: Cache | None
+    contexts: Tensor | None = None
     _biases: dict[tuple[int, torch.dtype], Tensor | None] = field(default_factory=dict)
 
     @classmethod
@@ -41,6 +45,7 @@ class Step:
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
         cache: Cache | None,
+        contexts: Tensor | None = None,
     ) -> "Step":
         """Check a call's arguments and derive positions.
 
@@ -70,7 +75,7 @@ class Step:
         positions = key_positions[:, past:] if position_ids is None else position_ids
         if positions.shape[-1] != length:
             raise ValueError(f"position_ids must cover the {length} new tokens, got {tuple(positions.shape)}")
-        return cls(input_ids, positions, key_positions, key_mask, cache)
+        return cls(input_ids, positions, key_positions, key_mask, cache, contexts)
 
     @property
     def length(self) -> int:
