@@ -1,5 +1,6 @@
 """The experiment: an arm and a seed become a trained, evaluated, certified and recorded model; arms are compared."""
 
+import json
 import logging
 import math
 import multiprocessing
@@ -23,6 +24,7 @@ from newllm.config import ExperimentParameters
 from newllm.convergence import effective_rank
 from newllm.data import TextData
 from newllm.data.tokenizers import tokenizer_identity
+from newllm.devices import choose_device
 from newllm.durations import describe_seconds
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
@@ -46,6 +48,7 @@ logger = logging.getLogger(__name__)
 PROMPTS = ("The people of the United States", "At the end of the year")
 CONTINUATION_TOKENS = 40
 EVALUATION_FILE = "evaluation.json"
+HISTORY_FILE = "history.json"
 MEASURES = ("perplexity", "bits_per_byte", "accuracy", "effective_rank", "convergence_rate")
 
 
@@ -198,7 +201,7 @@ def run_cell(cell: Cell, data: TextData) -> Record:
         },
     )
     run.write_json(
-        "history.json",
+        HISTORY_FILE,
         {"main": trained.main.history, "projection": trained.projection.history if trained.projection else []},
     )
     transformers_logging.disable_progress_bar()
@@ -209,14 +212,6 @@ def run_cell(cell: Cell, data: TextData) -> Record:
     # The same weights lie in the folder `model` now.
     (run.folder / "training" / "model.safetensors").unlink(missing_ok=True)
     return record
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` is the first accelerator, or the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
 
 
 def _cache_fields(model: LanguageModel, tokens: int) -> dict[str, Any]:
@@ -438,6 +433,37 @@ def _difference(group: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float
         "difference_over_seeds_low": over_seeds.low,
         "difference_over_seeds_high": over_seeds.high,
     }
+
+
+def histories(records: pd.DataFrame) -> pd.DataFrame:
+    """Read the main training of each record: one row an epoch, with ``arm`` and ``seed``.
+
+    Parameters
+    ----------
+    records
+        Rows of `compare`.
+    """
+    return _rows_of(records, HISTORY_FILE, "main")
+
+
+def positions(records: pd.DataFrame) -> pd.DataFrame:
+    """Read the perplexity by position of each record: one row a band (start, end), with ``arm`` and ``seed``.
+
+    Parameters
+    ----------
+    records
+        Rows of `compare`.
+    """
+    return _rows_of(records, EVALUATION_FILE, "positions")
+
+
+def _rows_of(records: pd.DataFrame, file: str, entry: str) -> pd.DataFrame:
+    """Gather a list of rows from a file in the folder of each record."""
+    frames = []
+    for _, record in records.iterrows():
+        stored = json.loads((record["folder"] / file).read_text(encoding="utf-8"))
+        frames.append(pd.DataFrame(stored[entry]).assign(arm=record["arm"], seed=record["seed"]))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _window_losses(folder: Any) -> np.ndarray:

@@ -3,8 +3,9 @@ import torch
 from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import DynamicLayer
 
+from newllm.evaluation.cache import held_bytes
 from newllm.models import create
-from newllm.models.cache import RecurrentStateLayer, cache_bytes, fill_layers
+from newllm.models.cache import RecurrentStateLayer, fill_layers
 
 IDS = torch.randint(512, (3, 21), generator=torch.Generator().manual_seed(0))
 
@@ -38,9 +39,9 @@ def test_refuses_a_cache_of_fixed_length(model):
 
 def test_bytes_are_those_of_the_tensors(model):
     cache = model.new_cache()
-    assert cache_bytes(cache) == 0
+    assert held_bytes(cache) == 0
     model(IDS, past_key_values=cache)
-    assert cache_bytes(cache) == 3 * model.cached_values(21) * 8
+    assert held_bytes(cache) == 3 * model.cached_values(21) * 8
 
 
 def test_state_owns_its_memory(model):
@@ -64,19 +65,11 @@ def test_crop_with_recording_is_exact(model, removed):
     cache.activate_past_recording()
     model(IDS[:, :8], past_key_values=cache)
     model(IDS[:, 8:], past_key_values=cache)
-    before = cache_bytes(cache)
+    before = held_bytes(cache)
     cache.crop(-removed)
-    assert cache_bytes(cache) < before
+    assert held_bytes(cache) < before
     continued = model(IDS[:, 21 - removed :], past_key_values=cache).logits
     assert torch.allclose(continued, model(IDS).logits[:, 21 - removed :], atol=1e-12, rtol=0)
-
-
-def test_history_is_not_in_the_byte_claim(model):
-    plain, recording = model.new_cache(), model.new_cache()
-    recording.activate_past_recording()
-    for cache in (plain, recording):
-        model(IDS, past_key_values=cache)
-    assert cache_bytes(plain) == cache_bytes(recording)
 
 
 def test_rows_move_with_the_cache(model):

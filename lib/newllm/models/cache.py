@@ -1,4 +1,4 @@
-"""Cache layers that transformers does not have, and byte accounting of any cache.
+"""Cache layers that transformers does not have.
 
 A per-token cache is the stock ``DynamicLayer``. A recurrence remembers one vector a sequence, whatever its length:
 that is :class:`RecurrentStateLayer`, which stands after the stock layers in the same ``DynamicCache``.
@@ -60,7 +60,7 @@ class RecurrentStateLayer(CacheLayerMixin):
         if self.history is None or removed >= self.history.shape[1]:
             recorded = 0 if self.history is None else self.history.shape[1] - 1
             raise RuntimeError(
-                f"a recurrent state cannot be cropped by {removed} tokens, {recorded} are recorded: make the cache "
+                f"a recurrent state cannot be cropped by {removed} tokens, {recorded} are recorded: make a new cache "
                 "with model.new_cache() and call cache.activate_past_recording() before the tokens to be removed"
             )
         self.history = self.history[:, :-removed]
@@ -114,10 +114,6 @@ class RecurrentStateLayer(CacheLayerMixin):
         """Keep the rows ``indices``."""
         self._map_rows(lambda rows: rows[indices])
 
-    def held_tensors(self) -> list[Tensor]:
-        """Tensors that the byte claim counts: the state; recorded history is for :meth:`crop` alone."""
-        return [] if self.state is None else [self.state]
-
 
 def fill_layers(cache: Cache, layout: Sequence[type[CacheLayerMixin]]) -> None:
     """Give a caller's fresh cache the layers that a model needs, in place.
@@ -152,18 +148,3 @@ def fill_layers(cache: Cache, layout: Sequence[type[CacheLayerMixin]]) -> None:
 def _is_unused(layer: Any) -> bool:
     """Whether a layer is a growing one, as generate() makes them before it knows the model, with no token in it."""
     return isinstance(layer, CacheLayerMixin) and not layer.is_initialized and layer.get_max_length() == -1
-
-
-def held_tensors(cache: Cache) -> list[Tensor]:
-    """Return every tensor a cache keeps of the tokens so far, whichever layers it is made of."""
-    tensors: list[Tensor] = []
-    for layer in cache.layers:
-        own = getattr(layer, "held_tensors", None)
-        kept = own() if own else (getattr(layer, "keys", None), getattr(layer, "values", None))
-        tensors += [tensor for tensor in kept if tensor is not None]
-    return tensors
-
-
-def cache_bytes(cache: Cache) -> int:
-    """Bytes of the tensors in a cache, batch included."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in held_tensors(cache))
