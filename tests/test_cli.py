@@ -65,7 +65,7 @@ def test_a_run_is_recorded_skipped_and_run_again_when_asked(notebook, capsys):
     assert list(records["folder"]) == [folder / "dproj-oacd"]
     executed = nbformat.read(folder / "01_projection_training.ipynb", as_version=4)
     assert f"interpreter {sys.executable}" in str(executed.cells)
-    assert not (folder / "failed.ipynb").exists()
+    assert not (folder / "unfinished.ipynb").exists()
     shown = capsys.readouterr().out
     assert all(text in shown for text in ("dproj-oacd", "12,345", "42.50", "passed", "100"))
     assert "none was run before" in shown
@@ -89,12 +89,12 @@ def test_a_failing_notebook_is_reported_and_taken_up(notebook, capsys, monkeypat
     assert "AssertionError: broken on purpose" in shown
     assert "Failed: 01_projection_training" in shown
     assert "42.50" in shown  # the part that was finished
-    assert (folder_of() / "failed.ipynb").is_file()
+    assert (folder_of() / "unfinished.ipynb").is_file()
     monkeypatch.delenv("BREAK")
     assert cli.main(["run", "01"]) == 0
     assert "goes on" in capsys.readouterr().out
     assert (folder_of() / "times").read_text() == "x"  # the finished part was not run again
-    assert not (folder_of() / "failed.ipynb").exists()
+    assert not (folder_of() / "unfinished.ipynb").exists()
 
 
 @pytest.mark.parametrize(

@@ -178,44 +178,48 @@ def test_groups_are_parameters_of_their_own():
 
 
 class TestFromNotebook:
-    """A notebook is its history of executed cells, `In`, and the names they left."""
+    """A notebook is the cells that were executed and the names they left."""
 
-    @staticmethod
-    def read(*cells):
-        namespace: dict = {"In": ["", "from pathlib import Path", *cells]}
-        for cell in cells:
-            exec(cell, namespace)
-        return from_notebook("01_projection_training", namespace)
+    @pytest.fixture
+    def read(self, monkeypatch):
+        def read(*cells):
+            namespace: dict = {}
+            monkeypatch.setattr(config, "executed_cells", ["from pathlib import Path", *cells])
+            for cell in cells:
+                exec(cell, namespace)
+            return from_notebook("01_projection_training", namespace)
 
-    def test_none_leaves_the_profile(self):
-        parameters = self.read("profile = 'smoke'\nsamples = None")
+        return read
+
+    def test_none_leaves_the_profile(self, read):
+        parameters = read("profile = 'smoke'\nsamples = None")
         assert parameters == load_parameters("01_projection_training", "smoke", {})
 
-    def test_papermill_replaces_a_parameter(self):
-        parameters = self.read("profile = 'smoke'\nsamples = None", "# Parameters\nprofile = 'cpu'\nsamples = '3000'\n")
+    def test_papermill_replaces_a_parameter(self, read):
+        parameters = read("profile = 'smoke'\nsamples = None", "# Parameters\nprofile = 'cpu'\nsamples = '3000'\n")
         assert isinstance(parameters, ProjectionTraining)
         assert (parameters.profile, parameters.samples) == ("cpu", 3000)
 
-    def test_papermill_cannot_pass_a_mistyped_name(self):
+    def test_papermill_cannot_pass_a_mistyped_name(self, read):
         with pytest.raises(ParameterError, match=r"sampels.*did you mean samples\?"):
-            self.read("profile = 'smoke'\nsamples = None", "# Parameters\nsampels = 3000\n")
+            read("profile = 'smoke'\nsamples = None", "# Parameters\nsampels = 3000\n")
 
-    def test_a_mistyped_name_in_the_parameters_cell_is_refused_even_as_none(self):
+    def test_a_mistyped_name_in_the_parameters_cell_is_refused_even_as_none(self, read):
         with pytest.raises(ParameterError, match="sampels"):
-            self.read("profile = 'smoke'\nsampels = None")
+            read("profile = 'smoke'\nsampels = None")
 
-    def test_a_corrected_cell_forgets_the_mistake(self):
-        parameters = self.read("profile = 'smoke'\nsampels = 3", "profile = 'smoke'\nsamples = 70")
+    def test_a_corrected_cell_forgets_the_mistake(self, read):
+        parameters = read("profile = 'smoke'\nsampels = 3", "profile = 'smoke'\nsamples = 70")
         assert parameters == load_parameters("01_projection_training", "smoke", {"samples": 70})
 
-    def test_names_of_other_cells_are_no_parameters(self):
-        parameters = self.read("profile = 'smoke'", "widths = [1, 2]", "samples = 9999\nprint(samples)")
+    def test_names_of_other_cells_are_no_parameters(self, read):
+        parameters = read("profile = 'smoke'", "widths = [1, 2]", "samples = 9999\nprint(samples)")
         assert parameters == load_parameters("01_projection_training", "smoke", {})
 
-    def test_the_parameters_cell_must_have_been_run(self):
-        with pytest.raises(ParameterError, match="run the parameters cell"):
-            self.read("samples = 3")
+    def test_the_parameters_cell_must_have_been_run(self, read):
+        with pytest.raises(ParameterError, match="run the first cell"):
+            read("samples = 3")
 
-    def test_a_script_is_sent_to_load_parameters(self):
+    def test_a_script_is_sent_to_load_parameters(self, read):
         with pytest.raises(ParameterError, match="load_parameters"):
             from_notebook("01_projection_training", {"profile": "smoke"})

@@ -1,8 +1,8 @@
 """What a notebook does first: find the clone, see that its packages are there, and show the library's messages.
 
 Every notebook starts with `FIRST_CELL`; it works from the clone's folders and from one level above them (Colab's
-``/content``), and from anywhere once newllm is installed. Only the standard library is imported here, because nothing
-else may be installed yet.
+``/content``), and from anywhere once newllm is installed. Only the standard library and IPython, which every notebook
+has, are imported here, because nothing else may be installed yet.
 """
 
 import importlib.metadata
@@ -13,6 +13,9 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+
+from IPython import get_ipython
+from IPython.core.interactiveshell import ExecutionInfo
 
 FIRST_CELL = """\
 import sys
@@ -26,6 +29,8 @@ sys.path[:0] = [str(clone / "lib") for clone in clones[:1]]
 import newllm.bootstrap
 
 newllm.bootstrap.prepare()"""
+
+executed_cells: list[str] = []  # the source of each cell that was run since `prepare`, the latest last
 
 
 def prepare() -> None:
@@ -45,6 +50,7 @@ def prepare() -> None:
         )
     if missing:
         _install(missing)
+    _remember_cells()
     _show_messages()
     _show_figures()
 
@@ -81,6 +87,20 @@ def _install(requirements: list[str]) -> None:
         constraints.write_text(f"torch=={importlib.metadata.version('torch')}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(constraints), *requirements]
         subprocess.run(command, check=True)
+
+
+def _remember_cells() -> None:
+    """Keep the source of the cells that are run from now on.
+
+    IPython's own history, ``In``, is not kept where a notebook is run by nbval.
+    """
+    shell = get_ipython()
+    if shell is not None and _remember_cell not in shell.events.callbacks["pre_run_cell"]:
+        shell.events.register("pre_run_cell", _remember_cell)
+
+
+def _remember_cell(execution: ExecutionInfo) -> None:
+    executed_cells.append(execution.raw_cell or "")
 
 
 def _show_messages() -> None:

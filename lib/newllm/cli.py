@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -157,7 +158,7 @@ def run_notebook(parameters: RunParameters, given: Mapping[str, Any]) -> bool:
             error.exec_count,
             error.ename,
             error.evalue,
-            run.folder / "failed.ipynb",
+            run.folder / "unfinished.ipynb",
         )
         return False
     run.finish(time.monotonic() - started)
@@ -176,8 +177,8 @@ def show_results(planned: Sequence[RunParameters]) -> None:
 
 
 def _execute(notebook: str, run: Run, passed: Mapping[str, Any]) -> None:
-    """Run papermill; the notebook stands in the run folder as failed.ipynb until its last cell is done."""
-    unfinished = run.folder / "failed.ipynb"
+    """Run papermill; the notebook stands in the run folder as unfinished.ipynb until its last cell is done."""
+    unfinished = run.folder / "unfinished.ipynb"
     with kernel_of_this_python():
         papermill.execute_notebook(
             notebooks_folder() / f"{notebook}.ipynb",
@@ -243,6 +244,9 @@ def _log_to_the_terminal() -> None:
         named.handlers = [handler]
         named.setLevel(logging.INFO)
         named.propagate = False
+    # papermill says when a cell begins and ends, and shows a progress bar once, at its start.
+    noise = re.compile(r"Executing (Cell|notebook)|Ending Cell|(Input|Output) Notebook:|\s*(0%\|.*)?$")
+    logging.getLogger("papermill").addFilter(lambda message: not noise.match(message.getMessage()))
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)
 
 

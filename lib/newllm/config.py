@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from newllm.bootstrap import executed_cells
 from newllm.folders import project_root
 
 LONGEST_WINDOW = 2048  # positions a Pythia model is defined for
@@ -329,20 +330,20 @@ def from_notebook(notebook: str, namespace: Mapping[str, Any]) -> RunParameters:
     Raises
     ------
     ParameterError
-        As `load_parameters`, and outside a notebook.
+        As `load_parameters`, and where the cells before were not run.
     """
-    history = namespace.get("In")
-    if not isinstance(history, list):
-        raise ParameterError("from_notebook reads a running notebook; call load_parameters in a script.")
     names: set[str] = set()
-    cells = [(source, _assigned_names(source)) for source in history]
+    cells = [(source, _assigned_names(source)) for source in executed_cells]
     for is_wanted in (
         lambda source, assigned: "profile" in assigned,
         lambda source, assigned: source.startswith("# Parameters\n"),  # what papermill writes above its cell
     ):
         names |= next((assigned for source, assigned in reversed(cells) if is_wanted(source, assigned)), set())
     if "profile" not in names:
-        raise ParameterError("profile is not given; run the parameters cell, which assigns it, before this one.")
+        raise ParameterError(
+            "profile is not given; run the first cell and the parameters cell, which assigns it, before this one "
+            "(a script calls load_parameters)."
+        )
     given = {name: namespace.get(name) for name in sorted(names)}
     return load_parameters(notebook, str(given.pop("profile")), given)
 

@@ -18,7 +18,8 @@ def kernel_of_this_python() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder) / "kernels" / "python3"
         kernel.mkdir(parents=True)
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        # Only errors: the kernel otherwise warns of the unencrypted connection, which does not leave this machine.
+        command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
         library = os.pathsep.join(filter(None, [str(project_root() / "lib"), os.environ.get("PYTHONPATH")]))
         description = {
             "argv": command,
