@@ -48,10 +48,8 @@ def test_position_is_alibi_with_slope_a_sixteenth_by_default():
     assert (config.position.type, config.position.alibi_slope) == ("alibi", 0.0625)
 
 
-@pytest.mark.parametrize(
-    ("path", "position"), [("auto", "rope"), ("auto", "none"), ("absorbed", "alibi"), ("expanded", "alibi")]
-)
-def test_certificate_and_cache_of_every_path(path, position):
+@pytest.mark.parametrize(("path", "position"), [("absorbed", "rope"), ("absorbed", "alibi"), ("expanded", "alibi")])
+def test_certificate_and_cache_of_each_path_alone(path, position):
     model = create_tiny(path, position=position)
     certificate = certify(model)
     assert certificate.passed, certificate.failures()
@@ -143,15 +141,6 @@ def test_latents_lie_in_the_stock_layer(position):
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_gradients_reach_every_parameter(position):
-    model = create_tiny(position=position).train()
-    model(IDS, labels=IDS).loss.backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0, name
-
-
-@pytest.mark.parametrize("position", POSITIONS)
 def test_save_and_load(position, tmp_path):
     model = create_tiny(path="absorbed", position=position, kv_dim=9)
     model.save_pretrained(tmp_path)
@@ -159,17 +148,6 @@ def test_save_and_load(position, tmp_path):
     assert not any(info.values()), info
     assert loaded.config.attention_path == "absorbed"
     assert torch.equal(loaded.eval()(IDS).logits, model(IDS).logits)
-
-
-@pytest.mark.parametrize("beams", [1, 3])
-def test_generation_is_the_same_with_and_without_cache(beams):
-    model = create_tiny(position="rope")
-    mask = torch.ones_like(IDS)
-    mask[0, :5] = 0
-    settings = {"attention_mask": mask, "max_new_tokens": 8, "num_beams": beams, "do_sample": False, "pad_token_id": 0}
-    assert torch.equal(
-        model.generate(IDS, use_cache=True, **settings), model.generate(IDS, use_cache=False, **settings)
-    )
 
 
 @pytest.mark.parametrize("path", ["absorbed", "expanded"])
@@ -224,12 +202,6 @@ class Replace(torch.nn.Module):
 
     def forward(self, given):
         return self.output
-
-
-def test_bfloat16_runs_through_the_cache():
-    model = create_tiny(position="rope").bfloat16()
-    out = model.generate(IDS[:1], max_new_tokens=4, do_sample=False)
-    assert out.shape == (1, 28)
 
 
 @pytest.mark.parametrize(
