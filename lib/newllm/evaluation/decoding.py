@@ -1,0 +1,113 @@
+"""How fast models decode: one token at a time through a really filled cache, side by side."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from newllm.evaluation.cache import held_bytes
+from newllm.evaluation.probing import cached_length, probe_generator, random_tokens
+
+# Tokens of one prefill call: long calls are fast, but attention weights of some models grow with their length.
+PREFILL_TOKENS = 512
+
+
+class DecodingSession:
+    """One model decoding one sequence through its own cache.
+
+    Parameters
+    ----------
+    model
+        Any causal language model of transformers' kind; it is put into eval mode.
+    longest
+        Tokens that :meth:`fill` can be asked for.
+    """
+
+    def __init__(self, model: PreTrainedModel, longest: int) -> None:
+        self.model = model.eval()
+        self.cache: Cache | None = None
+        # What the prompt says makes no difference to speed.
+        self.prompt = random_tokens(model, 1, longest, probe_generator())
+        self.next_token: Tensor = self.prompt[:, :1]
+
+    @torch.no_grad()
+    def fill(self, context: int) -> float:
+        """Prefill, in pieces, until the cache holds ``context`` tokens; returns the seconds it took."""
+        start = time.perf_counter()
+        while (filled := cached_length(self.cache)) < context:
+            piece = self.prompt[:, filled : min(context, filled + PREFILL_TOKENS)]
+            self._forward(piece)
+        return time.perf_counter() - start
+
+    @torch.no_grad()
+    def decode(self) -> float:
+        """Decode one token greedily; returns the seconds it took."""
+        start = time.perf_counter()
+        self._forward(self.next_token)
+        return time.perf_counter() - start
+
+    def _forward(self, tokens: Tensor) -> None:
+        output = self.model(tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.cache = output.past_key_values
+        # Reading the token waits for the device, so times are those of the computation.
+        best = int(output.logits[0, -1].argmax())
+        self.next_token = tokens.new_full((1, 1), best)
+
+
+def compare_decoding(
+    models: Mapping[str, PreTrainedModel], contexts: Sequence[int], *, steps: int = 16
+) -> pd.DataFrame:
+    """Time decode steps of several models in turn, at several lengths of context.
+
+    The models take turns token by token, so that whatever else the machine does meets all of them: ratios within one
+    call are worth more than the times.
+
+    Parameters
+    ----------
+    models
+        Models by the name that the table gives them.
+    contexts
+        Tokens in the cache before the first timed step, each at least 1.
+    steps
+        Timed tokens for each model and context; one more goes before them untimed.
+
+    Returns
+    -------
+    DataFrame
+        A row for each context (ascending) and model: ``context``, ``model``, ``prefill_seconds`` (from the context
+        before), ``seconds_per_token`` (median), ``tokens_per_second``, ``cache_bytes`` (held before the first step).
+
+    Raises
+    ------
+    ValueError
+        Where a context or ``steps`` is no positive number, or the contexts leave no room for the steps between them.
+    """
+    contexts = sorted(contexts)
+    if steps < 1 or not contexts or contexts[0] < 1:
+        raise ValueError(f"contexts={list(contexts)} and steps={steps} must be 1 or more")
+    if any(following - context < steps + 1 for context, following in zip(contexts, contexts[1:], strict=False)):
+        raise ValueError(f"contexts={list(contexts)} must lie more than {steps} steps apart")
+    sessions = {name: DecodingSession(model, contexts[-1]) for name, model in models.items()}
+    rows = []
+    for context in contexts:
+        prefills = {name: session.fill(context) for name, session in sessions.items()}
+        held = {name: held_bytes(session.cache) for name, session in sessions.items() if session.cache is not None}
+        rounds = [{name: session.decode() for name, session in sessions.items()} for _ in range(steps + 1)]
+        for name in sessions:
+            seconds = statistics.median(times[name] for times in rounds[1:])
+            rows.append(
+                {
+                    "context": context,
+                    "model": name,
+                    "prefill_seconds": prefills[name],
+                    "seconds_per_token": seconds,
+                    "tokens_per_second": 1 / seconds,
+                    "cache_bytes": held[name],
+                }
+            )
+    return pd.DataFrame(rows)
