@@ -1,5 +1,6 @@
-"""How fast models decode: one token at a time through a really filled cache, side by side."""
+"""How fast models decode: one token at a time through a filled cache, side by side."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from newllm.evaluation.cache import held_bytes
 from newllm.evaluation.probing import cached_length, probe_generator, random_tokens
@@ -36,13 +37,42 @@ class DecodingSession:
         self.next_token: Tensor = self.prompt[:, :1]
 
     @torch.no_grad()
-    def fill(self, context: int) -> float:
-        """Prefill, in pieces, until the cache holds ``context`` tokens; returns the seconds it took."""
+    def fill(self, context: int, *, computed: int | None = None) -> float:
+        """Fill the cache up to ``context`` tokens.
+
+        Parameters
+        ----------
+        context
+            Tokens that the cache shall hold.
+        computed
+            Prefill this many tokens only, and repeat what the cache holds of them after that: as fast to decode, and
+            filled in no time, but not the cache of any text. Omitted, all tokens are computed.
+
+        Returns
+        -------
+        float
+            Seconds it took.
+
+        Raises
+        ------
+        ValueError
+            Where entries shall be repeated but are not kept by token.
+        """
         start = time.perf_counter()
-        while (filled := cached_length(self.cache)) < context:
-            piece = self.prompt[:, filled : min(context, filled + PREFILL_TOKENS)]
-            self._forward(piece)
+        last = context if computed is None else min(computed, context)
+        while (filled := cached_length(self.cache)) < last:
+            self._forward(self.prompt[:, filled : min(last, filled + PREFILL_TOKENS)])
+        if filled < context:
+            self._repeat(context)
         return time.perf_counter() - start
+
+    def _repeat(self, context: int) -> None:
+        assert self.cache is not None
+        for layer in self.cache.layers:
+            if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
+                raise ValueError(f"{type(self.model).__name__} keeps more than entries by token: leave out computed")
+            entries = torch.arange(context, device=layer.keys.device) % layer.keys.shape[-2]
+            layer.keys, layer.values = (kept.index_select(-2, entries) for kept in (layer.keys, layer.values))
 
     @torch.no_grad()
     def decode(self) -> float:
@@ -60,7 +90,7 @@ class DecodingSession:
 
 
 def compare_decoding(
-    models: Mapping[str, PreTrainedModel], contexts: Sequence[int], *, steps: int = 16
+    models: Mapping[str, PreTrainedModel], contexts: Sequence[int], *, steps: int = 16, computed: int | None = None
 ) -> pd.DataFrame:
     """Time decode steps of several models in turn, at several lengths of context.
 
@@ -75,12 +105,14 @@ def compare_decoding(
         Tokens in the cache before the first timed step, each at least 1.
     steps
         Timed tokens for each model and context; one more goes before them untimed.
+    computed
+        As in :meth:`DecodingSession.fill`.
 
     Returns
     -------
     DataFrame
-        A row for each context (ascending) and model: ``context``, ``model``, ``prefill_seconds`` (from the context
-        before), ``seconds_per_token`` (median), ``tokens_per_second``, ``cache_bytes`` (held before the first step).
+        A row for each context (ascending) and model: ``context``, ``model``, ``fill_seconds`` (from the context before),
+        ``seconds_per_token`` (median), ``tokens_per_second``, ``cache_bytes`` (held before the first step).
 
     Raises
     ------
@@ -90,12 +122,12 @@ def compare_decoding(
     contexts = sorted(contexts)
     if steps < 1 or not contexts or contexts[0] < 1:
         raise ValueError(f"contexts={list(contexts)} and steps={steps} must be 1 or more")
-    if any(following - context < steps + 1 for context, following in zip(contexts, contexts[1:], strict=False)):
+    if any(following - context < steps + 1 for context, following in itertools.pairwise(contexts)):
         raise ValueError(f"contexts={list(contexts)} must lie more than {steps} steps apart")
     sessions = {name: DecodingSession(model, contexts[-1]) for name, model in models.items()}
     rows = []
     for context in contexts:
-        prefills = {name: session.fill(context) for name, session in sessions.items()}
+        fills = {name: session.fill(context, computed=computed) for name, session in sessions.items()}
         held = {name: held_bytes(session.cache) for name, session in sessions.items() if session.cache is not None}
         rounds = [{name: session.decode() for name, session in sessions.items()} for _ in range(steps + 1)]
         for name in sessions:
@@ -104,7 +136,7 @@ def compare_decoding(
                 {
                     "context": context,
                     "model": name,
-                    "prefill_seconds": prefills[name],
+                    "fill_seconds": fills[name],
                     "seconds_per_token": seconds,
                     "tokens_per_second": 1 / seconds,
                     "cache_bytes": held[name],

@@ -56,10 +56,10 @@ def survey(
         For an unknown name or size.
     """
     asked = list(names() if models is None else models)
+    built = {name: _build(name, size, seed) for name in asked}
     baseline = measure(_build(BASELINE, size, seed), MEASURED_TOKENS).bytes_per_token
-    built, rows = {}, []
-    for name in asked:
-        model = built[name] = _build(name, size, seed)
+    rows = []
+    for name, model in built.items():
         report = measure(model, MEASURED_TOKENS)
         certificate = certify(model)
         agreement = cached_equals_uncached(model)

@@ -1,0 +1,76 @@
+"""Decode timing runs the real thing: the cache is filled, steps follow one another, rows say what they measured."""
+
+import pytest
+import torch
+
+from newllm.evaluation import decoding
+from newllm.evaluation.decoding import DecodingSession, compare_decoding
+from newllm.evaluation.stock_models import deepseek_like, gpt_neox_like
+from newllm.models import configure, create
+
+
+@pytest.fixture
+def models():
+    torch.manual_seed(0)
+    return {
+        "pythia": create("pythia", "tiny"),
+        "dproj": create("dproj", "tiny"),
+        "deepseek": deepseek_like(configure("mla", "tiny")),
+        "neox": gpt_neox_like(configure("pythia", "tiny")),
+    }
+
+
+def test_rows_are_contexts_times_models_with_the_cache_of_that_length(models):
+    table = compare_decoding(models, [30, 12], steps=2)
+    assert list(table["context"]) == [12] * 4 + [30] * 4
+    assert list(table["model"]) == [*models] * 2
+    assert (table["tokens_per_second"] * table["seconds_per_token"] - 1).abs().max() < 1e-9
+    held = table.pivot(index="model", columns="context", values="cache_bytes")
+    assert list(held.loc["pythia"]) == [12 * 1024, 30 * 1024]
+    # Keys and values at 5/8 of the width, and the state of 40 values.
+    assert list(held.loc["dproj"]) == [12 * 640 + 160, 30 * 640 + 160]
+    # Latents of 16 and rotary keys of 16, in two layers.
+    assert list(held.loc["deepseek"]) == [12 * 256, 30 * 256]
+    assert list(held.loc["neox"]) == list(held.loc["pythia"])
+
+
+def test_decoding_is_greedy_generation(models, monkeypatch):
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", 7)
+    model = models["pythia"]
+    session = DecodingSession(model, 20)
+    session.fill(20)
+    decoded = [int(session.next_token)]
+    for _ in range(9):
+        assert session.decode() > 0
+        decoded.append(int(session.next_token))
+    expected = model.generate(session.prompt, max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert decoded == expected[0, 20:].tolist()
+    assert session.cache.get_seq_length() == 29
+
+
+def test_repeated_entries_have_the_shape_of_computed_ones_and_are_the_first_ones(models):
+    model = models["pythia"]
+    computed, repeated = DecodingSession(model, 50), DecodingSession(model, 50)
+    computed.fill(50)
+    repeated.fill(50, computed=20)
+    for one, other in zip(computed.cache.layers, repeated.cache.layers, strict=True):
+        assert one.keys.shape == other.keys.shape
+        assert torch.equal(other.values[:, :, 20:40], other.values[:, :, :20])
+        assert torch.equal(other.values[:, :, 40:], other.values[:, :, :10])
+        torch.testing.assert_close(one.keys[:, :, :20], other.keys[:, :, :20])
+    repeated.decode()
+    assert repeated.cache.get_seq_length() == 51
+
+
+def test_a_state_cannot_be_repeated(models):
+    with pytest.raises(ValueError, match="leave out computed"):
+        DecodingSession(models["dproj"], 50).fill(50, computed=20)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "steps", "reason"),
+    [([], 2, "1 or more"), ([0], 2, "1 or more"), ([8], 0, "1 or more"), ([8, 10], 2, "more than 2 steps apart")],
+)
+def test_impossible_requests_are_refused(models, contexts, steps, reason):
+    with pytest.raises(ValueError, match=reason):
+        compare_decoding(models, contexts, steps=steps)
