@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from newllm import bootstrap, cli
@@ -127,3 +128,28 @@ def test_several_notebooks_take_the_parameters_they_know(monkeypatch):
     assert (first.identity()["samples"], second.identity()["samples"], second.identity()["lr"]) == (70, 70, 0.5)
     with pytest.raises(ParameterError, match="did you mean lr"):
         cli.plan(["01", "02"], "smoke", {"llr": 0.5})
+
+
+def test_models_are_shown_in_one_table(capsys):
+    assert cli.main(["models", "mqa", "cascade", "--size", "tiny", "--contexts", "12", "--steps", "1"]) == 0
+    shown = capsys.readouterr().out
+    rows = [
+        line.split() for line in shown.splitlines() if line.split() and line.split()[0] in ("model", "mqa", "cascade")
+    ]
+    header, mqa, cascade = rows[-3:]
+    assert header[-1] == "tokens_per_second_12"
+    assert mqa[:4] == ["mqa", "153,152", "64.0", "256.0"]
+    assert {"75.00%", "True"} <= set(mqa)
+    assert {"100.00%", "320", "True"} <= set(cascade)
+
+
+def test_a_model_that_fails_its_certificate_fails_the_command(monkeypatch, capsys):
+    failed = pd.DataFrame([{"model": "mqa", "certificate": False}])
+    monkeypatch.setattr(cli, "survey", lambda *given, **settings: failed)
+    assert cli.main(["models", "mqa"]) == 1
+    assert cli.main(["models", "mqa", "--contexts"]) == 1
+
+
+def test_an_unknown_model_is_refused(capsys):
+    assert cli.main(["models", "mqq", "--size", "tiny"]) == 2
+    assert "did you mean 'mqa'" in capsys.readouterr().out

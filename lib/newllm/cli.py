@@ -1,4 +1,4 @@
-"""The command ``newllm run``: notebooks executed by papermill, each into its run folder, and a table of the results."""
+"""The command ``newllm``: notebooks executed by papermill, each into its run folder, and tables of what came out."""
 
 import argparse
 import logging
@@ -15,8 +15,10 @@ from papermill.exceptions import PapermillExecutionError
 
 from newllm.config import NOTEBOOKS, ParameterError, RunParameters, load_parameters, profiles, refuse_unknown
 from newllm.durations import describe_seconds
+from newllm.evaluation.survey import survey
 from newllm.folders import project_root
 from newllm.kernel import kernel_of_this_python
+from newllm.models import sizes
 from newllm.notebooks import refresh
 from newllm.runs import (
     Run,
@@ -68,6 +70,17 @@ def refresh_command(options: argparse.Namespace) -> int:
         refresh(notebooks_folder() / f"{name}.ipynb")
         logger.info("%s is refreshed, in %s.", name, describe_seconds(time.monotonic() - started))
     return 0
+
+
+def models_command(options: argparse.Namespace) -> int:
+    """Do ``newllm models``: build, count, certify and time models, and show them in one table."""
+    try:
+        table = survey(options.models or None, options.size, contexts=options.contexts, steps=options.steps)
+    except ValueError as error:
+        logger.error("%s", error)
+        return 2
+    logger.info("\n%s, float32, random weights\n%s", options.size, _as_text(table))
+    return 0 if table["certificate"].all() else 1
 
 
 def notebooks_folder() -> Path:
@@ -228,9 +241,16 @@ def _as_text(table: Any) -> str:
         "PPL": "{:.2f}",
         "±": "{:.2f}",
         "bits/byte": "{:.3f}",
+        "values_per_token": "{:,.1f}",
+        "bytes_per_token": "{:,.1f}",
+        "state_bytes": "{:,.0f}",
+        "saved": "{:.2%}",
+        "largest_leak": "{:.0e}",
+        "cache_error": "{:.0e}",
     }
     shown = table.copy()
-    for column, pattern in formats.items():
+    for column in table:
+        pattern = "{:.1f}" if column.startswith("tokens_per_second") else formats.get(column, "{}")
         shown[column] = [pattern.format(value) if value == value else "" for value in table[column]]
     return shown.to_string(index=False)
 
@@ -271,6 +291,19 @@ def _parser() -> argparse.ArgumentParser:
     refresh = commands.add_parser("refresh", help="execute the committed notebooks in place, with pictures (smoke)")
     refresh.add_argument("notebooks", nargs="*", help="numbers or names; all of them if none")
     refresh.set_defaults(command=refresh_command)
+    models = commands.add_parser("models", help="one table of all models: size, cache, certificate, speed of decoding")
+    models.add_argument("models", nargs="*", help="names, such as mla; all of them if none")
+    models.add_argument("--size", default="70m", help="one of " + ", ".join(sizes()) + " (70m)")
+    models.add_argument(
+        "--contexts",
+        nargs="*",
+        type=int,
+        default=[1024, 8192],
+        metavar="TOKENS",
+        help="lengths of context at which decoding is timed (1024 8192); nothing after it leaves timing out",
+    )
+    models.add_argument("--steps", type=int, default=16, help="timed tokens for each model and context (16)")
+    models.set_defaults(command=models_command)
     return parser
 
 

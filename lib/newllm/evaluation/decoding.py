@@ -111,8 +111,8 @@ def compare_decoding(
     Returns
     -------
     DataFrame
-        A row for each context (ascending) and model: ``context``, ``model``, ``fill_seconds`` (from the context before),
-        ``seconds_per_token`` (median), ``tokens_per_second``, ``cache_bytes`` (held before the first step).
+        A row for each context (ascending) and model: ``context``, ``model``, ``fill_seconds`` (from the context
+        before), ``seconds_per_token`` (median), ``tokens_per_second``, ``cache_bytes`` (held before the first step).
 
     Raises
     ------
