@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from newllm.evaluation.decoding import DecodingSession
 from newllm.evaluation.stock_models import deepseek_like, gpt_neox_like
-from newllm.models import configure, create
+from newllm.models import create
 
 COMPUTED_TOKENS = 256
 MODELS: dict[str, Callable[[str], PreTrainedModel]] = {
@@ -22,8 +22,8 @@ MODELS: dict[str, Callable[[str], PreTrainedModel]] = {
     "mla, rotary key": lambda size: create("mla", size, position="rope"),
     "mla, expanded": lambda size: create("mla", size, attention_path="expanded"),
     "mqa": lambda size: create("mqa", size),
-    "DeepSeek-V3": lambda size: deepseek_like(configure("mla", size)),
-    "GPT-NeoX": lambda size: gpt_neox_like(configure("pythia", size)),
+    "DeepSeek-V3": deepseek_like,
+    "GPT-NeoX": gpt_neox_like,
 }
 
 

@@ -6,7 +6,7 @@ import torch
 from newllm.evaluation import decoding
 from newllm.evaluation.decoding import DecodingSession, compare_decoding
 from newllm.evaluation.stock_models import deepseek_like, gpt_neox_like
-from newllm.models import configure, create
+from newllm.models import create
 
 
 @pytest.fixture
@@ -15,8 +15,8 @@ def models():
     return {
         "pythia": create("pythia", "tiny"),
         "dproj": create("dproj", "tiny"),
-        "deepseek": deepseek_like(configure("mla", "tiny")),
-        "neox": gpt_neox_like(configure("pythia", "tiny")),
+        "deepseek": deepseek_like("tiny"),
+        "neox": gpt_neox_like("tiny"),
     }
 
 

@@ -1,13 +1,18 @@
 """Models of transformers in the shape of ours, for comparisons side by side."""
 
+from typing import Any
+
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from newllm.models.config import DecoderConfig
+from newllm.models import configure
 from newllm.models.mla import MLAPythiaConfig
+from newllm.models.pythia import PythiaConfig
 
 
-def gpt_neox_like(config: DecoderConfig) -> GPTNeoXForCausalLM:
-    """Make a GPTNeoXForCausalLM with random weights in the shape of a decoder."""
+def gpt_neox_like(size: str = "70m", **overrides: Any) -> GPTNeoXForCausalLM:
+    """Make a GPTNeoXForCausalLM with random weights in the shape of ``create("pythia", size, **overrides)``."""
+    config = configure("pythia", size, **overrides)
+    assert isinstance(config, PythiaConfig)
     return GPTNeoXForCausalLM(
         GPTNeoXConfig(
             vocab_size=config.vocab_size,
@@ -20,12 +25,14 @@ def gpt_neox_like(config: DecoderConfig) -> GPTNeoXForCausalLM:
     )
 
 
-def deepseek_like(config: MLAPythiaConfig) -> DeepseekV3ForCausalLM:
-    """Make a DeepseekV3ForCausalLM with random weights in the shape of an MLA-Pythia.
+def deepseek_like(size: str = "70m", **overrides: Any) -> DeepseekV3ForCausalLM:
+    """Make a DeepseekV3ForCausalLM with random weights in the shape of ``create("mla", size, **overrides)``.
 
     The same heads, latent and rotary key, queries uncompressed, a dense MLP of the same width in every layer. It caches
     latents too, and expands all of them to keys and values in every step.
     """
+    config = configure("mla", size, **overrides)
+    assert isinstance(config, MLAPythiaConfig)
     head_dim = config.hidden_size // config.num_attention_heads
     return DeepseekV3ForCausalLM(
         DeepseekV3Config(
