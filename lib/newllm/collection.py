@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from newllm.convergence import Recurrence, contraction
 from newllm.models.language_model import LanguageModel
-from newllm.models.projection import DiverseProjection
+from newllm.models.projection import DiverseProjection, DiverseProjectionLayer
 
 logger = logging.getLogger(__name__)
 
@@ -320,12 +321,13 @@ def _run_in_parallel(
     lengths[: tokens % segments] += 1
     firsts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)[:-1]])
     starts = state.repeat(segments, 1)
-    starts[1:] = _warm_starts(projection, embeds, firsts[1:], warm_up)
+    step = _fused(projection)
+    starts[1:] = _warm_starts(step, starts.new_zeros(segments - 1, starts.shape[1]), embeds, firsts[1:], warm_up)
     ends = torch.empty_like(starts)
     failing = torch.arange(segments)
     residual = math.inf
     for rounds in range(1, _MOST_ROUNDS + 1):
-        ends[failing] = _run_segments(projection, embeds, firsts[failing], lengths[failing], starts[failing], target)
+        ends[failing] = _run_segments(step, embeds, firsts[failing], lengths[failing], starts[failing], target)
         gaps = (starts[1:] - ends[:-1]).abs().amax(dim=1)
         # Written so that a gap which is not a number fails.
         still_failing = (~(gaps <= tolerance)).nonzero()[:, 0].cpu() + 1
@@ -346,17 +348,38 @@ def _run_in_parallel(
     return _Verification(rounds, verified.max().item() if len(verified) else 0.0, sequential=True)
 
 
-def _warm_starts(projection: Recurrence, embeds: Tensor, firsts: Tensor, warm_up: int) -> Tensor:
-    """Contexts before tokens ``firsts``, from zero contexts ``warm_up`` tokens earlier."""
+def _fused(projection: Recurrence) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the step of a plain ``DiverseProjection`` with fewer passes over memory; any other recurrence as it is."""
+    if type(projection) is not DiverseProjection or type(projection.layer) is not DiverseProjectionLayer:
+        return projection
+    layer, width = projection.layer, projection.proj_dim
+    from_context = layer.linear.weight[:, :width].t().contiguous()
+    from_token = layer.linear.weight[:, width:].t().contiguous()
+
+    def step(prev: Tensor, embeds: Tensor) -> Tensor:
+        mixed = torch.addmm(layer.linear.bias, embeds, from_token).addmm_(prev, from_context)
+        return layer.norm(F.gelu(mixed).add_(prev))
+
+    return step
+
+
+def _warm_starts(
+    step: Callable[[Tensor, Tensor], Tensor], states: Tensor, embeds: Tensor, firsts: Tensor, warm_up: int
+) -> Tensor:
+    """Contexts before tokens ``firsts``, from ``states`` ``warm_up`` tokens earlier."""
     rows = firsts.to(embeds.device)
-    states = embeds.new_zeros(len(firsts), projection.proj_dim)
     for offset in range(-warm_up, 0):
-        states = projection(states, embeds[rows + offset])
+        states = step(states, embeds.index_select(0, rows + offset))
     return states
 
 
 def _run_segments(
-    projection: Recurrence, embeds: Tensor, firsts: Tensor, lengths: Tensor, states: Tensor, target: Tensor
+    step: Callable[[Tensor, Tensor], Tensor],
+    embeds: Tensor,
+    firsts: Tensor,
+    lengths: Tensor,
+    states: Tensor,
+    target: Tensor,
 ) -> Tensor:
     """Run segments side by side from ``states`` (S, P), write every context to ``target``, return the last ones.
 
@@ -366,7 +389,7 @@ def _run_segments(
     for offset in range(int(lengths[0])):
         active = int((lengths > offset).sum())
         here = rows[:active] + offset
-        following = projection(states[:active], embeds.index_select(0, here))
+        following = step(states[:active], embeds.index_select(0, here))
         target.index_copy_(0, here, following)
         states = following if active == len(states) else torch.cat([following, states[active:]])
     return states
