@@ -52,6 +52,7 @@ def settings(home: Path, **changes: Any) -> MainTraining:
         "val_samples": 6,
         "projection_samples": 20,
         "max_iterations": 6,
+        "stream_max_iterations": 4,
         "epochs": 2,
         "lr": 1e-3,
         "arms": ARMS,
@@ -205,6 +206,48 @@ def test_a_model_brings_its_own_way_of_training_by_name(home, data, tmp_path, mo
 
 def test_every_model_has_a_recipe():
     assert {find(name).model_class.training_recipe for name in models.names()} <= set(RECIPES)
+
+
+def test_a_cascade_stands_on_the_embedding_of_a_baseline_on_the_same_data(home, data, tmp_path):
+    asked = settings(home, arms=["cascade", "cascade-random@freeze_embedding=false,num_blocks=1"], epochs=1)
+    records = compare(asked, data, tmp_path).set_index("arm")
+    assert sorted(path.parent.name for path in tmp_path.rglob("record.json")) == [
+        "cascade-oacd-seed1",
+        "cascade-random_freeze_embedding=False_num_blocks=1-seed1",
+        "pythia-seed1",
+    ]
+    baseline = saved(tmp_path, "pythia").get_input_embeddings().weight
+    cascade = saved(tmp_path, "cascade-oacd")
+    assert torch.equal(cascade.get_input_embeddings().weight, baseline)
+    assert cascade.config.embedding_source == "pythia-seed1"
+    trained = saved(tmp_path, "cascade-random_freeze_embedding=False_num_blocks=1")
+    distance = (trained.get_input_embeddings().weight - baseline).abs().max()
+    assert 0 < distance < 0.2, "it starts from the baseline's too, and learns"
+    for arm, record in records.iterrows():
+        widths = 40 * (1 if "num_blocks=1" in str(arm) else 2)
+        assert record["kv_bytes"] == record["kv_formula_bytes"] == 4 * widths
+        assert record["run_on_perplexity"] != record["perplexity"]
+    history = pd.read_json(tmp_path / "cascade-oacd-seed1" / "history.json", typ="series")["projection"]
+    assert {row["block"] for row in history} == {0, 1}
+
+
+def test_a_cascade_may_take_an_embedding_from_elsewhere(finished, home, data, tmp_path):
+    _, folder = finished
+    source = str(folder / "narrow-seed1")
+    asked = settings(home, arms=["cascade@hidden_size=40"], embedding_source=source, epochs=1)
+    compare(asked, data, tmp_path)
+    cascade, lender = saved(tmp_path, "cascade-oacd_hidden_size=40"), saved(folder, "narrow")
+    assert torch.equal(cascade.get_input_embeddings().weight, lender.get_input_embeddings().weight)
+    refused = settings(home, arms=["cascade"], embedding_source="random", epochs=1)
+    with pytest.raises(ComparisonError, match="must come from a trained model"):
+        compare(refused, data, tmp_path / "refused")
+
+
+def test_a_baseline_as_wide_as_the_cascade_lends_its_embedding(home):
+    for arm, expected in [("cascade", "pythia"), ("cascade@hidden_size=128", "pythia@hidden_size=128")]:
+        lender = experiment.embedding_cell(experiment.Cell(Arm.parse(arm), 1, settings(home), Path("runs")))
+        assert lender is not None and lender.arm == Arm.parse(expected)
+    assert experiment.embedding_cell(experiment.Cell(Arm.parse("dproj"), 1, settings(home), Path("runs"))) is None
 
 
 def test_differences_are_paired_over_windows_and_seeds(tmp_path):

@@ -157,6 +157,9 @@ class TrainingParameters(_Group):
 class StreamParameters(ProjectionParameters, TrainingParameters):
     """Training of the models that read contexts of one run-on stream (cascade, context-kv), which has its own rates."""
 
+    embedding_source: str | None = Field(
+        None, description="a hub id, a file, the folder of a run, or random; None: a baseline on the same data"
+    )
     stream_lr: Annotated[Real, Field(gt=0)] = Field(0.001, description="lr of what reads the contexts")
     stream_tokens: Count = Field(1000, description="tokens of a step, one stretch of the stream")
     stream_projection_lr: Annotated[Real, Field(gt=0)] = Field(0.002, description="projection_lr of context blocks")

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
 # What input embeddings are called in checkpoints: ours and GPT-NeoX's, GPT-2's, Llama's and its many relatives'.
 NAMES = ("embed_in.weight", "wte.weight", "embed_tokens.weight")
+# As an embedding_source: keep the random rows. Training refuses that where they would be frozen and tied to the head.
+RANDOM = "random"
 OFFLINE_CHOICE = "embedding_source: the folder of a finished run"
 
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,20 +20,25 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from newllm.arms import Arm
+from newllm.cascade_training import train_token_block
 from newllm.config import ExperimentParameters
 from newllm.convergence import effective_rank
 from newllm.data import TextData
 from newllm.data.tokenizers import tokenizer_identity
 from newllm.devices import choose_device
 from newllm.durations import describe_seconds
+from newllm.embeddings import RANDOM, adopt_embedding, read_embedding
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
 from newllm.evaluation.diagnosis import diagnose
-from newllm.evaluation.perplexity import PerplexityReport, evaluate
+from newllm.evaluation.perplexity import PerplexityReport, evaluate, run_on
 from newllm.evaluation.statistics import mean_interval, paired_difference
 from newllm.main_training import TrainingResult, estimate_seconds, train
+from newllm.models.cascade import CascadeContextLLM
+from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
+from newllm.models.registry import configure
 from newllm.projection_training import (
     DESCRIPTION,
     ProjectionResult,
@@ -49,6 +54,7 @@ PROMPTS = ("The people of the United States", "At the end of the year")
 CONTINUATION_TOKENS = 40
 EVALUATION_FILE = "evaluation.json"
 HISTORY_FILE = "history.json"
+BASELINE = "pythia"
 MEASURES = ("perplexity", "bits_per_byte", "accuracy", "effective_rank", "convergence_rate")
 
 
@@ -106,7 +112,15 @@ def train_and_freeze_projection(
     else:
         ids = data.train.token_ids[: cell.parameters.projection_samples * data.train.seq_length]
         stream = torch.from_numpy(np.asarray(ids).astype(np.int64))
-        result = train_projections(model, stream, cell.parameters, device=device, seed=cell.seed, resume_folder=place)
+        result = train_projections(
+            model,
+            stream,
+            cell.parameters,
+            data_split=getattr(model.config, "data_split", "disjoint"),
+            device=device,
+            seed=cell.seed,
+            resume_folder=place,
+        )
         save_projection(place, model, result, identity)
     model.freeze_context_blocks()
     return result
@@ -138,8 +152,52 @@ def train_on_windows(cell: Cell, model: LanguageModel, data: TextData, folder: P
     return Trained(main, projection)
 
 
+def embedding_cell(cell: Cell) -> Cell | None:
+    """Return the cell whose embedding this one takes over; None where it takes none, or one from elsewhere.
+
+    It is the baseline of the same width, on the same data and with the same seed.
+    """
+    settings = cell.arm.settings(cell.parameters)
+    config = configure(cell.arm.method, cell.parameters.size, **settings)
+    if not isinstance(config, BorrowedEmbeddingConfig) or config.embedding_source is not None:
+        return None
+    baseline = Arm.parse(BASELINE)
+    if configure(BASELINE, cell.parameters.size).hidden_size != config.hidden_size:
+        baseline = replace(baseline, overrides=(("hidden_size", config.hidden_size),))
+    return replace(cell, arm=baseline)
+
+
+def prepare_context_blocks(
+    cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device
+) -> ProjectionResult | None:
+    """Give a model its embedding, train its context blocks by their treatment, and freeze what shall be frozen.
+
+    The embedding is that of ``embedding_source``, or of :func:`embedding_cell`, which is run where it is not finished.
+    """
+    source, baseline = model.config.embedding_source, embedding_cell(cell)
+    if baseline is not None:
+        run_cell(baseline, data)
+        place = baseline.run().folder
+        adopt_embedding(model, replace(read_embedding(str(place)), source=place.name), data.tokenizer)
+    elif source != RANDOM:
+        adopt_embedding(model, read_embedding(source), data.tokenizer)
+    blocks = replace(cell, parameters=cell.parameters.for_context_blocks())
+    projection = TREATMENTS[cell.arm.projection](blocks, model, data, folder, device)
+    frozen = model.config.freeze_embedding or cell.arm.frozen_embedding
+    model.get_input_embeddings().requires_grad_(not frozen)
+    return projection
+
+
+def train_on_contexts(cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device) -> Trained:
+    """Train the context blocks of a cascade, then its token block on their contexts over the whole stream."""
+    assert isinstance(model, CascadeContextLLM)
+    projection = prepare_context_blocks(cell, model, data, folder, device)
+    main = train_token_block(model, data, cell.parameters, folder / "training", seed=cell.seed, device=device)
+    return Trained(main, projection)
+
+
 # A model class names its recipe in `training_recipe`; a new way of training is a function and an entry here.
-RECIPES: dict[str, Recipe] = {"windows": train_on_windows}
+RECIPES: dict[str, Recipe] = {"windows": train_on_windows, "contexts": train_on_contexts}
 
 
 def run_cell(cell: Cell, data: TextData) -> Record:
@@ -235,6 +293,9 @@ def _metrics(
     if len(model.context_blocks):
         ranks = [effective_rank(contexts) / contexts.shape[1] for contexts in _contexts(model, data, device)]
         metrics["effective_rank"] = float(np.mean(ranks))
+    if model.training_recipe != "windows":
+        # It was trained on one run-on stream, so it is scored on one, too.
+        metrics["run_on_perplexity"] = run_on(model, data.validation.token_ids, device=device).perplexity
     if trained.projection:
         metrics["convergence_rate"] = trained.projection.convergence_rate
     return metrics
@@ -298,8 +359,12 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     for arm in arms:
         arm.check(parameters)
     cells = [Cell(arm, seed, parameters, folder) for seed in parameters.seeds for arm in arms]
-    waiting = [cell for cell in cells if not cell.run().is_finished]
-    failures = dict(_run_all(waiting, data, parameters)) if waiting else {}
+    lenders = [lender for cell in cells if (lender := embedding_cell(cell)) is not None]
+    failures: dict[str, Exception] = {}
+    # Whoever lends an embedding comes first: no two processes may run the same cell.
+    for stage in (lenders, cells):
+        waiting = [cell for cell in dict.fromkeys(stage) if not cell.run().is_finished]
+        failures |= dict(_run_all(waiting, data, parameters)) if waiting else {}
     if failures:
         described = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failures.items())
         raise ComparisonError(

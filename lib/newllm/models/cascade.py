@@ -80,6 +80,7 @@ class CascadeContextLLM(LanguageModel):
 
     config_class = CascadeConfig
     base_model_prefix = "cascade"
+    training_recipe = "contexts"
     _is_stateful = True
     _tied_weights_keys = {"embed_out.weight": "embed_in.weight"}  # noqa: RUF012 (transformers reads it so)
 
