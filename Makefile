@@ -21,7 +21,7 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	NEWLLM_OUTPUTS=$$(mktemp -d) $(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks
 
 install: $(INSTALLED)
 

@@ -24,10 +24,9 @@ def _finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = Fals
         height=HEIGHT,
         width=820,
         margin={"l": 70, "r": 30, "t": 60, "b": 55},
-        legend={"title": None},
     )
-    figure.update_xaxes(title=x, type="log" if log_x else None)
-    figure.update_yaxes(title=y, type="log" if log_y else None)
+    figure.update_xaxes(title=x, type="log" if log_x else None, exponentformat="power")
+    figure.update_yaxes(title=y, type="log" if log_y else None, exponentformat="power")
     return figure
 
 
@@ -204,7 +203,8 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
         y=summary["bits_per_byte"],
         mode="markers+text",
         text=summary["arm"],
-        textposition="top center",
+        # Arms of equal cache stand above one another: their names go to alternate sides.
+        textposition=[("top right", "bottom left")[index % 2] for index in range(len(summary))],
         marker={"size": 11, "color": COLOURS[0]},
         error_y={
             "array": summary["high"] - summary["bits_per_byte"],
@@ -214,6 +214,7 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
         name="mean over seeds, 95 % interval",
     )
     title = "Quality against memory: down and to the left is better"
+    figure.update_layout(legend={"orientation": "h", "y": 1.08})
     return _finish(figure, title, "KV cache (bytes per token, measured)", "bits per byte, held out", log_x=True)
 
 

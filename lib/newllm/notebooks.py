@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import plotly.io
 from nbclient import NotebookClient
 
 from newllm.files import write_atomically
+from newllm.folders import cache_folder
 from newllm.kernel import kernel_of_this_python
 
 FIGURE = "application/vnd.plotly.v1+json"
@@ -25,7 +27,7 @@ EXECUTION_METADATA = ("execution", "papermill", "widgets")
 def refresh(path: Path) -> None:
     """Execute a notebook with the profile that it names and write it back with its outputs.
 
-    Runs into an empty outputs folder, so that nothing is taken over from earlier runs.
+    Runs into an empty outputs folder, so that nothing is taken over from earlier runs; prepared text is.
 
     Parameters
     ----------
@@ -33,7 +35,11 @@ def refresh(path: Path) -> None:
         The notebook; replaced in one step, and only where every cell ran.
     """
     notebook = nbformat.read(path, as_version=4)
-    with tempfile.TemporaryDirectory() as outputs, _outputs_in(outputs), kernel_of_this_python():
+    with (
+        tempfile.TemporaryDirectory() as outputs,
+        _environment(NEWLLM_OUTPUTS=outputs, NEWLLM_CACHE=str(cache_folder())),
+        kernel_of_this_python(),
+    ):
         client = NotebookClient(
             notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
         )
@@ -66,7 +72,7 @@ def embed_pictures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def _tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop progress bars, widget state and what only tells of this one execution."""
+    """Drop warnings, progress bars, widget state and what only tells of this one execution."""
     for name in EXECUTION_METADATA:
         notebook.metadata.pop(name, None)
     # The kernel's own patch version would differ on every machine.
@@ -75,8 +81,14 @@ def _tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         for name in EXECUTION_METADATA:
             cell.metadata.pop(name, None)
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if not _is_passing(output)]
     return notebook
+
+
+def _is_passing(output: nbformat.NotebookNode) -> bool:
+    """Whether an output is for who waits, not for who reads: a warning or a progress bar."""
+    text = output.get("data", {}).get("text/plain", "")
+    return output.get("name") == "stderr" or re.search(r"\d+%\|", text) is not None
 
 
 def _displayed(notebook: nbformat.NotebookNode) -> Iterator[dict[str, Any]]:
@@ -92,13 +104,15 @@ def _json(figure: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _outputs_in(folder: str) -> Iterator[None]:
-    before = os.environ.get("NEWLLM_OUTPUTS")
-    os.environ["NEWLLM_OUTPUTS"] = folder
+def _environment(**values: str) -> Iterator[None]:
+    """Set environment variables for the kernel that is started inside."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["NEWLLM_OUTPUTS"]
-        else:
-            os.environ["NEWLLM_OUTPUTS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,90 @@
+"""The committed notebooks: executed, checked, small, and readable on a code host."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from newllm.bootstrap import FIRST_CELL
+from newllm.config import NOTEBOOKS
+from newllm.notebooks import FIGURE, PICTURE
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+CHECK = "# NBVAL_CHECK_OUTPUT"
+LARGEST_BYTES = 1_000_000
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_is_a_notebook_for_every_set_of_parameters():
+    assert {path.stem for path in PATHS} >= set(NOTEBOOKS)
+
+
+def test_every_cell_was_executed_in_order_and_without_error(notebook):
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert not [output for cell in code_cells(notebook) for output in cell.outputs if output.output_type == "error"]
+
+
+def test_checked_cells_state_something(notebook):
+    """nbval compares nothing in a cell that has no output: such a check could not fail."""
+    checked = [cell for cell in code_cells(notebook) if cell.source.startswith(CHECK)]
+    assert checked, "a notebook without a checked fact"
+    for cell in checked:
+        text = "".join(output.get("text", "") for output in cell.outputs)
+        assert text.strip(), cell.source
+        assert all(output.output_type == "stream" for output in cell.outputs), "only printed facts are compared"
+
+
+def test_begins_with_the_bootstrap_and_the_smoke_profile(notebook, path):
+    first, second = code_cells(notebook)[:2]
+    assert first.source == FIRST_CELL
+    assert second.metadata.tags == ["parameters"]
+    values: dict[str, object] = {}
+    exec(second.source, values)
+    del values["__builtins__"]
+    assert values.pop("profile") == "smoke"
+    assert set(values) == set(NOTEBOOKS[path.stem].model_fields) - {"profile"}
+    assert set(values.values()) == {None}
+
+
+def test_is_small_and_holds_no_script(path):
+    assert path.stat().st_size < LARGEST_BYTES
+    text = path.read_text(encoding="utf-8")
+    assert "plotly.js v" not in text
+    assert "<script" not in text
+
+
+def test_holds_no_widget_state_and_no_machine(notebook, path):
+    assert "widgets" not in notebook.metadata
+    outputs = json.dumps([cell.outputs for cell in code_cells(notebook)])
+    assert str(Path.home()) not in outputs
+    assert str(FOLDER.parent) not in outputs
+
+
+def test_figures_can_be_seen_where_no_script_runs(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if FIGURE in output.get("data", {}):
+                assert PICTURE in output.data, cell.source
+
+
+def test_explains_itself(notebook):
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert prose[0].source.startswith("# ")
+    assert len(prose) * 3 >= len(code_cells(notebook)), "code without a word between"
+    assert "What to try next" in prose[-1].source
