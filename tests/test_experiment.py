@@ -276,3 +276,23 @@ def test_differences_are_paired_over_windows_and_seeds(tmp_path):
         assert better[f"difference{end}"] == pytest.approx(-0.5)
     assert better["perplexity_low"] < better["perplexity"] == 100.5 < better["perplexity_high"]
     assert math.isnan(table.loc["base", "difference"])
+
+
+def test_pretrained_weights_are_a_row_on_the_same_windows(finished, home, data, tmp_path):
+    row, folder = finished[0].loc["pythia"], finished[1]
+    weights = str(folder / "pythia-seed1" / "model")
+    results = compare(settings(home, arms=["pythia"], pretrained=weights), data, tmp_path).set_index("arm")
+    assert list(results.index) == ["pythia", "pretrained"]
+    assert results.perplexity["pretrained"] == pytest.approx(row.perplexity, rel=1e-6)
+    assert np.isnan(results.epochs["pretrained"])
+
+
+def test_pretrained_weights_of_another_tokenizer_are_refused(finished, home, tmp_path):
+    other = settings(home, arms=["pythia"], tokenizer="bpe:310", pretrained=str(finished[1] / "pythia-seed1" / "model"))
+    with pytest.raises(ValueError, match="whose tokenizer is not 'bpe:310'"):
+        experiment.score_pretrained(other, prepare_data(other), tmp_path)
+
+
+def test_pretrained_weights_that_cannot_be_read_say_so(home, data, tmp_path):
+    with pytest.raises(ValueError, match="leave it out to work offline"):
+        experiment.score_pretrained(settings(home, pretrained=str(tmp_path / "nowhere")), data, tmp_path)

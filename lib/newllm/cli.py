@@ -20,6 +20,7 @@ from newllm.folders import project_root
 from newllm.kernel import kernel_of_this_python
 from newllm.models import sizes
 from newllm.notebooks import refresh
+from newllm.reference import publish, reference_folder
 from newllm.runs import (
     Run,
     RunError,
@@ -69,6 +70,17 @@ def refresh_command(options: argparse.Namespace) -> int:
         started = time.monotonic()
         refresh(notebooks_folder() / f"{name}.ipynb")
         logger.info("%s is refreshed, in %s.", name, describe_seconds(time.monotonic() - started))
+    return 0
+
+
+def publish_command(options: argparse.Namespace) -> int:
+    """Do ``newllm publish``: take a comparison's records among the reference results, with the README's table."""
+    try:
+        publish(options.folder)
+    except (ValueError, RuntimeError) as error:
+        logger.error("%s", error)
+        return 2
+    logger.info("The records are in %s; the README shows them.", reference_folder())
     return 0
 
 
@@ -291,6 +303,9 @@ def _parser() -> argparse.ArgumentParser:
     refresh = commands.add_parser("refresh", help="execute the committed notebooks in place, with pictures (smoke)")
     refresh.add_argument("notebooks", nargs="*", help="numbers or names; all of them if none")
     refresh.set_defaults(command=refresh_command)
+    published = commands.add_parser("publish", help="put a comparison's records into outputs/reference and the README")
+    published.add_argument("folder", type=Path, help="the run folder of a finished comparison")
+    published.set_defaults(command=publish_command)
     models = commands.add_parser("models", help="one table of all models: size, cache, certificate, speed of decoding")
     models.add_argument("models", nargs="*", help="names, such as mla; all of them if none")
     models.add_argument("--size", default="70m", help="one of " + ", ".join(sizes()) + " (70m)")

@@ -180,7 +180,11 @@ class StreamParameters(ProjectionParameters, TrainingParameters):
 
 
 class ComparisonParameters(_Group):
-    """Which arms are compared, and over which seeds. `newllm.experiment` says which arms there are."""
+    """Which arms are compared, and over which seeds. `newllm.arms` says which arms there are."""
+
+    pretrained: str | None = Field(
+        None, description="trained Pythia weights to score beside the arms: a hub id, or a folder with their tokenizer"
+    )
 
     arms: Names
     seeds: Seeds

@@ -38,6 +38,7 @@ from newllm.models.cascade import CascadeContextLLM
 from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
+from newllm.models.pythia import PythiaModel
 from newllm.models.registry import configure
 from newllm.projection_training import (
     DESCRIPTION,
@@ -54,6 +55,7 @@ PROMPTS = ("The people of the United States", "At the end of the year")
 CONTINUATION_TOKENS = 40
 EVALUATION_FILE = "evaluation.json"
 HISTORY_FILE = "history.json"
+PRETRAINED = "pretrained"
 BASELINE = "pythia"
 MEASURES = ("perplexity", "bits_per_byte", "accuracy", "effective_rank", "convergence_rate")
 
@@ -227,40 +229,8 @@ def run_cell(cell: Cell, data: TextData) -> Record:
     model = cell.arm.build(cell.parameters, len(data.tokenizer), cell.seed)
     recipe = RECIPES[model.training_recipe]
     trained = recipe(cell, model.to(device), data, run.folder, device)  # type: ignore[arg-type]
-    model.eval()
-    report = evaluate(model, data.validation, batch_size=cell.parameters.batch_size, device=device)
-    certificate = certify(model)
-    if not certificate.passed:
-        raise CertificateError(f"{cell.arm.name} did not pass the causality certificate: {certificate.failures()[0]}")
-    diagnosis = diagnose(report.perplexity, report.bits_per_byte, model.config.vocab_size)
-    logger.log(logging.WARNING if diagnosis.alarming else logging.INFO, "%s: %s", cell.arm.name, diagnosis.message)
-    record = Record(
-        notebook=cell.parameters.notebook,
-        profile=cell.parameters.profile,
-        arm=cell.arm.name,
-        method=cell.arm.method,
-        size=cell.parameters.size,
-        seed=cell.seed,
-        parameters=run.identity,
-        parameter_count=model.num_parameters(),
-        metrics=_metrics(model, data, report, trained, device),
-        cache=CacheSize.model_validate(_cache_fields(model, data.validation.seq_length)),
-        certificate=CertificateResult(passed=certificate.passed, max_change=certificate.max_change),
-        continuations=tuple(continue_prompts(model, data.tokenizer)),
-        duration_seconds=time.perf_counter() - start,
-    )
-    run.write_json(
-        EVALUATION_FILE,
-        {
-            "positions": report.positions.to_dict("records"),
-            "window_losses": report.window_losses.tolist(),
-            "diagnosis": {"verdict": diagnosis.verdict, "message": diagnosis.message},
-            "certificate": certificate.as_dict(),
-        },
-    )
-    run.write_json(
-        HISTORY_FILE,
-        {"main": trained.main.history, "projection": trained.projection.history if trained.projection else []},
+    record = _evaluate_and_record(
+        run, cell.parameters, cell.arm.name, cell.arm.method, cell.seed, model, data, trained, start
     )
     transformers_logging.disable_progress_bar()
     model.save_pretrained(run.folder / "model")
@@ -272,13 +242,107 @@ def run_cell(cell: Cell, data: TextData) -> Record:
     return record
 
 
+def score_pretrained(parameters: ExperimentParameters, data: TextData, folder: Path) -> Record:
+    """Evaluate, certify and record trained Pythia weights on the same held-out windows, as a row of their own.
+
+    Parameters
+    ----------
+    parameters
+        ``pretrained`` names the weights: a hub id, or a folder with the model and its tokenizer.
+    data
+        Held-out windows.
+    folder
+        Holds the folders of the cells; this one's is ``pretrained``.
+
+    Raises
+    ------
+    ValueError
+        Where the weights belong to another tokenizer than the windows.
+    CertificateError
+        Where the model does not pass the causality certificate.
+    """
+    source = str(parameters.pretrained)
+    run = Run(folder / PRETRAINED, parameters.identity() | {"arms": [PRETRAINED], "seeds": [0]})
+    if run.is_finished:
+        return run.record()
+    run.start()
+    start = time.perf_counter()
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+        model = PythiaModel.from_pretrained(source)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"pretrained is {source!r}, which cannot be read ({reason}): leave it out to work offline"
+        ) from error
+    if tokenizer_identity(tokenizer) != tokenizer_identity(data.tokenizer):
+        raise ValueError(
+            f"pretrained is {source!r}, whose tokenizer is not {parameters.tokenizer!r}: give tokenizer the same value"
+        )
+    torch.nn.Module.to(model, choose_device(parameters.device))
+    record = _evaluate_and_record(run, parameters, PRETRAINED, BASELINE, 0, model, data, None, start)
+    run.finish(record.duration_seconds, record)
+    return record
+
+
+def _evaluate_and_record(
+    run: Run,
+    parameters: ExperimentParameters,
+    arm: str,
+    method: str,
+    seed: int,
+    model: LanguageModel,
+    data: TextData,
+    trained: Trained | None,
+    start: float,
+) -> Record:
+    """Score, certify and describe a model; write all but the record itself, which finishes the run."""
+    model.eval()
+    device = choose_device(parameters.device)
+    report = evaluate(model, data.validation, batch_size=parameters.batch_size, device=device)
+    certificate = certify(model)
+    if not certificate.passed:
+        raise CertificateError(f"{arm} did not pass the causality certificate: {certificate.failures()[0]}")
+    diagnosis = diagnose(report.perplexity, report.bits_per_byte, model.config.vocab_size, pretrained=trained is None)
+    logger.log(logging.WARNING if diagnosis.alarming else logging.INFO, "%s: %s", arm, diagnosis.message)
+    run.write_json(
+        EVALUATION_FILE,
+        {
+            "positions": report.positions.to_dict("records"),
+            "window_losses": report.window_losses.tolist(),
+            "diagnosis": {"verdict": diagnosis.verdict, "message": diagnosis.message},
+            "certificate": certificate.as_dict(),
+        },
+    )
+    projection = trained.projection if trained else None
+    run.write_json(
+        HISTORY_FILE,
+        {"main": trained.main.history if trained else [], "projection": projection.history if projection else []},
+    )
+    return Record(
+        notebook=parameters.notebook,
+        profile=parameters.profile,
+        arm=arm,
+        method=method,
+        size=parameters.size,
+        seed=seed,
+        parameters=run.identity,
+        parameter_count=model.num_parameters(),
+        metrics=_metrics(model, data, report, trained, device),
+        cache=CacheSize.model_validate(_cache_fields(model, data.validation.seq_length)),
+        certificate=CertificateResult(passed=certificate.passed, max_change=certificate.max_change),
+        continuations=tuple(continue_prompts(model, data.tokenizer)),
+        duration_seconds=time.perf_counter() - start,
+    )
+
+
 def _cache_fields(model: LanguageModel, tokens: int) -> dict[str, Any]:
     report = measure(model, tokens)
     return {name: getattr(report, name) for name in CacheSize.model_fields}
 
 
 def _metrics(
-    model: LanguageModel, data: TextData, report: PerplexityReport, trained: Trained, device: torch.device
+    model: LanguageModel, data: TextData, report: PerplexityReport, trained: Trained | None, device: torch.device
 ) -> dict[str, float | None]:
     """Numbers of the record; effective ranks are shares of the width, between 0 and 1."""
     metrics: dict[str, float | None] = {
@@ -286,17 +350,20 @@ def _metrics(
         "bits_per_byte": report.bits_per_byte,
         "accuracy": report.accuracy,
         "validation_loss": report.loss,
-        "best_epoch": trained.main.best_epoch,
-        "epochs": len(trained.main.history),
-        "tokens_per_second": trained.main.tokens_per_second,
     }
+    if trained:
+        metrics |= {
+            "best_epoch": trained.main.best_epoch,
+            "epochs": len(trained.main.history),
+            "tokens_per_second": trained.main.tokens_per_second,
+        }
     if len(model.context_blocks):
         ranks = [effective_rank(contexts) / contexts.shape[1] for contexts in _contexts(model, data, device)]
         metrics["effective_rank"] = float(np.mean(ranks))
     if model.training_recipe != "windows":
         # It was trained on one run-on stream, so it is scored on one, too.
         metrics["run_on_perplexity"] = run_on(model, data.validation.token_ids, device=device).perplexity
-    if trained.projection:
+    if trained and trained.projection:
         metrics["convergence_rate"] = trained.projection.convergence_rate
     return metrics
 
@@ -370,8 +437,11 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
         raise ComparisonError(
             f"{len(failures)} of {len(cells)} cells failed, the others are finished and kept ({described})."
         ) from next(iter(failures.values()))
-    records = load_records(folder).set_index(["arm", "seed"], drop=False)
     wanted = [(arm.name, seed) for arm in arms for seed in parameters.seeds]
+    if parameters.pretrained:
+        score_pretrained(parameters, data, folder)
+        wanted.append((PRETRAINED, 0))
+    records = load_records(folder).set_index(["arm", "seed"], drop=False)
     return records.loc[wanted].reset_index(drop=True)
 
 
