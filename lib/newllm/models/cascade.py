@@ -8,9 +8,9 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin
 
+from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.cache import RecurrentStateLayer
 from newllm.models.config import BorrowedEmbeddingConfig
-from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection, RecurrenceLinear, unroll_side_by_side
 from newllm.models.registry import Size, register
 from newllm.models.step import Step
@@ -70,7 +70,7 @@ def _shape(size: Size) -> dict[str, Any]:
 
 
 @register("cascade", _shape, summary="the last contexts of its blocks, a sequence, whatever its length")
-class CascadeContextLLM(LanguageModel):
+class CascadeContextLLM(BorrowedEmbeddingModel):
     """Embedding -> embed_norm -> N recurrences, independent of each other -> token block -> head, tied by default.
 
     ``c^k_i = LN(c^k_{i-1} + GELU(W_k [c^k_{i-1} ; e_i] + b_k))`` for each block k, and
@@ -82,26 +82,14 @@ class CascadeContextLLM(LanguageModel):
     base_model_prefix = "cascade"
     training_recipe = "contexts"
     _is_stateful = True
-    _tied_weights_keys = {"embed_out.weight": "embed_in.weight"}  # noqa: RUF012 (transformers reads it so)
 
     def __init__(self, config: CascadeConfig) -> None:
         super().__init__(config)
-        self.embed_in = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.embed_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.context_blocks = nn.ModuleList(
             DiverseProjection(config.hidden_size, config.context_dim) for _ in range(config.num_blocks)
         )
         self.token_block = TokenBlock(self.context_width, config.hidden_size)
-        self.embed_out = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the token embedding."""
-        return self.embed_in
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Return the output embedding, which shares its weight with the token embedding where they are tied."""
-        return self.embed_out
 
     def encode(self, step: Step) -> Tensor:
         """Run the recurrences from the state in the cache, and the token block: (B, T, d)."""

@@ -16,10 +16,10 @@ from newllm.models.step import Step
 class FeedForward(nn.Module):
     """Two linear maps with a GELU between: d -> intermediate_size -> d."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
-        self.dense_h_to_4h = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.dense_4h_to_h = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dense_h_to_4h = nn.Linear(hidden_size, intermediate_size)
+        self.dense_4h_to_h = nn.Linear(intermediate_size, hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, d) -> (B, T, d)."""
@@ -36,7 +36,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = nn.LayerNorm(source_width, eps=config.layer_norm_eps)
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = attention
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
 
     def forward(self, hidden: Tensor, source: Tensor, step: Step) -> Tensor:
         """One block.

@@ -1,0 +1,42 @@
+"""Base of the models that stand on another model's token embedding: frozen, and the head too, by default."""
+
+from typing import Any
+
+from torch import nn
+
+from newllm.models.config import BorrowedEmbeddingConfig
+from newllm.models.language_model import LanguageModel
+
+
+class BorrowedEmbeddingModel(LanguageModel):
+    """Token embedding, its norm, and a head, tied to the embedding by default.
+
+    The embedding is random until :func:`newllm.embeddings.adopt_embedding` gives it what another model knows. A
+    subclass makes its other parts and calls ``post_init``, which ties the head.
+    """
+
+    config_class = BorrowedEmbeddingConfig
+    _tied_weights_keys = {"embed_out.weight": "embed_in.weight"}  # noqa: RUF012 (transformers reads it so)
+
+    def __init__(self, config: BorrowedEmbeddingConfig) -> None:
+        super().__init__(config)
+        self.embed_in = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.embed_out = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Tie the head where the config says so, and freeze the embedding likewise.
+
+        Both are done here, because this is what transformers calls last when it builds a model and when it loads one,
+        which makes all weights trainable.
+        """
+        super().tie_weights(*args, **kwargs)
+        self.embed_in.requires_grad_(not self.config.freeze_embedding)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the token embedding."""
+        return self.embed_in
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the output embedding, which shares its weight with the token embedding where they are tied."""
+        return self.embed_out

@@ -1,0 +1,105 @@
+"""Context-KV attention: what is kept of the past are the contexts at the ends of its chunks."""
+
+from dataclasses import field
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers.cache_utils import CacheLayerMixin
+
+from newllm.models.attention.chunk_context import ChunkContextAttention
+from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
+from newllm.models.cache import ChunkContextLayer
+from newllm.models.config import BorrowedEmbeddingConfig
+from newllm.models.decoder import FeedForward
+from newllm.models.projection import DiverseProjection
+from newllm.models.registry import Size, register
+from newllm.models.step import Step
+
+
+@strict
+class ContextKVConfig(BorrowedEmbeddingConfig):
+    """One attention block of GPT-2's width over contexts that are kept once a chunk.
+
+    Attributes
+    ----------
+    context_dims
+        Width of each context block; their contexts stand one after the other.
+    chunk_size
+        Tokens a chunk.
+    num_attention_heads, intermediate_size
+        H, and the width of the MLP.
+    """
+
+    model_type = "newllm-context-kv"
+
+    context_dims: list[int] = field(default_factory=lambda: [256])
+    chunk_size: int = 100
+    num_attention_heads: int = 8
+    intermediate_size: int = 3072
+
+    def validate_architecture(self) -> None:
+        """Refuse shapes that no model can have, naming the field."""
+        super().validate_architecture()
+        self.require_positive("chunk_size", "num_attention_heads", "intermediate_size")
+        if not self.context_dims or min(self.context_dims) < 1:
+            raise ValueError(f"context_dims={self.context_dims} must be a list of widths of at least 1, as [256, 128]")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
+            )
+
+
+def _shape(size: Size) -> dict[str, Any]:
+    """GPT-2's shape, and a context of a third of the width, to a multiple of 4."""
+    width = size.gpt2_shape["hidden_size"]
+    return {
+        **size.gpt2_shape,
+        "context_dims": [4 * round(width / 12)],
+        "chunk_size": size.chunk_size,
+        "intermediate_size": 4 * width,
+    }
+
+
+@register("context-kv", _shape, summary="the contexts at the ends of chunks, and the last one")
+class ContextKVAttentionLLM(BorrowedEmbeddingModel):
+    """Embedding -> embed_norm -> recurrences; attention to contexts -> MLP -> head, tied by default.
+
+    Token p attends to the contexts at the end of every chunk before its own, and to its own context, the one after
+    token p. ``h = LN(e + attention)``, then ``LN(h + MLP(h))``.
+    """
+
+    config_class = ContextKVConfig
+    base_model_prefix = "context_kv"
+    _is_stateful = True
+
+    def __init__(self, config: ContextKVConfig) -> None:
+        super().__init__(config)
+        self.context_blocks = nn.ModuleList(
+            DiverseProjection(config.hidden_size, width) for width in config.context_dims
+        )
+        self.attention = ChunkContextAttention(config.hidden_size, self.context_width, config.num_attention_heads)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def encode(self, step: Step) -> Tensor:
+        """Run the recurrences from the state in the cache, attention to the chunks so far, and the MLP: (B, T, d)."""
+        memory = ChunkContextLayer() if step.cache is None else step.cache.layers[0]
+        assert isinstance(memory, ChunkContextLayer)
+        embeds = self.normed_embeddings(step.input_ids)
+        contexts = self.unroll_contexts(embeds, memory.state, step)
+        counts = memory.advance_by_chunks(contexts, step.token_mask, self.config.chunk_size)
+        # A chunk that ends with the token itself is its own context, which counts once.
+        visible = (counts - 1) // self.config.chunk_size
+        hidden = self.attention_norm(embeds + self.attention(embeds, contexts, memory.chunk_ends, visible))
+        return self.mlp_norm(hidden + self.mlp(hidden))
+
+    def cache_layout(self) -> list[type[CacheLayerMixin]]:
+        """Return the chunks' contexts with the recurrences' state, and nothing else."""
+        return [ChunkContextLayer]
+
+    def cached_values(self, tokens: int) -> int:
+        """One context a completed chunk, and the state."""
+        return (tokens // self.config.chunk_size + 1) * self.context_width
