@@ -21,7 +21,9 @@ TINY = Parameters(size="tiny")
     st.sampled_from(models.names()),
     st.sampled_from(PROJECTION_TREATMENTS),
     st.booleans(),
-    st.dictionaries(st.sampled_from(["alpha", "beta_2"]), st.one_of(st.integers(), st.sampled_from(["rope", "x"]))),
+    st.dictionaries(
+        st.sampled_from(["alpha", "beta_2"]), st.one_of(st.integers(), st.sampled_from(["rope", "x", (20,), (20, 12)]))
+    ),
 )
 def test_a_name_says_everything_about_an_arm(method, treatment, frozen, overrides):
     arm = Arm(method, treatment if has_recurrence(method) else None, frozen, tuple(sorted(overrides.items())))
@@ -67,6 +69,7 @@ def test_settings_come_from_the_size_then_the_parameters_then_the_arm():
     assert Arm.parse("dproj").build(TINY, 512, seed=0).config.proj_dim == 40
     assert Arm.parse("dproj").build(given, 512, seed=0).config.proj_dim == 48
     assert Arm.parse("dproj@proj_dim=32").build(given, 512, seed=0).config.proj_dim == 32
+    assert Arm.parse("context-kv@chunk_size=5,context_dims=[20, 12]").build(TINY, 512, seed=0).context_width == 32
     assert Arm.parse("pythia").settings(given) == {}, "a model without projection has no use for its width"
 
 

@@ -231,6 +231,21 @@ def test_a_cascade_stands_on_the_embedding_of_a_baseline_on_the_same_data(home, 
     assert {row["block"] for row in history} == {0, 1}
 
 
+def test_context_kv_trains_by_the_same_recipe(home, data, tmp_path):
+    arm = "context-kv@context_dims=[20,12]"
+    record = compare(settings(home, arms=[arm], epochs=1, stream_tokens=64), data, tmp_path).iloc[0]
+    assert record["arm"] == "context-kv-oacd@context_dims=[20,12]"
+    # Windows of 16 tokens hold two chunks of 8.
+    assert record["kv_bytes"] == record["kv_formula_bytes"] == 4 * 3 * 32
+    assert record["run_on_perplexity"] != record["perplexity"]
+    folder = tmp_path / "context-kv-oacd_context_dims=_20_12_-seed1"
+    history = pd.read_json(folder / "history.json", typ="series")["projection"]
+    assert {row["block"] for row in history} == {0, 1}
+    baseline = AutoModelForCausalLM.from_pretrained(tmp_path / "pythia-seed1" / "model").get_input_embeddings()
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert torch.equal(model.get_output_embeddings().weight, baseline.weight)
+
+
 def test_a_cascade_may_take_an_embedding_from_elsewhere(finished, home, data, tmp_path):
     _, folder = finished
     source = str(folder / "narrow-seed1")

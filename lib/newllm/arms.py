@@ -21,6 +21,9 @@ FROZEN_EMBEDDING = "frozen-embedding"
 # Kernels like widths that are multiples of a power of two; Pythia pads its vocabulary (50,277 -> 50,304) likewise.
 VOCABULARY_MULTIPLE = 64
 
+# A comma, but not one within a list: context_dims=[256,128].
+_BETWEEN_SETTINGS = re.compile(r",(?![^\[\]]*\])")
+
 GRAMMAR = "<model>[-oacd|-random|-end-to-end][-frozen-embedding][@setting=value,...]"
 
 
@@ -42,7 +45,7 @@ class Arm:
     frozen_embedding
         Whether the token embedding stays as it is in main training.
     overrides
-        Fields of the model's config, by name.
+        Fields of the model's config, by name; lists as tuples.
     """
 
     method: str
@@ -95,7 +98,7 @@ class Arm:
     def name(self) -> str:
         """The arm's full name; equal arms have equal names, and `parse` reads it back."""
         parts = [self.method, self.projection, FROZEN_EMBEDDING if self.frozen_embedding else None]
-        settings = ",".join(f"{key}={value}" for key, value in self.overrides)
+        settings = ",".join(f"{key}={_written(value)}" for key, value in self.overrides)
         return "-".join(part for part in parts if part) + (f"@{settings}" if settings else "")
 
     @property
@@ -108,9 +111,10 @@ class Arm:
 
         A parameter that is named as a field of the config sets that field, where it is not None.
         """
+        own = {key: list(value) if isinstance(value, tuple) else value for key, value in self.overrides}
         known = {field.name for field in fields(find(self.method).config_class)}
         given = {name: getattr(parameters, name) for name in type(parameters).model_fields if name in known}
-        return {name: value for name, value in given.items() if value is not None} | dict(self.overrides)
+        return {name: value for name, value in given.items() if value is not None} | own
 
     def check(self, parameters: ModelParameters) -> None:
         """Raise `ArmError` where the model cannot be built with these parameters; nothing is built."""
@@ -146,10 +150,16 @@ def has_recurrence(method: str) -> bool:
 
 
 def _overrides(text: str, settings: str) -> tuple[tuple[str, Any], ...]:
-    pairs = [setting.partition("=") for setting in settings.split(",")]
+    pairs = [setting.partition("=") for setting in _BETWEEN_SETTINGS.split(settings)]
     if not all(key.strip() and equals and value.strip() for key, equals, value in pairs):
         raise ArmError(f"arm {text!r} has settings that are not of the form @setting=value,setting=value.")
-    values = {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
+    loaded = {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in loaded.items()}
     if len(values) < len(pairs):
         raise ArmError(f"arm {text!r} gives a setting twice.")
     return tuple(sorted(values.items()))
+
+
+def _written(value: Any) -> str:
+    """Write a setting as `Arm.parse` reads it."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)

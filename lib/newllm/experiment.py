@@ -20,7 +20,6 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from newllm.arms import Arm
-from newllm.cascade_training import train_token_block
 from newllm.config import ExperimentParameters
 from newllm.convergence import effective_rank
 from newllm.data import TextData
@@ -34,7 +33,7 @@ from newllm.evaluation.diagnosis import diagnose
 from newllm.evaluation.perplexity import PerplexityReport, evaluate, run_on
 from newllm.evaluation.statistics import mean_interval, paired_difference
 from newllm.main_training import TrainingResult, estimate_seconds, train
-from newllm.models.cascade import CascadeContextLLM
+from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
@@ -48,6 +47,7 @@ from newllm.projection_training import (
     train_projections,
 )
 from newllm.runs import CacheSize, CertificateResult, Continuation, Record, Run, load_records
+from newllm.stream_training import train_on_stream
 
 logger = logging.getLogger(__name__)
 
@@ -191,10 +191,10 @@ def prepare_context_blocks(
 
 
 def train_on_contexts(cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device) -> Trained:
-    """Train the context blocks of a cascade, then its token block on their contexts over the whole stream."""
-    assert isinstance(model, CascadeContextLLM)
+    """Train the context blocks of a model, then what reads their contexts, on one run-on stream."""
+    assert isinstance(model, BorrowedEmbeddingModel)
     projection = prepare_context_blocks(cell, model, data, folder, device)
-    main = train_token_block(model, data, cell.parameters, folder / "training", seed=cell.seed, device=device)
+    main = train_on_stream(model, data, cell.parameters, folder / "training", seed=cell.seed, device=device)
     return Trained(main, projection)
 
 

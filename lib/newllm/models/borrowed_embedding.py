@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
@@ -16,6 +17,7 @@ class BorrowedEmbeddingModel(LanguageModel):
     """
 
     config_class = BorrowedEmbeddingConfig
+    training_recipe = "contexts"
     _tied_weights_keys = {"embed_out.weight": "embed_in.weight"}  # noqa: RUF012 (transformers reads it so)
 
     def __init__(self, config: BorrowedEmbeddingConfig) -> None:
@@ -32,6 +34,26 @@ class BorrowedEmbeddingModel(LanguageModel):
         """
         super().tie_weights(*args, **kwargs)
         self.embed_in.requires_grad_(not self.config.freeze_embedding)
+
+    @property
+    def reads_previous_contexts(self) -> bool:
+        """Whether token i is read beside the contexts before it, not beside those after it."""
+        return False
+
+    def as_read(self, after: Tensor, state: Tensor | None = None) -> Tensor:
+        """Turn the contexts after each token (B, T, P) into those that the model reads beside it.
+
+        Parameters
+        ----------
+        after
+            Contexts after each token, all blocks' together.
+        state
+            Contexts before the first token (B, P); zero where omitted.
+        """
+        if not self.reads_previous_contexts:
+            return after
+        first = torch.zeros_like(after[:, 0]) if state is None else state
+        return torch.cat([first[:, None], after[:, :-1]], dim=1)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the token embedding."""

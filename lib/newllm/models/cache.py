@@ -203,10 +203,6 @@ class ChunkContextLayer(RecurrentStateLayer):
         self.real_tokens = None if self.real_tokens is None else change(self.real_tokens)
         self.count_history = None if self.count_history is None else change(self.count_history)
 
-    def held_tensors(self) -> list[Tensor]:
-        """Tensors that the byte claim counts: the chunks' contexts and the state."""
-        return [] if self.state is None else [self.chunk_ends, self.state]
-
 
 def fill_layers(cache: Cache, layout: Sequence[type[CacheLayerMixin]]) -> None:
     """Give a caller's fresh cache the layers that a model needs, in place.

@@ -80,7 +80,6 @@ class CascadeContextLLM(BorrowedEmbeddingModel):
 
     config_class = CascadeConfig
     base_model_prefix = "cascade"
-    training_recipe = "contexts"
     _is_stateful = True
 
     def __init__(self, config: CascadeConfig) -> None:
@@ -104,20 +103,10 @@ class CascadeContextLLM(BorrowedEmbeddingModel):
             state_layer.advance(after)
         return self.token_block(self.as_read(after, state), embeds)
 
-    def as_read(self, after: Tensor, state: Tensor | None = None) -> Tensor:
-        """Turn the contexts after each token (B, T, N P) into those that the token block reads beside it.
-
-        Parameters
-        ----------
-        after
-            Contexts after each token.
-        state
-            Contexts before the first token (B, N P); zero where omitted.
-        """
-        if self.config.token_context == "current":
-            return after
-        first = torch.zeros_like(after[:, 0]) if state is None else state
-        return torch.cat([first[:, None], after[:, :-1]], dim=1)
+    @property
+    def reads_previous_contexts(self) -> bool:
+        """Whether the token block reads the contexts before its token, as ``token_context`` says."""
+        return self.config.token_context == "previous"
 
     def cache_layout(self) -> list[type[CacheLayerMixin]]:
         """Return one recurrent state, and nothing else."""

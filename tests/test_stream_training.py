@@ -1,4 +1,4 @@
-"""Training of the cascade: the contexts that the token block reads, what is trained, and what is not."""
+"""Training on one stream: the contexts that a model reads, what is trained, and what is not."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from newllm import cascade_training
-from newllm.cascade_training import (
-    Stretches,
-    collect_training_data,
-    contexts_are_fixed,
-    train_token_block,
-)
+from newllm import stream_training
 from newllm.config import StreamParameters
 from newllm.data import TextData, TokenWindows
 from newllm.embeddings import EmbeddingError, adopt_embedding, embedding_digest, read_embedding
@@ -24,7 +18,15 @@ from newllm.evaluation.perplexity import evaluate
 from newllm.main_training import StopEarly
 from newllm.models import create
 from newllm.models.cascade import CascadeContextLLM
+from newllm.models.context_kv import ContextKVAttentionLLM
+from newllm.models.projection import unroll_side_by_side
 from newllm.projection_training import train_projections
+from newllm.stream_training import (
+    Stretches,
+    collect_training_data,
+    contexts_are_fixed,
+    train_on_stream,
+)
 from tests.test_embeddings import TOKENIZER, VOCABULARY
 
 CPU = torch.device("cpu")
@@ -77,18 +79,18 @@ def stream_of(data: TextData) -> torch.Tensor:
 @given(
     tokens=st.integers(2, 40),
     length=st.integers(1, 45),
-    token_context=st.sampled_from(["previous", "current"]),
+    previous=st.booleans(),
 )
-def test_stretches_hold_each_prediction_once_with_what_the_token_block_reads(tokens, length, token_context):
+def test_stretches_hold_each_prediction_once_with_what_the_model_reads(tokens, length, previous):
     ids = torch.arange(tokens)
     after = torch.arange(1.0, tokens + 1)[:, None].expand(-1, 2)
-    stretches = Stretches(ids, after, length, token_context)
+    stretches = Stretches(ids, after, length, previous)
     predicted = torch.cat([stretches[index]["labels"][1:] for index in range(len(stretches))])
     assert torch.equal(predicted, ids[1:])
     for index in range(len(stretches)):
         stretch = stretches[index]
         # Token i is number i, the context after it is i + 1, so the one before it is i, and 0 at the start.
-        expected = stretch["input_ids"] + (token_context == "current")
+        expected = stretch["input_ids"] + (not previous)
         assert torch.equal(stretch["contexts"], expected[:, None].expand(-1, 2).float())
         assert len(stretch["input_ids"]) <= length + 1
     with pytest.raises(IndexError):
@@ -119,12 +121,12 @@ def test_collected_contexts_give_the_losses_of_the_models_own_recurrences(tmp_pa
 def test_with_a_frozen_embedding_only_the_token_block_and_an_own_head_learn(tmp_path, data, embedding, tied):
     cascade = model(embedding, tie_word_embeddings=tied)
     before = {name: value.clone() for name, value in cascade.named_parameters()}
-    result = train_token_block(cascade, data, settings(), tmp_path / "training", seed=0, device=CPU)
+    result = train_on_stream(cascade, data, settings(), tmp_path / "training", seed=0, device=CPU)
     changed = {name for name, value in cascade.named_parameters() if not torch.equal(value, before[name])}
     expected = {name for name in before if name.startswith("token_block.")}
     assert changed == expected | (set() if tied else {"embed_out.weight"})
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] - 0.1
-    assert not (tmp_path / "training" / cascade_training.CONTEXTS).exists()
+    assert not (tmp_path / "training" / stream_training.CONTEXTS).exists()
     # What early stopping judges is what the leaderboard shows: windows from a zero state.
     report = evaluate(cascade, data.validation, device=CPU)
     assert result.best_validation_loss == pytest.approx(report.loss, abs=1e-4)
@@ -133,10 +135,10 @@ def test_with_a_frozen_embedding_only_the_token_block_and_an_own_head_learn(tmp_
 def test_a_trained_embedding_learns_through_the_frozen_recurrences(tmp_path, data):
     cascade = model(frozen=False)
     before = {name: value.clone() for name, value in cascade.named_parameters()}
-    result = train_token_block(cascade, data, settings(epochs=1), tmp_path, seed=0, device=CPU)
+    result = train_on_stream(cascade, data, settings(epochs=1), tmp_path, seed=0, device=CPU)
     changed = {name for name, value in cascade.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {name for name in before if name.startswith(("token_block.", "embed_in."))}
-    assert not (tmp_path / cascade_training.CONTEXTS).exists()
+    assert not (tmp_path / stream_training.CONTEXTS).exists()
     report = evaluate(cascade, data.validation, device=CPU)
     assert result.best_validation_loss == pytest.approx(report.loss, abs=1e-4)
 
@@ -148,24 +150,22 @@ def test_a_step_is_as_many_tokens_as_asked(tmp_path, data, embedding, monkeypatc
         batch = [data.train[index]["labels"][1:] for index in range(parameters.batch_size)]
         steps.append((sum(map(len, batch)), parameters.lr))
 
-    monkeypatch.setattr(cascade_training, "train", note)
+    monkeypatch.setattr(stream_training, "train", note)
     for frozen in (True, False):
-        train_token_block(model(embedding, frozen=frozen), data, settings(), tmp_path, seed=0, device=CPU)
+        train_on_stream(model(embedding, frozen=frozen), data, settings(), tmp_path, seed=0, device=CPU)
     assert steps == [(50, 0.01), (4 * LENGTH, 0.01)]
 
 
 def test_random_embeddings_are_refused_where_they_would_be_learnt_by_heart(tmp_path, data):
     with pytest.raises(EmbeddingError, match="must come from a trained model"):
-        train_token_block(model(), data, settings(), tmp_path, seed=0, device=CPU)
+        train_on_stream(model(), data, settings(), tmp_path, seed=0, device=CPU)
     assert not list(tmp_path.iterdir())
-    train_token_block(
-        model(tie_word_embeddings=False), data, settings(epochs=1), tmp_path / "untied", seed=0, device=CPU
-    )
+    train_on_stream(model(tie_word_embeddings=False), data, settings(epochs=1), tmp_path / "untied", seed=0, device=CPU)
 
 
 def test_a_stopped_training_ends_as_an_uninterrupted_one(tmp_path, data, embedding, monkeypatch):
     straight = model(embedding)
-    expected = train_token_block(straight, data, settings(), tmp_path / "straight", seed=0, device=CPU)
+    expected = train_on_stream(straight, data, settings(), tmp_path / "straight", seed=0, device=CPU)
 
     class StoppedError(Exception):
         pass
@@ -176,9 +176,9 @@ def test_a_stopped_training_ends_as_an_uninterrupted_one(tmp_path, data, embeddi
 
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(StopEarly, "on_evaluate", stop)
-        train_token_block(model(embedding), data, settings(), tmp_path / "stopped", seed=0, device=CPU)
+        train_on_stream(model(embedding), data, settings(), tmp_path / "stopped", seed=0, device=CPU)
     resumed = model(embedding)
-    result = train_token_block(resumed, data, settings(), tmp_path / "stopped", seed=0, device=CPU)
+    result = train_on_stream(resumed, data, settings(), tmp_path / "stopped", seed=0, device=CPU)
     assert result.resumed
     assert [row["validation_loss"] for row in result.history] == [row["validation_loss"] for row in expected.history]
     for name, value in resumed.state_dict().items():
@@ -219,3 +219,43 @@ def test_the_streams_own_rates_replace_those_of_the_other_models():
     assert (blocks.projection_lr, blocks.proj_noise, blocks.max_iterations) == (0.002, 0.1, 60)
     assert blocks.convergence_target == 0.9
     assert (reader.lr, reader.batch_size, reader.epochs, reader.clip, reader.patience) == (0.001, 3, 7, 1.0, 1)
+
+
+def context_kv(embedding: Path | None = None, **overrides: Any) -> ContextKVAttentionLLM:
+    """A context-kv model with frozen context blocks."""
+    torch.manual_seed(0)
+    made = create("context-kv", "tiny", vocab_size=VOCABULARY, context_dims=[12, 8], **overrides)
+    assert isinstance(made, ContextKVAttentionLLM)
+    if embedding is not None:
+        adopt_embedding(made, read_embedding(str(embedding)), TOKENIZER)
+    made.freeze_context_blocks()
+    return made
+
+
+def test_context_kv_trains_its_attention_on_contexts_that_run_on(tmp_path, data, embedding):
+    model = context_kv(embedding)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    result = train_on_stream(model, data, settings(stream_lr=0.003), tmp_path / "training", seed=0, device=CPU)
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in changed} == {"attention", "attention_norm", "mlp", "mlp_norm"}
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] - 0.1
+    report = evaluate(model, data.validation, device=CPU)
+    assert result.best_validation_loss == pytest.approx(report.loss, abs=1e-4)
+
+
+@torch.no_grad()
+def test_a_stretch_starts_with_contexts_of_the_whole_stream_and_chunks_of_its_own(tmp_path, data):
+    model = context_kv().eval()
+    collected = collect_training_data(model, data, 50, tmp_path / "contexts.npy", CPU)
+    stream = stream_of(data)
+    after = unroll_side_by_side(model.context_blocks, model.normed_embeddings(stream[None]))[0]
+    stretch = collected.train[2]
+    torch.testing.assert_close(stretch["contexts"], after[100:151], atol=2e-5, rtol=0)
+    assert torch.equal(stretch["input_ids"], stream[100:151])
+
+
+def test_stretches_within_a_chunk_are_refused(tmp_path, data, embedding):
+    for model, name in ((context_kv(embedding), "stream_tokens"), (context_kv(freeze_embedding=False), "seq_length")):
+        model.config.chunk_size = 50
+        with pytest.raises(ValueError, match=f"{name}=.* must be larger than chunk_size=50"):
+            train_on_stream(model, data, settings(), tmp_path, seed=0, device=CPU)

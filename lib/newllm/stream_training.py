@@ -1,4 +1,4 @@
-"""Training of the cascade's token block: on contexts collected once, or through an embedding that changes them."""
+"""Training of what reads contexts of one run-on stream: collected once, or through an embedding that changes them."""
 
 import logging
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from newllm.config import StreamParameters
 from newllm.data import TextData, TokenWindows
 from newllm.embeddings import refuse_unknowing_embedding
 from newllm.main_training import TrainingResult, train
-from newllm.models.cascade import CascadeContextLLM
+from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.projection import unroll_side_by_side
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ WINDOWS_AT_ONCE = 64
 
 
 class Stretches(Dataset[dict[str, Tensor]]):
-    """One stream cut into stretches, with the contexts that the token block reads in each, carried on throughout.
+    """One stream cut into stretches, with the contexts that the model reads in each, carried on throughout.
 
     A stretch holds ``length + 1`` ids, its last one is the first of the next; the last stretch may be shorter.
 
@@ -34,24 +34,24 @@ class Stretches(Dataset[dict[str, Tensor]]):
     token_ids
         The stream (T,).
     contexts
-        Contexts after each of its tokens (T, N P); may be memory-mapped.
+        Contexts after each of its tokens (T, P); may be memory-mapped.
     length
         Predictions in a stretch.
-    token_context
-        ``previous`` or ``current``, as in the model's config.
+    previous
+        Whether a token is read beside the contexts before it, not beside those after it.
     """
 
-    def __init__(self, token_ids: Tensor, contexts: Tensor, length: int, token_context: str) -> None:
+    def __init__(self, token_ids: Tensor, contexts: Tensor, length: int, previous: bool) -> None:
         self.token_ids = token_ids
         self.contexts = contexts
         self.length = length
-        self.shift = 1 if token_context == "previous" else 0
+        self.shift = int(previous)
 
     def __len__(self) -> int:
         return -(-(len(self.token_ids) - 1) // self.length)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Stretch number ``index``: ``input_ids`` and ``labels`` (n,), equal, and ``contexts`` (n, N P)."""
+        """Stretch number ``index``: ``input_ids`` and ``labels`` (n,), equal, and ``contexts`` (n, P)."""
         if not 0 <= index < len(self):
             raise IndexError(f"stretch {index} of {len(self)}")
         start = index * self.length
@@ -64,14 +64,14 @@ class Stretches(Dataset[dict[str, Tensor]]):
 
 
 class WindowsWithContexts(Dataset[dict[str, Tensor]]):
-    """Held-out windows with the contexts that the token block reads, each window from a zero state.
+    """Held-out windows with the contexts that the model reads, each window from a zero state.
 
     Parameters
     ----------
     windows
         The windows.
     contexts
-        What the token block reads in each (windows, seq_length + 1, N P).
+        What the model reads in each (windows, seq_length + 1, P).
     """
 
     def __init__(self, windows: TokenWindows, contexts: Tensor) -> None:
@@ -95,16 +95,16 @@ class CollectedData:
     identity: dict[str, str]
 
 
-def contexts_are_fixed(model: CascadeContextLLM) -> bool:
+def contexts_are_fixed(model: BorrowedEmbeddingModel) -> bool:
     """Tell whether main training changes no context: embedding, its norm and the recurrences are all frozen."""
     parts = (model.embed_in, model.embed_norm, model.context_blocks)
     return not any(parameter.requires_grad for part in parts for parameter in part.parameters())
 
 
 def collect_training_data(
-    model: CascadeContextLLM, data: TextData, stretch: int, output: Path, device: torch.device
+    model: BorrowedEmbeddingModel, data: TextData, stretch: int, output: Path, device: torch.device
 ) -> CollectedData:
-    """Collect all contexts that the token block will read in training.
+    """Collect all contexts that the model will read in training.
 
     The training windows are read as the one run-on stream that they are, the state carried from the first token to
     the last. Each held-out window starts from a zero state, as the leaderboard scores it.
@@ -112,13 +112,13 @@ def collect_training_data(
     Parameters
     ----------
     model
-        A cascade whose contexts do not change any more.
+        A model whose contexts do not change any more.
     data
         Training and held-out windows.
     stretch
         Predictions in a training stretch.
     output
-        The ``.npy`` file that takes the contexts of the stream: 4 N P bytes a token.
+        The ``.npy`` file that takes the contexts of the stream: 4 P bytes a token.
     device
         Where to compute.
     """
@@ -132,15 +132,15 @@ def collect_training_data(
         ", token by token" if collection.sequential else "",
     )
     return CollectedData(
-        Stretches(stream, collection.contexts, stretch, model.config.token_context),
+        Stretches(stream, collection.contexts, stretch, model.reads_previous_contexts),
         WindowsWithContexts(data.validation, _window_contexts(model, data.validation, device)),
         data.identity,
     )
 
 
 @torch.no_grad()
-def _window_contexts(model: CascadeContextLLM, windows: TokenWindows, device: torch.device) -> Tensor:
-    """Collect what the token block reads in each window from a zero state (windows, seq_length + 1, N P)."""
+def _window_contexts(model: BorrowedEmbeddingModel, windows: TokenWindows, device: torch.device) -> Tensor:
+    """Collect what the model reads in each window from a zero state (windows, seq_length + 1, P)."""
     read = []
     for first in range(0, len(windows), WINDOWS_AT_ONCE):
         rows = range(first, min(first + WINDOWS_AT_ONCE, len(windows)))
@@ -150,8 +150,8 @@ def _window_contexts(model: CascadeContextLLM, windows: TokenWindows, device: to
     return torch.cat(read)
 
 
-def train_token_block(
-    model: CascadeContextLLM,
+def train_on_stream(
+    model: BorrowedEmbeddingModel,
     data: TextData,
     parameters: StreamParameters,
     folder: Path,
@@ -159,7 +159,7 @@ def train_token_block(
     seed: int,
     device: torch.device,
 ) -> TrainingResult:
-    """Train what is not frozen of a cascade by cross-entropy, in place, and keep the best weights.
+    """Train what is not frozen of a model by cross-entropy, in place, and keep the best weights.
 
     Where embedding and recurrences are frozen, contexts are collected once, over the training text as one stream, and
     a step is one stretch of ``stream_tokens`` of it. Where either trains, its contexts change with every step: then
@@ -185,14 +185,28 @@ def train_token_block(
     ------
     EmbeddingError
         Where the embedding is frozen, tied to the head, and adopted from nowhere.
+    ValueError
+        Where no stretch is longer than the chunks that the model remembers by.
     """
     refuse_unknowing_embedding(model)
     if not contexts_are_fixed(model):
+        _refuse_short_stretches(model, "seq_length", data.train.seq_length)
         windows = max(1, round(parameters.stream_tokens / data.train.seq_length))
         return train(model, data, parameters.for_reader(windows), folder, seed=seed, device=device)
+    _refuse_short_stretches(model, "stream_tokens", parameters.stream_tokens)
     model.to(device)  # type: ignore[arg-type]
     output = folder / CONTEXTS
     collected = collect_training_data(model, data, parameters.stream_tokens, output, device)
     result = train(model, collected, parameters.for_reader(1), folder, seed=seed, device=device)
     output.unlink()
     return result
+
+
+def _refuse_short_stretches(model: BorrowedEmbeddingModel, name: str, tokens: int) -> None:
+    """Refuse training in which no chunk is ever completed before a token that could attend to it."""
+    chunk_size = getattr(model.config, "chunk_size", 0)
+    if tokens <= chunk_size:
+        raise ValueError(
+            f"{name}={tokens} must be larger than chunk_size={chunk_size}, better five times as large: what is "
+            "remembered of completed chunks would never be read in training"
+        )
