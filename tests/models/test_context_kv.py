@@ -113,10 +113,9 @@ def test_crop_with_recording_is_exact_at_every_side_of_a_chunk_and_with_padding(
     cache.activate_past_recording()
     for start, end in ((0, 17), (17, 18), (18, 43)):
         model(IDS[:, start:end], past_key_values=cache, attention_mask=mask[:, :end])
-    before = held_bytes(cache)
     cache.crop(-removed)
     kept = 43 - removed
-    assert held_bytes(cache) == 3 * model.cached_values(kept) * 8 <= before
+    assert cache.layers[0].chunk_ends.shape == (3, kept // 8, sum(WIDTHS))
     other = IDS.flip(1)[:, : 60 - kept]
     ids = torch.cat([IDS[:, :kept], other], dim=1)
     mask = mask[:, : ids.shape[1]]
