@@ -203,8 +203,8 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
         y=summary["bits_per_byte"],
         mode="markers+text",
         text=summary["arm"],
-        # Arms of equal cache stand above one another: their names go to alternate sides.
-        textposition=[("top right", "bottom left")[index % 2] for index in range(len(summary))],
+        # Arms of equal cache stand above one another, so their names go beside them.
+        textposition="middle right",
         marker={"size": 11, "color": COLOURS[0]},
         error_y={
             "array": summary["high"] - summary["bits_per_byte"],
@@ -215,7 +215,11 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
     )
     title = "Quality against memory: down and to the left is better"
     figure.update_layout(legend={"orientation": "h", "y": 1.08})
-    return _finish(figure, title, "KV cache (bytes per token, measured)", "bits per byte, held out", log_x=True)
+    figure = _finish(figure, title, "KV cache (bytes per token, measured)", "bits per byte, held out", log_x=True)
+    # Room on the right for the names; the range of a logarithmic axis is given in powers of ten.
+    low, high = np.log10([summary["kv_bytes_per_token"].min(), summary["kv_bytes_per_token"].max()])
+    room = max(high - low, 0.1)
+    return figure.update_xaxes(range=[low - 0.1 * room, high + 0.5 * room], tickformat=",")
 
 
 def attention_biases(biases: dict[str, ArrayLike], limit: float = 2.0) -> go.Figure:
