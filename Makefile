@@ -21,8 +21,7 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-# One process a core, each with one thread: the numbers of a resumed run are equal to the bit only for equal threads.
-	NEWLLM_OUTPUTS=$$(mktemp -d) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --nbval-lax --nbval-current-env tests notebooks
+	NEWLLM_OUTPUTS=$$(mktemp -d) $(BIN)/python -m pytest --numprocesses auto --dist loadfile --nbval-lax --nbval-current-env tests notebooks
 
 install: $(INSTALLED)
 

@@ -1,9 +1,16 @@
 """What every test may count on."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
+import torch
+
+# Tests run side by side, one a core, and numbers are equal to the bit only for equal numbers of threads: one, here and
+# in every process and kernel that a test starts.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
