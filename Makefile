@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 # A few minutes on two cores: DProj-Pythia beside Pythia and the control with the same cache, on real text.
 # For another run: make run RUN="02 --profile cpu", make run RUN="--profile smoke", ...
-RUN ?= 02 --profile cpu -p "arms=[pythia, narrow, dproj-oacd]" -p "seeds=[0]" -p samples=800 -p projection_samples=400 -p epochs=1
+RUN ?= 02 --profile cpu -p "arms=[pythia, narrow, dproj-oacd]" -p "seeds=[0]" -p samples=800 -p projection_samples=200 -p epochs=1 -p processes=2
 
 .PHONY: run test lab install
 .DEFAULT_GOAL := run
