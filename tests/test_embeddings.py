@@ -64,10 +64,10 @@ def finished_run(folder: Path, tokenizer: PreTrainedTokenizerFast = TOKENIZER) -
 def test_the_embedding_of_a_finished_run_is_taken_over(tmp_path, tied):
     trained = finished_run(tmp_path / "run")
     taker = model(tie_word_embeddings=tied)
-    adopt_embedding(taker, read_embedding(str(tmp_path / "run")), TOKENIZER)
-    assert torch.equal(weight_of(taker), weight_of(trained))
-    head = taker.get_output_embeddings().weight
-    assert torch.equal(head, weight_of(trained)) == tied
+    adopt_embedding(taker, read_embedding(str(tmp_path / "run"), for_head=tied), TOKENIZER)
+    lent = trained.get_output_embeddings().weight if tied else weight_of(trained)
+    assert torch.equal(weight_of(taker), lent)
+    assert torch.equal(taker.get_output_embeddings().weight, lent) == tied
     taker.save_pretrained(tmp_path / "saved")
     loaded = type(taker).from_pretrained(tmp_path / "saved")
     loaded.requires_grad_(False)
@@ -78,31 +78,37 @@ def test_an_unfinished_run_is_refused(tmp_path):
     finished_run(tmp_path / "run")
     Run(tmp_path / "run", {}).start()
     with pytest.raises(EmbeddingError, match="not finished"):
-        read_embedding(str(tmp_path / "run"))
+        read_embedding(str(tmp_path / "run"), for_head=False)
 
 
 def test_a_run_with_another_tokenizer_is_refused_though_the_shape_fits(tmp_path):
     finished_run(tmp_path / "run", byte_tokenizer(first=1))
     with pytest.raises(EmbeddingError, match="another tokenizer"):
-        adopt_embedding(model(), read_embedding(str(tmp_path / "run")), TOKENIZER)
+        adopt_embedding(model(), read_embedding(str(tmp_path / "run"), for_head=False), TOKENIZER)
 
 
 @pytest.mark.parametrize("name", ["pythia", "dproj", "cascade"])
 def test_a_saved_model_tells_its_tokenizer(tmp_path, name):
     saved = model(name, seed=1)
     saved.save_pretrained(tmp_path)
-    assert read_embedding(str(tmp_path)).tokenizer_identity is None
+    assert read_embedding(str(tmp_path), for_head=False).tokenizer_identity is None
     TOKENIZER.save_pretrained(tmp_path)
-    read = read_embedding(str(tmp_path))
+    read = read_embedding(str(tmp_path), for_head=False)
     assert torch.equal(read.weight, weight_of(saved))
     assert read.tokenizer_identity == tokenizer_identity(TOKENIZER)
+
+
+def test_a_tied_model_lends_its_one_embedding_as_a_head_too(tmp_path):
+    saved = model("cascade", seed=1)
+    saved.save_pretrained(tmp_path)
+    assert torch.equal(read_embedding(str(tmp_path), for_head=True).weight, weight_of(saved))
 
 
 def test_a_file_is_read_with_a_warning_that_its_tokenizer_is_unknown(tmp_path, caplog):
     weight = torch.randn(VOCABULARY, 64)
     save_file({"anything": weight.bfloat16(), "bias": torch.zeros(3)}, tmp_path / "e.safetensors")
     taker = model()
-    adopt_embedding(taker, read_embedding(str(tmp_path / "e.safetensors")), TOKENIZER)
+    adopt_embedding(taker, read_embedding(str(tmp_path / "e.safetensors"), for_head=False), TOKENIZER)
     assert torch.equal(weight_of(taker), weight.bfloat16().float())
     assert "only their number is checked" in caplog.text
 
@@ -111,7 +117,7 @@ def test_padding_of_the_vocabulary_becomes_the_mean_row(tmp_path):
     weight = torch.randn(VOCABULARY, 64)
     save_file({"wte.weight": weight}, tmp_path / "e.safetensors")
     taker = create("cascade", "tiny", vocab_size=VOCABULARY + 3)
-    adopt_embedding(taker, read_embedding(str(tmp_path / "e.safetensors")), TOKENIZER)
+    adopt_embedding(taker, read_embedding(str(tmp_path / "e.safetensors"), for_head=False), TOKENIZER)
     assert torch.equal(weight_of(taker)[:VOCABULARY], weight)
     assert torch.equal(weight_of(taker)[VOCABULARY:], weight.mean(0).expand(3, -1))
 
@@ -119,7 +125,7 @@ def test_padding_of_the_vocabulary_becomes_the_mean_row(tmp_path):
 @pytest.mark.parametrize("shape", [(VOCABULARY, 32), (VOCABULARY + 1, 64), (VOCABULARY - 1, 64)])
 def test_another_shape_is_refused_with_the_settings_that_fit(tmp_path, shape):
     save_file({"wte.weight": torch.zeros(shape)}, tmp_path / "e.safetensors")
-    embedding = read_embedding(str(tmp_path / "e.safetensors"))
+    embedding = read_embedding(str(tmp_path / "e.safetensors"), for_head=False)
     with pytest.raises(EmbeddingError, match=f"build the model with vocab_size={shape[0]}, hidden_size={shape[1]}"):
         adopt_embedding(model(), embedding, TOKENIZER)
 
@@ -135,18 +141,18 @@ def test_another_shape_is_refused_with_the_settings_that_fit(tmp_path, shape):
 def test_weights_without_one_embedding_are_refused(tmp_path, tensors, reason):
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "e.safetensors")
     with pytest.raises(EmbeddingError, match=reason):
-        read_embedding(str(tmp_path / "e.safetensors"))
+        read_embedding(str(tmp_path / "e.safetensors"), for_head=False)
 
 
 def test_what_is_no_weights_at_all_is_refused(tmp_path):
     (tmp_path / "e.safetensors").write_text("no")
     with pytest.raises(EmbeddingError, match="not a safetensors file"):
-        read_embedding(str(tmp_path / "e.safetensors"))
+        read_embedding(str(tmp_path / "e.safetensors"), for_head=False)
     with pytest.raises(EmbeddingError, match=r"holds no model\.safetensors"):
-        read_embedding(str(tmp_path))
+        read_embedding(str(tmp_path), for_head=False)
     for missing in ("missing.safetensors", "./missing", str(tmp_path / "missing"), "outputs/run/arm"):
         with pytest.raises(EmbeddingError, match="no such file or folder"):
-            read_embedding(missing)
+            read_embedding(missing, for_head=False)
 
 
 def test_only_an_embedding_that_knows_nothing_is_refused(tmp_path):
@@ -160,7 +166,7 @@ def test_only_an_embedding_that_knows_nothing_is_refused(tmp_path):
             refuse_unknowing_embedding(taker)
     finished_run(tmp_path / "run")
     adopted = model()
-    adopt_embedding(adopted, read_embedding(str(tmp_path / "run")), TOKENIZER)
+    adopt_embedding(adopted, read_embedding(str(tmp_path / "run"), for_head=False), TOKENIZER)
     adopted.requires_grad_(False)
     refuse_unknowing_embedding(adopted)
     weight_of(adopted)[3] += 1
@@ -197,12 +203,13 @@ def test_the_embedding_of_a_hub_model_comes_with_its_tokenizers_identity(hub):
     served = model("pythia", seed=1)
     served.save_pretrained(hub.folder)
     TOKENIZER.save_pretrained(hub.folder)
-    read = read_embedding("someone/model")
+    read = read_embedding("someone/model", for_head=False)
     assert torch.equal(read.weight, weight_of(served))
+    assert torch.equal(read_embedding("someone/model", for_head=True).weight, served.get_output_embeddings().weight)
     assert read.tokenizer_identity == tokenizer_identity(TOKENIZER)
 
 
 def test_a_silent_hub_is_one_error_that_names_the_offline_choice(hub):
     hub.answers = False
     with pytest.raises(HubUnavailableError, match="embedding_source: the folder of a finished run"):
-        read_embedding("someone/model")
+        read_embedding("someone/model", for_head=False)

@@ -216,7 +216,8 @@ def test_a_cascade_stands_on_the_embedding_of_a_baseline_on_the_same_data(home, 
         "cascade-random_freeze_embedding=False_num_blocks=1-seed1",
         "pythia-seed1",
     ]
-    baseline = saved(tmp_path, "pythia").get_input_embeddings().weight
+    # Tied to the head, it is the baseline's head that serves.
+    baseline = saved(tmp_path, "pythia").get_output_embeddings().weight
     cascade = saved(tmp_path, "cascade-oacd")
     assert torch.equal(cascade.get_input_embeddings().weight, baseline)
     assert cascade.config.embedding_source == "pythia-seed1"
@@ -241,7 +242,7 @@ def test_context_kv_trains_by_the_same_recipe(home, data, tmp_path):
     folder = tmp_path / "context-kv-oacd_context_dims=_20_12_-seed1"
     history = pd.read_json(folder / "history.json", typ="series")["projection"]
     assert {row["block"] for row in history} == {0, 1}
-    baseline = AutoModelForCausalLM.from_pretrained(tmp_path / "pythia-seed1" / "model").get_input_embeddings()
+    baseline = AutoModelForCausalLM.from_pretrained(tmp_path / "pythia-seed1" / "model").get_output_embeddings()
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     assert torch.equal(model.get_output_embeddings().weight, baseline.weight)
 
@@ -252,7 +253,7 @@ def test_a_cascade_may_take_an_embedding_from_elsewhere(finished, home, data, tm
     asked = settings(home, arms=["cascade@hidden_size=40"], embedding_source=source, epochs=1)
     compare(asked, data, tmp_path)
     cascade, lender = saved(tmp_path, "cascade-oacd_hidden_size=40"), saved(folder, "narrow")
-    assert torch.equal(cascade.get_input_embeddings().weight, lender.get_input_embeddings().weight)
+    assert torch.equal(cascade.get_input_embeddings().weight, lender.get_output_embeddings().weight)
     refused = settings(home, arms=["cascade"], embedding_source="random", epochs=1)
     with pytest.raises(ComparisonError, match="must come from a trained model"):
         compare(refused, data, tmp_path / "refused")

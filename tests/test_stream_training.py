@@ -66,7 +66,7 @@ def model(embedding: Path | None = None, frozen: bool = True, **overrides: Any) 
     made = create("cascade", "tiny", vocab_size=VOCABULARY, context_dim=16, **overrides)
     assert isinstance(made, CascadeContextLLM)
     if embedding is not None:
-        adopt_embedding(made, read_embedding(str(embedding)), TOKENIZER)
+        adopt_embedding(made, read_embedding(str(embedding), for_head=True), TOKENIZER)
     made.freeze_context_blocks()
     made.embed_in.requires_grad_(not frozen)
     return made
@@ -227,7 +227,7 @@ def context_kv(embedding: Path | None = None, **overrides: Any) -> ContextKVAtte
     made = create("context-kv", "tiny", vocab_size=VOCABULARY, context_dims=[12, 8], **overrides)
     assert isinstance(made, ContextKVAttentionLLM)
     if embedding is not None:
-        adopt_embedding(made, read_embedding(str(embedding)), TOKENIZER)
+        adopt_embedding(made, read_embedding(str(embedding), for_head=True), TOKENIZER)
     made.freeze_context_blocks()
     return made
 

@@ -177,12 +177,13 @@ def prepare_context_blocks(
     The embedding is that of ``embedding_source``, or of :func:`embedding_cell`, which is run where it is not finished.
     """
     source, baseline = model.config.embedding_source, embedding_cell(cell)
+    tied = model.config.tie_word_embeddings
     if baseline is not None:
         run_cell(baseline, data)
         place = baseline.run().folder
-        adopt_embedding(model, replace(read_embedding(str(place)), source=place.name), data.tokenizer)
+        adopt_embedding(model, replace(read_embedding(str(place), for_head=tied), source=place.name), data.tokenizer)
     elif source != RANDOM:
-        adopt_embedding(model, read_embedding(source), data.tokenizer)
+        adopt_embedding(model, read_embedding(source, for_head=tied), data.tokenizer)
     blocks = replace(cell, parameters=cell.parameters.for_context_blocks())
     projection = TREATMENTS[cell.arm.projection](blocks, model, data, folder, device)
     frozen = model.config.freeze_embedding or cell.arm.frozen_embedding
