@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 from newllm import bootstrap, cli
+from newllm.commands import models, shared
+from newllm.commands.run import plan
 from newllm.config import ParameterError, load_parameters
 from newllm.runs import load_records, notebook_run
 
@@ -48,7 +50,7 @@ def notebook(tmp_path, monkeypatch):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "01_projection_training.ipynb")
-    monkeypatch.setattr(cli, "notebooks_folder", lambda: folder)
+    monkeypatch.setattr(shared, "notebooks_folder", lambda: folder)
     monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -123,11 +125,11 @@ def test_a_folder_that_holds_something_else_is_refused(notebook, capsys):
 
 
 def test_several_notebooks_take_the_parameters_they_know(monkeypatch):
-    monkeypatch.setattr(cli, "available_notebooks", lambda: ["01_projection_training", "02_main_training"])
-    first, second = cli.plan(["01", "02"], "smoke", {"lr": 0.5, "samples": 70})
+    monkeypatch.setattr(shared, "available_notebooks", lambda: ["01_projection_training", "02_main_training"])
+    first, second = plan(["01", "02"], "smoke", {"lr": 0.5, "samples": 70})
     assert (first.identity()["samples"], second.identity()["samples"], second.identity()["lr"]) == (70, 70, 0.5)
     with pytest.raises(ParameterError, match="did you mean lr"):
-        cli.plan(["01", "02"], "smoke", {"llr": 0.5})
+        plan(["01", "02"], "smoke", {"llr": 0.5})
 
 
 def test_models_are_shown_in_one_table(capsys):
@@ -145,7 +147,7 @@ def test_models_are_shown_in_one_table(capsys):
 
 def test_a_model_that_fails_its_certificate_fails_the_command(monkeypatch, capsys):
     failed = pd.DataFrame([{"model": "mqa", "certificate": False}])
-    monkeypatch.setattr(cli, "survey", lambda *given, **settings: failed)
+    monkeypatch.setattr(models, "survey", lambda *given, **settings: failed)
     assert cli.main(["models", "mqa"]) == 1
     assert cli.main(["models", "mqa", "--contexts"]) == 1
 

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from newllm.bootstrap import FIRST_CELL
-from newllm.cli import read_assignments
+from newllm.commands.shared import read_assignments
 from newllm.config import load_parameters
 from newllm.folders import project_root
 

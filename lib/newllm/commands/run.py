@@ -1,0 +1,167 @@
+"""``newllm run``: notebooks executed by papermill, each into its run folder, and the table of what came out."""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from newllm.commands.shared import as_text, available_notebooks, full_name, notebook_path, read_assignments
+from newllm.config import NOTEBOOKS, ParameterError, RunParameters, load_parameters, profiles, refuse_unknown
+from newllm.durations import describe_seconds
+from newllm.kernel import kernel_of_this_python
+from newllm.runs import Run, RunError, draw_pictures, earlier_seconds, load_records, notebook_run, summarize
+
+logger = logging.getLogger(__name__)
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    run = commands.add_parser("run", help="execute notebooks and show the table of their results")
+    run.add_argument(
+        "notebooks", nargs="*", help="numbers or names, such as 02 or 02_main_training; all of them if none"
+    )
+    run.add_argument("--profile", default="smoke", choices=profiles(), help="whose parameters (smoke)")
+    run.add_argument(
+        "-p",
+        dest="parameters",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="replace a parameter; repeatable",
+    )
+    run.add_argument("--rerun", action="store_true", help="delete what is finished and run it again")
+    run.set_defaults(command=run_command)
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Do ``newllm run``: execute notebooks into their run folders and show the table of their results."""
+    try:
+        given = read_assignments(options.parameters)
+        if options.rerun:
+            given["rerun"] = True
+        planned = plan(options.notebooks or available_notebooks(), options.profile, given)
+    except (ParameterError, RunError) as error:
+        logger.error("%s", error)
+        return 2
+    failed = [parameters.notebook for parameters in planned if not run_notebook(parameters, given)]
+    show_results(planned)
+    if failed:
+        logger.error("Failed: %s. What was finished is kept; run the same command again to go on.", ", ".join(failed))
+    return 1 if failed else 0
+
+
+def plan(names: Sequence[str], profile: str, given: Mapping[str, Any]) -> list[RunParameters]:
+    """Check everything before anything is written.
+
+    Parameters
+    ----------
+    names
+        Names of notebooks, in full or by their number.
+    profile
+        A folder of ``params``.
+    given
+        Parameters that replace the profile's; each notebook takes those it knows.
+
+    Returns
+    -------
+    list of RunParameters
+        The parameters of each notebook.
+
+    Raises
+    ------
+    ParameterError
+        If a notebook is unknown, no notebook knows a parameter, or a value is impossible.
+    RunError
+        If a run folder holds something else.
+    """
+    notebooks = [full_name(name) for name in names]
+    refuse_unknown(given, notebooks)
+    planned = []
+    for notebook in notebooks:
+        fields = NOTEBOOKS[notebook].model_fields
+        planned.append(load_parameters(notebook, profile, {key: given[key] for key in given if key in fields}))
+    for parameters in planned:
+        notebook_run(parameters)
+    return planned
+
+
+def run_notebook(parameters: RunParameters, given: Mapping[str, Any]) -> bool:
+    """Execute one notebook into its run folder, unless it is finished, and tell whether it is.
+
+    Parameters
+    ----------
+    parameters
+        The checked parameters.
+    given
+        What was given beside the profile; the notebook gets those of its own.
+    """
+    run = notebook_run(parameters)
+    if parameters.rerun:
+        run.clear()
+    if run.is_finished:
+        logger.info("%s is finished: %s (--rerun runs it again)", parameters.notebook, run.folder)
+        return True
+    seconds = earlier_seconds(parameters.notebook, parameters.profile)
+    logger.info(
+        "%s %s in %s; %s.",
+        parameters.notebook,
+        "goes on" if run.is_started else "starts",
+        run.folder,
+        f"the last one took {describe_seconds(seconds)}"
+        if seconds
+        else "none was run before to tell how long it takes",
+    )
+    run.start()
+    # rerun is done with: in the notebook it would delete what papermill's run has written by then.
+    passed = {
+        key: value
+        for key, value in parameters.model_dump(mode="json").items()
+        if key == "profile" or (key in given and key != "rerun")
+    }
+    started = time.monotonic()
+    try:
+        _execute(parameters.notebook, run, passed)
+    except PapermillExecutionError as error:
+        logger.error(
+            "%s failed in cell %s: %s: %s\nSee %s",
+            parameters.notebook,
+            error.exec_count,
+            error.ename,
+            error.evalue,
+            run.folder / "unfinished.ipynb",
+        )
+        return False
+    run.finish(time.monotonic() - started)
+    draw_pictures(run.folder)
+    logger.info("%s took %s.", parameters.notebook, describe_seconds(time.monotonic() - started))
+    return True
+
+
+def show_results(planned: Sequence[RunParameters]) -> None:
+    """Log the table of the results of these runs."""
+    for parameters in planned:
+        records = load_records(notebook_run(parameters).folder)
+        if not records.empty:
+            table = summarize(records).drop(columns=["notebook", "profile"])
+            logger.info("\n%s (%s)\n%s", parameters.notebook, parameters.profile, as_text(table))
+
+
+def _execute(notebook: str, run: Run, passed: Mapping[str, Any]) -> None:
+    """Run papermill; the notebook stands in the run folder as unfinished.ipynb until its last cell is done."""
+    unfinished = run.folder / "unfinished.ipynb"
+    with kernel_of_this_python():
+        papermill.execute_notebook(
+            notebook_path(notebook),
+            unfinished,
+            parameters=dict(passed),
+            kernel_name="python3",
+            language="python",
+            progress_bar=sys.stderr.isatty(),
+            log_output=True,
+        )
+    unfinished.replace(run.folder / f"{notebook}.ipynb")
