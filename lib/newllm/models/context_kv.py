@@ -66,7 +66,7 @@ class ContextKVAttentionLLM(BorrowedEmbeddingModel):
     """Embedding -> embed_norm -> recurrences; attention to contexts -> MLP -> head, tied by default.
 
     Token p attends to the contexts at the end of every chunk before its own, and to its own context, the one after
-    token p. ``h = LN(e + attention)``, then ``LN(h + MLP(h))``.
+    token p. ``h = LN(e + attention)``, then ``h + LN(MLP(h))``.
     """
 
     config_class = ContextKVConfig
@@ -94,7 +94,7 @@ class ContextKVAttentionLLM(BorrowedEmbeddingModel):
         # A chunk that ends with the token itself is its own context, which counts once.
         visible = (counts - 1) // self.config.chunk_size
         hidden = self.attention_norm(embeds + self.attention(embeds, contexts, memory.chunk_ends, visible))
-        return self.mlp_norm(hidden + self.mlp(hidden))
+        return hidden + self.mlp_norm(self.mlp(hidden))
 
     def cache_layout(self) -> list[type[CacheLayerMixin]]:
         """Return the chunks' contexts with the recurrences' state, and nothing else."""

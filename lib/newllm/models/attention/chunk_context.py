@@ -8,7 +8,8 @@ class ChunkContextAttention(nn.Module):
     """H heads whose queries come from a token, and whose keys and values come from contexts.
 
     Contexts are attended to as they are: the weights of keys and values are absorbed into queries and outputs, so
-    neither keys nor values are built. Keys have no bias: it would add the same to all scores of a query.
+    neither keys nor values are built. Keys have no bias: it would add the same to all scores of a query. The heads side
+    by side are as wide as the embedding that they are added to, and nothing projects them.
 
     Parameters
     ----------
@@ -27,7 +28,6 @@ class ChunkContextAttention(nn.Module):
         self.query = nn.Linear(embed_dim, embed_dim)
         self.key = nn.Linear(context_width, embed_dim, bias=False)
         self.value = nn.Linear(context_width, embed_dim)
-        self.dense = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, embeds: Tensor, contexts: Tensor, slots: Tensor, visible: Tensor) -> Tensor:
         """Attend from each token to the slots that it may see and to its own context.
@@ -60,5 +60,4 @@ class ChunkContextAttention(nn.Module):
         weights = (torch.cat([to_slots, to_own], dim=-1) * self.scale).softmax(-1)
         from_slots, from_own = weights[..., :-1], weights[..., -1:]
         mixed = (from_slots.flatten(1, 2) @ slots).view_as(queries) + from_own * contexts[:, None]
-        output = (mixed @ value.mT).transpose(1, 2).flatten(2) + self.value.bias
-        return self.dense(output)
+        return (mixed @ value.mT).transpose(1, 2).flatten(2) + self.value.bias
