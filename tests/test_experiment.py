@@ -14,6 +14,7 @@ from newllm import experiment, models
 from newllm.arms import Arm, ArmError
 from newllm.config import MainTraining
 from newllm.data import TextData, prepare_data
+from newllm.data.facts import FACTS
 from newllm.evaluation.causality import Certificate
 from newllm.evaluation.perplexity import evaluate
 from newllm.experiment import PROMPTS, RECIPES, ComparisonError, Trained, compare, summarize_arms
@@ -120,10 +121,38 @@ def test_the_records_say_what_was_measured(finished, home, data):
         assert kept["certificate"]["passed"]
     assert records["kv_bytes_per_token"]["dproj-oacd"] == records["kv_bytes_per_token"]["narrow"]
     assert records["kv_bytes_per_token"]["dproj-oacd"] < records["kv_bytes_per_token"]["pythia"]
-    record = experiment.Cell(Arm.parse("narrow"), 1, settings(home), folder).run().record()
+    record = experiment.Cell(Arm.parse("narrow"), 1, settings(home), folder, data.fingerprint).run().record()
     assert [continuation.prompt for continuation in record.continuations] == list(PROMPTS)
     assert all(continuation.text for continuation in record.continuations)
     assert len(AutoTokenizer.from_pretrained(folder / "narrow-seed1" / "model")) == len(data.tokenizer)
+
+
+def test_equal_cells_of_another_notebook_are_taken_over(finished, home, data, tmp_path, monkeypatch):
+    records, folder = finished
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(folder.parent))
+    monkeypatch.setattr(experiment, "run_cell", lambda *_: pytest.fail("a finished cell was run again"))
+    elsewhere = compare(settings(home, arms=("narrow",)), data, tmp_path)
+    assert elsewhere["perplexity"].item() == records["perplexity"]["narrow"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "narrow-seed1"]
+    torch.testing.assert_close(
+        experiment.load_trained(tmp_path / "narrow-seed1").state_dict(), saved(folder, "narrow").state_dict()
+    )
+
+
+@pytest.mark.parametrize("change", [{"lr": 2e-3}, {"seeds": [2]}, {"rerun": True}])
+def test_what_differs_is_not_taken_over(finished, home, data, tmp_path, monkeypatch, change):
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(finished[1].parent))
+    monkeypatch.setattr(experiment, "run_cell", lambda *_: pytest.fail("run again"))
+    with pytest.raises((pytest.fail.Exception, ComparisonError), match="run again"):
+        compare(settings(home, arms=("narrow",), **change), data, tmp_path)
+
+
+def test_windows_with_facts_among_them_are_another_cell(finished, home, tmp_path, monkeypatch):
+    folder = finished[1]
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(folder.parent))
+    with_facts = prepare_data(settings(home), facts=FACTS[:2])
+    cell = experiment.Cell(Arm.parse("narrow"), 1, settings(home), tmp_path, with_facts.fingerprint)
+    assert not cell.run().take_over(folder.parent)
 
 
 def test_finished_cells_are_not_run_again(finished, home, data, monkeypatch):
@@ -261,9 +290,12 @@ def test_a_cascade_may_take_an_embedding_from_elsewhere(finished, home, data, tm
 
 def test_a_baseline_as_wide_as_the_cascade_lends_its_embedding(home):
     for arm, expected in [("cascade", "pythia"), ("cascade@hidden_size=128", "pythia@hidden_size=128")]:
-        lender = experiment.embedding_cell(experiment.Cell(Arm.parse(arm), 1, settings(home), Path("runs")))
+        lender = experiment.embedding_cell(experiment.Cell(Arm.parse(arm), 1, settings(home), Path("runs"), "digest"))
         assert lender is not None and lender.arm == Arm.parse(expected)
-    assert experiment.embedding_cell(experiment.Cell(Arm.parse("dproj"), 1, settings(home), Path("runs"))) is None
+    assert (
+        experiment.embedding_cell(experiment.Cell(Arm.parse("dproj"), 1, settings(home), Path("runs"), "digest"))
+        is None
+    )
 
 
 def test_differences_are_paired_over_windows_and_seeds(tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 
 from newllm import reference
+from newllm.config import MainTraining
 from newllm.folders import project_root
 from newllm.runs import load_records
 
@@ -12,7 +13,7 @@ def test_the_table_of_the_readme_is_that_of_the_records():
 
 def test_reference_records_are_of_one_comparison():
     """Rows of a table are compared, so data, budget and size must be the same."""
-    records = load_records(reference.reference_folder())
+    records = load_records(reference.reference_folder() / MainTraining.notebook)
     settings = ("source", "tokenizer", "samples", "seq_length", "val_samples", "epochs", "lr", "batch_size", "size")
     for name in settings:
         assert len({record[name] for record in records["parameters"]}) == 1, name

@@ -133,6 +133,22 @@ class TestRun:
         assert not again.part("pythia-0", {"seed": 0}).is_started
         assert (run.folder / "notebook.ipynb").is_file()
 
+    def test_a_run_that_was_started_is_not_replaced_by_one_from_elsewhere(self, tmp_path):
+        finished = Run(tmp_path / "a" / "cell", {"lr": 1.0})
+        finished.start()
+        finished.finish(3.0)
+        started = Run(tmp_path / "b" / "cell", {"lr": 1.0})
+        started.start()
+        assert not started.take_over(tmp_path)
+        assert not started.is_finished
+        assert Run(tmp_path / "c" / "cell", {"lr": 1.0}).take_over(tmp_path)
+
+    def test_a_table_is_a_csv_file_among_the_run_s(self, tmp_path):
+        run = Run(tmp_path / "run", {})
+        run.save_table(pandas.DataFrame({"arm": ["a,b"], "value": [0.25]}, index=[7]), "numbers")
+        stored = pandas.read_csv(tmp_path / "run" / "tables" / "numbers.csv")
+        assert stored.to_dict("records") == [{"arm": "a,b", "value": 0.25}]
+
     def test_numpy_values_and_paths_are_json(self, tmp_path):
         run = Run(tmp_path / "run", {})
         values = {"a": numpy.float32(0.5), "b": numpy.arange(2), "c": tmp_path, "d": float("nan"), "e": numpy.int64(3)}

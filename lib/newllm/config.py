@@ -238,6 +238,20 @@ class ExperimentParameters(
 ):
     """What every notebook that trains and compares arms has."""
 
+    def cell_identity(self, arm: str, seed: int) -> dict[str, Any]:
+        """Return, as plain JSON values, what decides the result of one arm with one seed, in whichever notebook.
+
+        Parameters
+        ----------
+        arm
+            The arm's full name.
+        seed
+            The cell's seed.
+        """
+        names = set(ExperimentParameters.model_fields) - {"pretrained"}
+        shared = {name: value for name, value in self.identity().items() if name in names}
+        return shared | {"arms": [arm], "seeds": [seed]}
+
 
 class MainTraining(ExperimentParameters):
     """Notebook 02: whole models trained and compared, arm by arm."""

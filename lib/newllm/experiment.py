@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from newllm.arms import Arm
@@ -32,6 +32,7 @@ from newllm.evaluation.causality import certify
 from newllm.evaluation.diagnosis import diagnose
 from newllm.evaluation.perplexity import PerplexityReport, evaluate, run_on
 from newllm.evaluation.statistics import mean_interval, paired_difference
+from newllm.folders import outputs_folder
 from newllm.main_training import TrainingResult, estimate_seconds, train
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.config import BorrowedEmbeddingConfig
@@ -46,7 +47,7 @@ from newllm.projection_training import (
     save_projection,
     train_projections,
 )
-from newllm.runs import CacheSize, CertificateResult, Continuation, Record, Run, load_records
+from newllm.runs import SAVED_MODEL, CacheSize, CertificateResult, Continuation, Record, Run, load_records
 from newllm.stream_training import train_on_stream
 
 logger = logging.getLogger(__name__)
@@ -86,16 +87,27 @@ class Trained:
 
 @dataclass(frozen=True)
 class Cell:
-    """An arm with a seed, and the folder of its run."""
+    """An arm with a seed, on some data, and the folder that holds its run's.
+
+    Attributes
+    ----------
+    arm, seed, parameters
+        What is trained, and how.
+    folder
+        Holds the folders of the cells.
+    data
+        Fingerprint of the windows: those with facts among them are other data.
+    """
 
     arm: Arm
     seed: int
     parameters: ExperimentParameters
     folder: Path
+    data: str
 
     def run(self) -> Run:
         """Open the run of the cell; it stays the same when arms or seeds are added to the comparison."""
-        identity = self.parameters.identity() | {"arms": [self.arm.name], "seeds": [self.seed]}
+        identity = self.parameters.cell_identity(self.arm.name, self.seed) | {"data": self.data}
         return Run(self.folder / f"{self.arm.folder_name}-seed{self.seed}", identity)
 
 
@@ -234,9 +246,9 @@ def run_cell(cell: Cell, data: TextData) -> Record:
         run, cell.parameters, cell.arm.name, cell.arm.method, cell.seed, model, data, trained, start
     )
     transformers_logging.disable_progress_bar()
-    model.save_pretrained(run.folder / "model")
+    model.save_pretrained(run.folder / SAVED_MODEL)
     transformers_logging.enable_progress_bar()
-    data.tokenizer.save_pretrained(run.folder / "model")
+    data.tokenizer.save_pretrained(run.folder / SAVED_MODEL)
     run.finish(record.duration_seconds, record)
     # The same weights lie in the folder `model` now.
     (run.folder / "training" / "model.safetensors").unlink(missing_ok=True)
@@ -400,7 +412,8 @@ def continue_prompts(model: LanguageModel, tokenizer: PreTrainedTokenizerFast) -
 def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> pd.DataFrame:
     """Run every arm with every seed, each in a run folder of its own, and return their records.
 
-    Finished cells are read, killed ones resumed. A cell that fails does not stop the others.
+    Finished cells are read, killed ones resumed, and equal ones that another notebook finished are taken over, except
+    with ``rerun``. A cell that fails does not stop the others.
 
     Parameters
     ----------
@@ -426,9 +439,12 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     arms = list(dict.fromkeys(Arm.parse(text) for text in parameters.arms))
     for arm in arms:
         arm.check(parameters)
-    cells = [Cell(arm, seed, parameters, folder) for seed in parameters.seeds for arm in arms]
+    cells = [Cell(arm, seed, parameters, folder, data.fingerprint) for seed in parameters.seeds for arm in arms]
     lenders = [lender for cell in cells if (lender := embedding_cell(cell)) is not None]
     failures: dict[str, Exception] = {}
+    if not parameters.rerun:
+        for cell in dict.fromkeys([*lenders, *cells]):
+            cell.run().take_over(outputs_folder())
     # Whoever lends an embedding comes first: no two processes may run the same cell.
     for stage in (lenders, cells):
         waiting = [cell for cell in dict.fromkeys(stage) if not cell.run().is_finished]
@@ -569,6 +585,18 @@ def _difference(group: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float
         "difference_over_seeds_low": over_seeds.low,
         "difference_over_seeds_high": over_seeds.high,
     }
+
+
+def load_trained(folder: Path) -> LanguageModel:
+    """Load the trained model of a finished cell, in eval mode.
+
+    Parameters
+    ----------
+    folder
+        Folder of the cell, as the rows of `compare` name it.
+    """
+    model: LanguageModel = AutoModelForCausalLM.from_pretrained(folder / SAVED_MODEL).eval()
+    return model
 
 
 def histories(records: pd.DataFrame) -> pd.DataFrame:

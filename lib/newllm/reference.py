@@ -7,12 +7,14 @@ import pandas as pd
 import plotly.io
 
 from newllm import figures
+from newllm.config import MainTraining
 from newllm.experiment import EVALUATION_FILE, HISTORY_FILE, summarize_arms
 from newllm.files import write_atomically
 from newllm.folders import project_root
-from newllm.runs import RECORD_FILE, load_records
+from newllm.runs import FIGURES_FOLDER, RECORD_FILE, TABLES_FOLDER, load_records, read_record
 
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
+KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
 PICTURE = "quality_against_bytes.png"
 BASELINE = "pythia"
 MARKS = ("<!-- reference -->\n", "<!-- /reference -->\n")
@@ -24,12 +26,15 @@ def reference_folder() -> Path:
 
 
 def publish(run: Path) -> None:
-    """Take the records of a comparison among the reference results, and renew the README's picture and table.
+    """Take the results of a run among the reference results, and renew the README's picture and table.
+
+    Each record goes to the folder of the notebook that made it; tables and drawn figures to that of this run's
+    notebook. Weights and checkpoints stay behind.
 
     Parameters
     ----------
     run
-        Folder of a finished comparison; weights and checkpoints stay behind.
+        Folder of a finished run of a notebook.
 
     Raises
     ------
@@ -40,12 +45,17 @@ def publish(run: Path) -> None:
     """
     records = sorted(run.rglob(RECORD_FILE))
     if not records:
-        raise ValueError(f"{run} holds no record: give the folder of a finished comparison.")
+        raise ValueError(f"{run} holds no record: give the folder of a finished run.")
     for record in records:
-        target = reference_folder() / run.parent.name / record.parent.name
+        target = reference_folder() / read_record(record.parent).notebook / record.parent.name
         target.mkdir(parents=True, exist_ok=True)
         for name in KEPT_FILES:
             shutil.copyfile(record.parent / name, target / name)
+    for folder, pattern in KEPT_FOLDERS.items():
+        for path in sorted((run / folder).glob(pattern)):
+            target = reference_folder() / run.parent.name / folder
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / path.name)
     summary = reference_summary()
     figure = figures.quality_against_bytes(
         summary.rename(columns={"bits_per_byte_low": "low", "bits_per_byte_high": "high"})
@@ -56,8 +66,8 @@ def publish(run: Path) -> None:
 
 
 def reference_summary() -> pd.DataFrame:
-    """Summarise the committed records: one row an arm, the lowest perplexity first."""
-    return summarize_arms(load_records(reference_folder()), baseline=BASELINE)
+    """Summarise the committed records of main training: one row an arm, the lowest perplexity first."""
+    return summarize_arms(load_records(reference_folder() / MainTraining.notebook), baseline=BASELINE)
 
 
 def markdown(summary: pd.DataFrame) -> str:

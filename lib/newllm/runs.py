@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 STATE_FILE = "run.json"
 RECORD_FILE = "record.json"
 FIGURES_FOLDER = "figures"
+TABLES_FOLDER = "tables"
 SAVED_MODEL = "model"
 
 
@@ -180,6 +181,33 @@ class Run:
     def save_figure(self, figure: graph_objects.Figure, name: str) -> None:
         """Save a figure among the run's figures, as `save_figure` does."""
         save_figure(figure, self.folder / FIGURES_FOLDER, name)
+
+    def save_table(self, table: pandas.DataFrame, name: str) -> None:
+        """Save a table among the run's tables, as ``<name>.csv`` without its index."""
+        self.write_text(f"{TABLES_FOLDER}/{name}.csv", table.to_csv(index=False))
+
+    def take_over(self, outputs: Path) -> bool:
+        """Copy an equal run that was finished elsewhere, and tell whether there was one.
+
+        A run that was started here is left to go on here.
+
+        Parameters
+        ----------
+        outputs
+            Folder under which to look for a run of the same folder name and the same identity.
+        """
+        if self.is_started:
+            return False
+        for path in sorted(outputs.rglob(f"{self.folder.name}/{STATE_FILE}")):
+            state = json.loads(path.read_text(encoding="utf-8"))
+            if state["finished"] and state["identity"] == self.identity:
+                copying = self.folder.with_name(f".{self.folder.name}")
+                shutil.rmtree(copying, ignore_errors=True)
+                shutil.copytree(path.parent, copying)
+                copying.rename(self.folder)
+                logger.info("%s was finished before and is taken over from %s.", self.folder.name, path.parent.parent)
+                return True
+        return False
 
     def _state(self) -> dict[str, Any] | None:
         path = self.folder / STATE_FILE

@@ -117,11 +117,8 @@ def run_notebook(parameters: RunParameters, given: Mapping[str, Any]) -> bool:
         else "none was run before to tell how long it takes",
     )
     run.start()
-    # rerun is done with: in the notebook it would delete what papermill's run has written by then.
     passed = {
-        key: value
-        for key, value in parameters.model_dump(mode="json").items()
-        if key == "profile" or (key in given and key != "rerun")
+        key: value for key, value in parameters.model_dump(mode="json").items() if key == "profile" or key in given
     }
     started = time.monotonic()
     try:

@@ -1,6 +1,7 @@
 """From a source's name to windows of tokens, for training and for validation."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class TextData:
     validation: TokenWindows
     tokenizer: PreTrainedTokenizerFast
     identity: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digits which differ where the identity differs."""
+        return _digest(json.dumps(self.identity, sort_keys=True).encode())
 
 
 def prepare_data(parameters: DataParameters, *, facts: Sequence[Fact] = ()) -> TextData:
