@@ -15,15 +15,15 @@ class Parameters(ModelParameters, ProjectionParameters):
 
 
 TINY = Parameters(size="tiny")
+MAPPING = frozenset({("type", "alibi"), ("slope", 0.25), ("by_head", True)})
+SETTINGS = st.one_of(st.integers(), st.sampled_from(["rope", "x", (20,), (20, 12), MAPPING]))
 
 
 @given(
     st.sampled_from(models.names()),
     st.sampled_from(PROJECTION_TREATMENTS),
     st.booleans(),
-    st.dictionaries(
-        st.sampled_from(["alpha", "beta_2"]), st.one_of(st.integers(), st.sampled_from(["rope", "x", (20,), (20, 12)]))
-    ),
+    st.dictionaries(st.sampled_from(["alpha", "beta_2"]), SETTINGS),
 )
 def test_a_name_says_everything_about_an_arm(method, treatment, frozen, overrides):
     arm = Arm(method, treatment if has_recurrence(method) else None, frozen, tuple(sorted(overrides.items())))
@@ -48,6 +48,7 @@ def test_projection_training_is_left_out_by_name_only():
         ("pythia@", r"not of the form @setting=value"),
         ("pythia@heads", r"not of the form @setting=value"),
         ("pythia@a=1,a=2", r"gives a setting twice"),
+        ("pythia@a={b: 1", r"a setting that is no value: write \[a, b\] or {key: value}"),
         ("", r"names no model"),
     ],
 )
@@ -70,6 +71,8 @@ def test_settings_come_from_the_size_then_the_parameters_then_the_arm():
     assert Arm.parse("dproj").build(given, 512, seed=0).config.proj_dim == 48
     assert Arm.parse("dproj@proj_dim=32").build(given, 512, seed=0).config.proj_dim == 32
     assert Arm.parse("context-kv@chunk_size=5,context_dims=[20, 12]").build(TINY, 512, seed=0).context_width == 32
+    steep = Arm.parse("unified@position={type: alibi, alibi_slope: 0.25}").build(TINY, 512, seed=0).config.position
+    assert (steep.type, steep.alibi_slope) == ("alibi", 0.25)
     assert Arm.parse("pythia").settings(given) == {}, "a model without projection has no use for its width"
 
 

@@ -108,7 +108,7 @@ def test_certificate_draws_forbidden_and_required_change():
         ),
         (
             lambda frame: figures.against_context_length(frame, "seconds", "Decoding", "seconds"),
-            pd.DataFrame({"model": ["a"], "tokens": [1024], "seconds": [15.0]}),
+            pd.DataFrame({"model": ["a"], "context": [1024], "seconds": [15.0]}),
             15.0,
         ),
         (

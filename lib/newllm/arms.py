@@ -21,8 +21,8 @@ FROZEN_EMBEDDING = "frozen-embedding"
 # Kernels like widths that are multiples of a power of two; Pythia pads its vocabulary (50,277 -> 50,304) likewise.
 VOCABULARY_MULTIPLE = 64
 
-# A comma, but not one within a list: context_dims=[256,128].
-_BETWEEN_SETTINGS = re.compile(r",(?![^\[\]]*\])")
+# A comma, but not one within a list or a mapping: context_dims=[256,128], position={type: alibi, alibi_slope: 0.25}.
+_BETWEEN_SETTINGS = re.compile(r",(?![^\[\]{}]*[\]}])")
 
 GRAMMAR = "<model>[-oacd|-random|-end-to-end][-frozen-embedding][@setting=value,...]"
 
@@ -45,7 +45,7 @@ class Arm:
     frozen_embedding
         Whether the token embedding stays as it is in main training.
     overrides
-        Fields of the model's config, by name; lists as tuples.
+        Fields of the model's config, by name; lists as tuples, mappings as frozen sets of pairs.
     """
 
     method: str
@@ -111,7 +111,7 @@ class Arm:
 
         A parameter that is named as a field of the config sets that field, where it is not None.
         """
-        own = {key: list(value) if isinstance(value, tuple) else value for key, value in self.overrides}
+        own = {key: _thawed(value) for key, value in self.overrides}
         known = {field.name for field in fields(find(self.method).config_class)}
         given = {name: getattr(parameters, name) for name in type(parameters).model_fields if name in known}
         return {name: value for name, value in given.items() if value is not None} | own
@@ -153,13 +153,43 @@ def _overrides(text: str, settings: str) -> tuple[tuple[str, Any], ...]:
     pairs = [setting.partition("=") for setting in _BETWEEN_SETTINGS.split(settings)]
     if not all(key.strip() and equals and value.strip() for key, equals, value in pairs):
         raise ArmError(f"arm {text!r} has settings that are not of the form @setting=value,setting=value.")
-    loaded = {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in loaded.items()}
+    try:
+        values = {key.strip(): _frozen(yaml.safe_load(value)) for key, _, value in pairs}
+    except yaml.YAMLError as error:
+        raise ArmError(f"arm {text!r} has a setting that is no value: write [a, b] or {{key: value}}.") from error
     if len(values) < len(pairs):
         raise ArmError(f"arm {text!r} gives a setting twice.")
     return tuple(sorted(values.items()))
 
 
+def _frozen(value: Any) -> Any:
+    """Make a value of YAML comparable and hashable, as arms are."""
+    match value:
+        case list():
+            return tuple(map(_frozen, value))
+        case dict():
+            return frozenset((key, _frozen(item)) for key, item in value.items())
+        case _:
+            return value
+
+
+def _thawed(value: Any) -> Any:
+    """Return what :func:`_frozen` was given."""
+    match value:
+        case tuple():
+            return list(map(_thawed, value))
+        case frozenset():
+            return {key: _thawed(item) for key, item in value}
+        case _:
+            return value
+
+
 def _written(value: Any) -> str:
     """Write a setting as `Arm.parse` reads it."""
-    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+    match value:
+        case tuple():
+            return f"[{','.join(map(_written, value))}]"
+        case frozenset():
+            return f"{{{', '.join(sorted(f'{key}: {_written(item)}' for key, item in value))}}}"
+        case _:
+            return str(value)

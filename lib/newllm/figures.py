@@ -293,7 +293,7 @@ def against_context_length(frame: pd.DataFrame, column: str, title: str, label: 
     Parameters
     ----------
     frame
-        Columns model, tokens and ``column``.
+        Columns model, context (tokens) and ``column``.
     column
         What to draw.
     title
@@ -301,7 +301,7 @@ def against_context_length(frame: pd.DataFrame, column: str, title: str, label: 
     label
         The axis title, with its unit.
     """
-    return _finish(_lines(frame, "tokens", column, "model"), title, "context (tokens)", label, log_x=True, log_y=True)
+    return _finish(_lines(frame, "context", column, "model"), title, "context (tokens)", label, log_x=True, log_y=True)
 
 
 def extrapolation(frame: pd.DataFrame, trained_length: int) -> go.Figure:

@@ -1,10 +1,11 @@
 """Decode timing runs the real thing: the cache is filled, steps follow one another, rows say what they measured."""
 
+import pandas as pd
 import pytest
 import torch
 
 from newllm.evaluation import decoding
-from newllm.evaluation.decoding import DecodingSession, compare_decoding
+from newllm.evaluation.decoding import DecodingSession, compare_decoding, crossover
 from newllm.evaluation.stock_models import deepseek_like, gpt_neox_like
 from newllm.models import create
 
@@ -32,6 +33,40 @@ def test_rows_are_contexts_times_models_with_the_cache_of_that_length(models):
     # Latents of 16 and rotary keys of 16, in two layers.
     assert list(held.loc["deepseek"]) == [12 * 256, 30 * 256]
     assert list(held.loc["neox"]) == list(held.loc["pythia"])
+
+
+def test_a_step_that_expands_latents_needs_their_keys_and_values():
+    torch.manual_seed(0)
+    paths = {path: create("mla", "tiny", attention_path=path) for path in ("absorbed", "expanded")}
+    table = compare_decoding(paths, [100, 400], steps=1).pivot(index="context", columns="model", values="step_bytes")
+    grown = (table.loc[400] - table.loc[100]) / 300
+    # Bytes a token: keys and values of one layer, 64 values each, beside which the latents of 16 count little.
+    assert 2 * 64 * 4 <= grown["expanded"] < 1.1 * 2 * 64 * 4
+    # One layer's latents are copied when a token is added; the layer before is done with by then.
+    assert 0 < grown["absorbed"] < 2 * 16 * 4
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [
+        ([5, 5, 5, 5], None),
+        ([1, 1, 1, 1], 1),
+        ([5, 5, 1, 1], 4),
+        ([1, 5, 1, 1], 4),
+        ([1, 1, 1, 5], None),
+        ([2, 2, 2, 1], 8),
+    ],
+)
+def test_a_crossover_holds_from_there_on(ours, expected):
+    rows = [
+        {"context": 2**place, "model": name, "seconds_per_token": seconds}
+        for name, column in (("ours", ours), ("theirs", [2, 2, 2, 2]))
+        for place, seconds in enumerate(column)
+    ]
+    timings = pd.DataFrame(rows).sample(frac=1, random_state=0)
+    assert crossover(timings, "ours", "theirs") == expected
+    with pytest.raises(ValueError, match="'others' was not timed: choose from ours, theirs"):
+        crossover(timings, "ours", "others")
 
 
 def test_decoding_is_greedy_generation(models, monkeypatch):

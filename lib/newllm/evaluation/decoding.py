@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from newllm.evaluation.cache import held_bytes
+from newllm.evaluation.memory import TensorMemory
 from newllm.evaluation.probing import cached_length, probe_generator, random_tokens
 
 # Tokens of one prefill call: long calls are fast, but attention weights of some models grow with their length.
@@ -104,7 +105,7 @@ def compare_decoding(
     contexts
         Tokens in the cache before the first timed step, each at least 1.
     steps
-        Timed tokens for each model and context; one more goes before them untimed.
+        Timed tokens for each model and context; one more goes before them untimed, in which memory is counted.
     computed
         As in :meth:`DecodingSession.fill`.
 
@@ -112,7 +113,8 @@ def compare_decoding(
     -------
     DataFrame
         A row for each context (ascending) and model: ``context``, ``model``, ``fill_seconds`` (from the context
-        before), ``seconds_per_token`` (median), ``tokens_per_second``, ``cache_bytes`` (held before the first step).
+        before), ``seconds_per_token`` (median), ``tokens_per_second``, ``cache_bytes`` (held before the first step),
+        ``step_bytes`` (most that the tensors of one step hold above the cache and the weights).
 
     Raises
     ------
@@ -129,9 +131,10 @@ def compare_decoding(
     for context in contexts:
         fills = {name: session.fill(context, computed=computed) for name, session in sessions.items()}
         held = {name: held_bytes(session.cache) for name, session in sessions.items() if session.cache is not None}
-        rounds = [{name: session.decode() for name, session in sessions.items()} for _ in range(steps + 1)]
+        needed = {name: _step_bytes(session) for name, session in sessions.items()}
+        rounds = [{name: session.decode() for name, session in sessions.items()} for _ in range(steps)]
         for name in sessions:
-            seconds = statistics.median(times[name] for times in rounds[1:])
+            seconds = statistics.median(times[name] for times in rounds)
             rows.append(
                 {
                     "context": context,
@@ -140,6 +143,42 @@ def compare_decoding(
                     "seconds_per_token": seconds,
                     "tokens_per_second": 1 / seconds,
                     "cache_bytes": held[name],
+                    "step_bytes": needed[name],
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _step_bytes(session: DecodingSession) -> int:
+    with TensorMemory() as memory:
+        session.decode()
+    return memory.peak
+
+
+def crossover(timings: pd.DataFrame, faster: str, slower: str) -> int | None:
+    """Find the context from which on one model decodes faster than another.
+
+    Parameters
+    ----------
+    timings
+        Rows of :func:`compare_decoding`.
+    faster, slower
+        Names of two models in it.
+
+    Returns
+    -------
+    int or None
+        The shortest measured context at which, and at every longer one, ``faster`` takes less time; None where it does
+        not at the longest.
+
+    Raises
+    ------
+    ValueError
+        For a name that is not in the table.
+    """
+    seconds = timings.pivot(index="context", columns="model", values="seconds_per_token").sort_index()
+    for name in (faster, slower):
+        if name not in seconds:
+            raise ValueError(f"{name!r} was not timed: choose from {', '.join(map(str, seconds.columns))}")
+    ahead = (seconds[faster] < seconds[slower]).iloc[::-1].cumprod().astype(bool)
+    return int(ahead[ahead].index.min()) if ahead.any() else None

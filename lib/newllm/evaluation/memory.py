@@ -1,12 +1,17 @@
-"""Peak memory of a piece of work, on a GPU or a CPU."""
+"""Peak memory of a piece of work: of the process, or of the tensors that the work makes."""
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
+from torch import Tensor, UntypedStorage
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 SAMPLE_SECONDS = 0.002
 
@@ -75,3 +80,48 @@ def peak_memory(device: torch.device | str = "cpu") -> Iterator[PeakMemory]:
         done.set()
         sampler.join()
         memory.peak = max(memory.peak, process.memory_info().rss)
+
+
+class TensorMemory(TorchDispatchMode):
+    """Counts the tensors of a block of code: exact to the byte, on any device, whatever the allocator keeps.
+
+    What a kernel needs inside itself is no tensor and is not counted. Use it as a context manager.
+
+    Attributes
+    ----------
+    peak
+        Most bytes that tensors held at once, above those that were there when the block began.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._above = 0
+        self._watched: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count what it made; its inputs are watched, too, so that their end is noticed."""
+        for storage in _storages((args, kwargs)):
+            self._watch(storage)
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            if self._watch(storage):
+                self._above += storage.nbytes()
+                self.peak = max(self.peak, self._above)
+        return result
+
+    def _watch(self, storage: UntypedStorage) -> bool:
+        """Notice when a storage is freed; returns whether it is a new one."""
+        if id(storage) in self._watched:
+            return False
+        self._watched.add(id(storage))
+        weakref.finalize(storage, self._freed, id(storage), storage.nbytes())
+        return True
+
+    def _freed(self, identity: int, nbytes: int) -> None:
+        self._watched.discard(identity)
+        self._above -= nbytes
+
+
+def _storages(values: Any) -> list[UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
