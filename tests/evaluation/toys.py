@@ -14,7 +14,18 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from newllm.models import create
+
 VOCABULARY = 61
+
+
+def sharp_model(name: str = "pythia"):
+    """Build a tiny model whose guesses are far from even."""
+    torch.manual_seed(0)
+    model = create(name, "tiny")
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)
+    return model
 
 
 def gpt_neox() -> GPTNeoXForCausalLM:

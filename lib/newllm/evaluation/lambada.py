@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from newllm.data.sources import open_source
-from newllm.evaluation.perplexity import score_rows, scoring
+from newllm.evaluation.endings import Ending, score_endings
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ def evaluate_lambada(
     tokenizer: PreTrainedTokenizerFast,
     path: Path | str,
     *,
+    window: int | None = None,
     batch_size: int = 8,
     device: torch.device | str | None = None,
     tokens_a_step: int | None = None,
@@ -54,6 +53,8 @@ def evaluate_lambada(
         Its tokenizer.
     path
         A .jsonl file, each line an object whose "text" is a passage.
+    window
+        Tokens that the model reads of a passage, at most its last ones; its longest sequence where omitted.
     batch_size
         Passages at once.
     device
@@ -74,33 +75,27 @@ def evaluate_lambada(
     passages = [row["text"] for row in open_source("text", [glob.escape(str(path))]).documents()]
     if not passages:
         raise ValueError(f"{path} holds no passages.")
-    longest = model.config.max_position_embeddings + 1
-    encoded = [_encode(tokenizer, passage, longest) for passage in passages]
-    encoded.sort(key=lambda pair: len(pair[0]), reverse=True)  # passages of one length need little padding
-    log_likelihoods: list[float] = []
-    guessed: list[bool] = []
-    with scoring(model, device) as place, tqdm(total=len(passages), desc="LAMBADA", delay=2) as progress:
-        for start in range(0, len(encoded), batch_size):
-            batch = encoded[start : start + batch_size]
-            # Padding stands on the right, where a causal model does not see it.
-            ids = pad_sequence([torch.tensor(ids) for ids, _ in batch], batch_first=True).to(place)
-            losses, hits = score_rows(model, ids, tokens_a_step)
-            for row, (row_ids, target_length) in enumerate(batch):
-                target = slice(len(row_ids) - 1 - target_length, len(row_ids) - 1)
-                log_likelihoods.append(-losses[row, target].sum().item())
-                guessed.append(bool(hits[row, target].all()))
-            progress.update(len(batch))
+    scores = score_endings(
+        model,
+        [_encode(tokenizer, passage) for passage in passages],
+        window=window,
+        batch_size=batch_size,
+        device=device,
+        tokens_a_step=tokens_a_step,
+        description="LAMBADA",
+    )
+    mean = sum(score.log_likelihood for score in scores) / len(scores)
     return LambadaReport(
-        accuracy=sum(guessed) / len(guessed),
-        perplexity=math.exp(min(700, -sum(log_likelihoods) / len(log_likelihoods))),
-        passages=len(passages),
+        accuracy=sum(score.greedy for score in scores) / len(scores),
+        perplexity=math.exp(min(700, -mean)),
+        passages=len(scores),
     )
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, passage: str, longest: int) -> tuple[list[int], int]:
-    """Ids of a passage, at most the last ``longest``, and how many of them are its last word's."""
+def _encode(tokenizer: PreTrainedTokenizerFast, passage: str) -> Ending:
+    """Ids of a passage, whose last word is the ending."""
     context, _, word = passage.rpartition(" ")
     if not context.strip() or not word:
         raise ValueError(f"a passage must be words with single spaces between them, got {passage!r}.")
     ids = tokenizer.encode(passage)
-    return ids[-longest:], len(ids) - len(tokenizer.encode(context.rstrip()))
+    return Ending(ids, len(ids) - len(tokenizer.encode(context.rstrip())))

@@ -104,7 +104,8 @@ def _token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Loss in nats and whether the first guess was right, (B, T) each, from logits (B, T, V)."""
     losses, hits = [], []
     for row, wanted in zip(logits, targets, strict=True):
-        losses.append(F.cross_entropy(row.float(), wanted, reduction="none").double())
+        precise = row.to(torch.promote_types(row.dtype, torch.float32))
+        losses.append(F.cross_entropy(precise, wanted, reduction="none").double())
         hits.append(row.argmax(-1) == wanted)
     return torch.stack(losses), torch.stack(hits)
 
