@@ -114,6 +114,7 @@ def test_the_records_say_what_was_measured(finished, home, data):
         assert record["bits_per_byte"] == pytest.approx(report.bits_per_byte, rel=1e-6)
         assert record["accuracy"] == report.accuracy
         assert record["kv_bytes"] == record["kv_formula_bytes"]
+        assert record["decoded_tokens_per_second"] > 0
         assert math.isnan(record["convergence_rate"]) == ("oacd" not in str(arm))
         assert math.isnan(record["effective_rank"]) == ("dproj" not in str(arm))
         kept = pd.read_json(folder / f"{arm}-seed1" / "evaluation.json", typ="series")

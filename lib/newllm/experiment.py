@@ -6,9 +6,10 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from newllm.durations import describe_seconds
 from newllm.embeddings import RANDOM, adopt_embedding, read_embedding
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
+from newllm.evaluation.decoding import compare_decoding
 from newllm.evaluation.diagnosis import diagnose
 from newllm.evaluation.perplexity import PerplexityReport, evaluate, run_on
 from newllm.evaluation.statistics import mean_interval, paired_difference
@@ -54,10 +56,13 @@ logger = logging.getLogger(__name__)
 
 PROMPTS = ("The people of the United States", "At the end of the year")
 CONTINUATION_TOKENS = 40
+DECODING_CONTEXT = 128
+DECODING_STEPS = 16
 EVALUATION_FILE = "evaluation.json"
 HISTORY_FILE = "history.json"
 PRETRAINED = "pretrained"
 BASELINE = "pythia"
+SETTINGS_THAT_TAKE_TIME = ("size", "batch_size", "epochs", "precision", "device")
 MEASURES = ("perplexity", "bits_per_byte", "accuracy", "effective_rank", "convergence_rate")
 
 
@@ -109,6 +114,10 @@ class Cell:
         """Open the run of the cell; it stays the same when arms or seeds are added to the comparison."""
         identity = self.parameters.cell_identity(self.arm.name, self.seed) | {"data": self.data}
         return Run(self.folder / f"{self.arm.folder_name}-seed{self.seed}", identity)
+
+    def __str__(self) -> str:
+        """Return the cell as messages name it."""
+        return f"{self.arm.name} with seed {self.seed}"
 
 
 Treatment = Callable[["Cell", LanguageModel, TextData, Path, torch.device], ProjectionResult | None]
@@ -358,11 +367,13 @@ def _metrics(
     model: LanguageModel, data: TextData, report: PerplexityReport, trained: Trained | None, device: torch.device
 ) -> dict[str, float | None]:
     """Numbers of the record; effective ranks are shares of the width, between 0 and 1."""
+    speed = compare_decoding({"model": model}, [DECODING_CONTEXT], steps=DECODING_STEPS)["tokens_per_second"].item()
     metrics: dict[str, float | None] = {
         "perplexity": report.perplexity,
         "bits_per_byte": report.bits_per_byte,
         "accuracy": report.accuracy,
         "validation_loss": report.loss,
+        "decoded_tokens_per_second": speed,
     }
     if trained:
         metrics |= {
@@ -440,17 +451,9 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     for arm in arms:
         arm.check(parameters)
     cells = [Cell(arm, seed, parameters, folder, data.fingerprint) for seed in parameters.seeds for arm in arms]
-    lenders = [lender for cell in cells if (lender := embedding_cell(cell)) is not None]
-    failures: dict[str, Exception] = {}
-    if not parameters.rerun:
-        for cell in dict.fromkeys([*lenders, *cells]):
-            cell.run().take_over(outputs_folder())
-    # Whoever lends an embedding comes first: no two processes may run the same cell.
-    for stage in (lenders, cells):
-        waiting = [cell for cell in dict.fromkeys(stage) if not cell.run().is_finished]
-        failures |= dict(_run_all(waiting, data, parameters)) if waiting else {}
+    failures = run_cells(cells, data, parameters.processes)
     if failures:
-        described = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failures.items())
+        described = "; ".join(f"{cell}: {type(error).__name__}: {error}" for cell, error in failures.items())
         raise ComparisonError(
             f"{len(failures)} of {len(cells)} cells failed, the others are finished and kept ({described})."
         ) from next(iter(failures.values()))
@@ -462,30 +465,104 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     return records.loc[wanted].reset_index(drop=True)
 
 
-def _run_all(cells: list[Cell], data: TextData, parameters: ExperimentParameters) -> Iterator[tuple[str, Exception]]:
-    """Run cells in this process or in several; yield those that failed, and say how long the rest will take."""
-    clock = _Clock(cells, data, parameters)
-    if parameters.processes == 1:
-        for cell in cells:
-            try:
-                run_cell(cell, data)
-            except Exception as error:
-                logger.exception("%s with seed %d failed.", cell.arm.name, cell.seed)
-                yield f"{cell.arm.name} with seed {cell.seed}", error
+def run_cells(cells: Sequence[Cell], data: TextData, processes: int = 1) -> dict[Cell, Exception]:
+    """Run cells, which may differ in any parameter but those of the data, and return those that failed.
+
+    What is finished is left as it is, what was killed goes on, and what another notebook finished is taken over, except
+    with ``rerun``. A cell that fails does not stop the others.
+
+    Parameters
+    ----------
+    cells
+        What to run.
+    data
+        Training and held-out windows, the same for all.
+    processes
+        How many cells run side by side, each on its share of the cores.
+
+    Returns
+    -------
+    dict
+        The error of each cell that failed.
+    """
+    for cell in unfinished(cells):
+        if not cell.parameters.rerun:
+            cell.run().take_over(outputs_folder())
+    waiting = unfinished(cells)
+    if not waiting:
+        return {}
+    clock = _Clock(expected_seconds(waiting, data), processes)
+    lenders = {embedding_cell(cell) for cell in waiting}
+    failures: dict[Cell, Exception] = {}
+    # Whoever lends an embedding comes first: no two processes may run the same cell.
+    for is_lender in (True, False):
+        stage = [cell for cell in waiting if (cell in lenders) is is_lender]
+        for cell, error in _run_side_by_side(stage, data, processes):
+            if error is not None:
+                logger.error("%s failed.", cell, exc_info=error)
+                failures[cell] = error
             clock.finished(cell)
+    return failures
+
+
+def unfinished(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells that are still to be run, and those that lend them an embedding, each once.
+
+    Raises
+    ------
+    RunError
+        Where the folder of a cell holds something else.
+    """
+    waiting = [cell for cell in cells if not cell.run().is_finished]
+    lenders = [lender for cell in waiting if (lender := embedding_cell(cell)) is not None]
+    return [cell for cell in dict.fromkeys([*lenders, *waiting]) if not cell.run().is_finished]
+
+
+def _run_side_by_side(cells: Sequence[Cell], data: TextData, processes: int) -> Iterator[tuple[Cell, Exception | None]]:
+    """Run cells in this process or in several, and yield each when it is done, with its error if it failed."""
+    if processes == 1:
+        for cell in cells:
+            yield cell, _error_of(partial(run_cell, cell, data))
         return
-    threads = max(1, (os.cpu_count() or 1) // parameters.processes)
+    threads = max(1, (os.cpu_count() or 1) // processes)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(parameters.processes, context, _start_worker, (threads,)) as pool:
+    with ProcessPoolExecutor(processes, context, _start_worker, (threads,)) as pool:
         futures: dict[Future[Record], Cell] = {pool.submit(run_cell, cell, data): cell for cell in cells}
         for future in as_completed(futures):
-            cell = futures[future]
-            try:
-                future.result()
-            except Exception as error:
-                logger.exception("%s with seed %d failed.", cell.arm.name, cell.seed)
-                yield f"{cell.arm.name} with seed {cell.seed}", error
-            clock.finished(cell)
+            yield futures[future], _error_of(future.result)
+
+
+def _error_of(run: Callable[[], Record]) -> Exception | None:
+    """Return what went wrong, if anything did."""
+    try:
+        run()
+    except Exception as error:
+        return error
+    return None
+
+
+def expected_seconds(cells: Sequence[Cell], data: TextData) -> dict[Cell, float]:
+    """Say how long the main training of each cell takes at most, by timing a few steps of each kind of cell.
+
+    Parameters
+    ----------
+    cells
+        What shall be run.
+    data
+        Training and held-out windows.
+    """
+    by_kind: dict[tuple[Any, ...], float] = {}
+    expected = {}
+    for cell in cells:
+        parameters = cell.parameters
+        settings = cell.arm.settings(parameters)
+        # Learning rates and the like take no time.
+        kind = (cell.arm, repr(settings), *(getattr(parameters, name) for name in SETTINGS_THAT_TAKE_TIME))
+        if kind not in by_kind:
+            model = cell.arm.build(parameters, len(data.tokenizer), cell.seed)
+            by_kind[kind] = estimate_seconds(model, data, parameters, device=choose_device(parameters.device))
+        expected[cell] = by_kind[kind]
+    return expected
 
 
 def _start_worker(threads: int) -> None:
@@ -496,30 +573,22 @@ def _start_worker(threads: int) -> None:
 
 
 class _Clock:
-    """Says how long the cells take: at first by timing a step of each arm, then by what the finished cells took."""
+    """Says how long the cells take: at first what was expected, then by what the finished cells took."""
 
-    def __init__(self, cells: list[Cell], data: TextData, parameters: ExperimentParameters) -> None:
-        device = choose_device(parameters.device)
-        by_arm = {
-            arm: estimate_seconds(
-                arm.build(parameters, len(data.tokenizer), cells[0].seed), data, parameters, device=device
-            )
-            for arm in dict.fromkeys(cell.arm for cell in cells)
-        }
-        self.expected = {(cell.arm, cell.seed): by_arm[cell.arm] for cell in cells}
-        self.processes = parameters.processes
-        self.total = len(cells)
+    def __init__(self, expected: Mapping[Cell, float], processes: int) -> None:
+        self.expected = dict(expected)
+        self.total = len(self.expected)
         self.start = time.perf_counter()
         self.done_share = 0.0
         logger.info(
             "%d cells to train: about %s at most, projection training aside.",
             self.total,
-            describe_seconds(sum(self.expected.values()) / self.processes),
+            describe_seconds(sum(self.expected.values()) / processes),
         )
 
     def finished(self, cell: Cell) -> None:
         """Note that a cell is finished, and say what is left."""
-        self.done_share += self.expected.pop((cell.arm, cell.seed))
+        self.done_share += self.expected.pop(cell)
         left = sum(self.expected.values())
         passed = time.perf_counter() - self.start
         logger.info(

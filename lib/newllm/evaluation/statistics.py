@@ -1,6 +1,5 @@
 """Means with their uncertainty: over seeds, over paired windows, over facts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,11 +112,3 @@ def bootstrap_interval(values: ArrayLike, confidence: float = CONFIDENCE, seed: 
     drawn = np.random.default_rng(seed).integers(array.size, size=(BOOTSTRAP_DRAWS, array.size))
     low, high = np.quantile(array[drawn].mean(1), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(mean, float(low), float(high), array.size)
-
-
-def seed_table(rows: Sequence[dict[str, float]], confidence: float = CONFIDENCE) -> dict[str, Interval]:
-    """Interval of every measure that all seeds report: one dictionary of measures a seed."""
-    if not rows:
-        raise ValueError("a comparison over seeds needs at least one seed's measures")
-    shared = [name for name in rows[0] if all(name in row for row in rows)]
-    return {name: mean_interval([row[name] for row in rows], confidence) for name in shared}
