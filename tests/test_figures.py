@@ -116,6 +116,16 @@ def test_certificate_draws_forbidden_and_required_change():
             pd.DataFrame({"arm": ["a"], "forward_perplexity": [15.0], "backward_perplexity": [90.0]}),
             15.0,
         ),
+        (
+            figures.knowledge_gains,
+            pd.DataFrame(
+                {
+                    "arm": ["a"],
+                    **{f"{way}_gain{end}": [15.0] for way in ("forward", "backward") for end in ("", "_low", "_high")},
+                }
+            ),
+            15.0,
+        ),
     ],
 )
 def test_curves_hold_the_means_of_their_frame(make, frame, expected):

@@ -3,6 +3,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from newllm import widgets
+from newllm.data.facts import Fact
 
 
 def test_a_moved_control_draws_anew():
@@ -28,3 +29,22 @@ def test_alibi_explorer_follows_slope_and_length(monkeypatch):
     assert bias.shape == (12, 12)
     assert bias[3, 1] == -1.0
     assert np.isnan(bias[1, 3])
+
+
+def test_a_written_fact_is_asked_of_every_model(monkeypatch):
+    shown = []
+    monkeypatch.setattr(widgets, "display", shown.append)
+    monkeypatch.setattr(
+        widgets,
+        "sentence_perplexities",
+        lambda model, tokenizer, fact: {"forward": model, "backward": len(fact.object)},
+    )
+    fact = Fact("capital", "France", "capital of", "Paris")
+    box = widgets.fact_in_both_directions({"a": 2.0, "b": 3.0}, None, fact)
+    subject, _, answer = box.children[0].children
+    subject.value = "Norway"
+    answer.value = "Oslo "
+    assert shown[-1].layout.title.text.startswith("The capital of Norway is Oslo /")
+    assert [list(bar.y) for bar in shown[-1].data] == [[2.0, 3.0], [4, 4]]
+    subject.value = ""
+    assert "must be words" in str(shown[-1].data)

@@ -259,6 +259,16 @@ class MainTraining(ExperimentParameters):
     notebook = "02_main_training"
 
 
+class ReversalCurse(ExperimentParameters):
+    """Notebook 05: facts taught in one direction, asked in both."""
+
+    notebook = "05_reversal_curse"
+
+    facts_file: Path | None = Field(
+        None, description="a CSV of category, subject, relation, object; None: the 33 facts of the workbench"
+    )
+
+
 class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParameters, RunParameters):
     """Notebook 03: every model's causality certificate, and a swapped mask that is caught."""
 
@@ -268,7 +278,7 @@ class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParam
 
 
 NOTEBOOKS: dict[str, type[RunParameters]] = {
-    kind.notebook: kind for kind in (ProjectionTraining, MainTraining, CausalMasks)
+    kind.notebook: kind for kind in (ProjectionTraining, MainTraining, CausalMasks, ReversalCurse)
 }
 
 

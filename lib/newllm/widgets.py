@@ -1,12 +1,16 @@
 """Controls for notebooks: a hand on a parameter, a figure that follows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import ipywidgets
+import pandas as pd
 import plotly.graph_objects as go
-from IPython.display import display
+from IPython.display import Pretty, display
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from newllm import figures
+from newllm.data.facts import Fact
+from newllm.evaluation.reversal import DIRECTIONS, sentence_perplexities
 from newllm.models.position import build_alibi_bias_causal
 
 
@@ -16,13 +20,18 @@ def explorer(draw: Callable[..., go.Figure], **controls: ipywidgets.Widget) -> i
     Parameters
     ----------
     draw
-        Makes the figure; called with each control's value under the control's name.
+        Makes the figure; called with each control's value under the control's name. The message of a ValueError is
+        shown in its place.
     controls
         Widgets with a ``value``.
     """
 
     def show(**values: object) -> None:
-        display(draw(**values))
+        try:
+            display(draw(**values))
+        except ValueError as error:
+            # What was typed cannot be drawn: say why, where the figure would be.
+            display(Pretty(str(error)))
 
     return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), ipywidgets.interactive_output(show, controls)])
 
@@ -48,4 +57,36 @@ def alibi_bias(slope: float, seq_len: int) -> ipywidgets.VBox:
             value=slope, base=2, min=-8, max=0, step=1, description="slope", continuous_update=False
         ),
         seq_len=ipywidgets.IntSlider(value=seq_len, min=4, max=64, description="tokens", continuous_update=False),
+    )
+
+
+def fact_in_both_directions(
+    models: Mapping[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, fact: Fact
+) -> ipywidgets.VBox:
+    """Write a fact and see how likely its sentence is in each direction, model by model.
+
+    Parameters
+    ----------
+    models
+        Trained models by name.
+    tokenizer
+        Theirs.
+    fact
+        The fact to begin with.
+    """
+
+    def draw(subject: str, relation: str, object: str) -> go.Figure:
+        written = Fact("written", subject.strip(), relation.strip(), object.strip())
+        rows = []
+        for name, model in models.items():
+            found = sentence_perplexities(model, tokenizer, written)
+            rows.append({"arm": name, **{f"{direction}_perplexity": found[direction] for direction in DIRECTIONS}})
+        return figures.directions(pd.DataFrame(rows)).update_layout(title=f"{written.forward} / {written.backward}")
+
+    return explorer(
+        draw,
+        **{
+            name: ipywidgets.Text(value=getattr(fact, name), description=name, continuous_update=False)
+            for name in ("subject", "relation", "object")
+        },
     )

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from newllm.data.facts import FACTS, Fact
 from newllm.evaluation import reversal
-from newllm.evaluation.reversal import evaluate_reversal_curse
+from newllm.evaluation.reversal import evaluate_reversal_curse, sentence_perplexities
 from newllm.models import create
 from tests.evaluation import toys
 
@@ -87,6 +87,7 @@ def test_perplexity_by_the_plain_calculation(taught, tokenizer):
     with torch.no_grad():
         expected = math.exp(taught(ids, labels=ids).loss.item())
     assert report.facts.backward_perplexity[7] == pytest.approx(expected, rel=1e-4)
+    assert sentence_perplexities(taught, tokenizer, FACTS[7])["backward"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_padding_counts_nowhere(taught, tokenizer, monkeypatch):

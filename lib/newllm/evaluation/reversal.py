@@ -95,7 +95,7 @@ def evaluate_reversal_curse(
     ValueError
         Where there are no facts, or a category has one fact only.
     """
-    wrong = _wrong_answers(pairs)
+    wrong = wrong_answers(pairs)
     asked = list(_questions(pairs, wrong))
     sentences = [_tokenise(tokenizer, prompt, answer) for prompt, answer in asked]
     with scoring(model, device) as place:
@@ -103,8 +103,33 @@ def evaluate_reversal_curse(
     return _report(pairs, wrong, sentences, losses)
 
 
-def _wrong_answers(pairs: Sequence[Fact]) -> list[list[Fact]]:
-    """For each fact, the others of its category whose answers differ from its own in both directions."""
+def sentence_perplexities(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fact: Fact, device: torch.device | str | None = None
+) -> dict[str, float]:
+    """Perplexity per token of one fact's sentence in each direction, by the direction's name.
+
+    Parameters
+    ----------
+    model, tokenizer, device
+        As for `evaluate_reversal_curse`.
+    fact
+        Any fact.
+    """
+    asked = ((fact.forward_prompt, fact.forward_answer), (fact.backward_prompt, fact.backward_answer))
+    sentences = [_tokenise(tokenizer, prompt, answer) for prompt, answer in asked]
+    with scoring(model, device) as place:
+        losses = _score(model, sentences, place)
+    return {name: float(np.exp(loss.mean())) for name, loss in zip(DIRECTIONS, losses, strict=True)}
+
+
+def wrong_answers(pairs: Sequence[Fact]) -> list[list[Fact]]:
+    """Return for each fact the others of its category whose answers differ from its own in both directions.
+
+    Raises
+    ------
+    ValueError
+        Where there are no facts, or one has no such other.
+    """
     if not pairs:
         raise ValueError("the reversal curse needs facts, got none")
     wrong = []
