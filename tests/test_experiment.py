@@ -239,17 +239,20 @@ def test_every_model_has_a_recipe():
 
 
 def test_a_cascade_stands_on_the_embedding_of_a_baseline_on_the_same_data(home, data, tmp_path):
-    asked = settings(home, arms=["cascade", "cascade-random@freeze_embedding=false,num_blocks=1"], epochs=1)
-    records = compare(asked, data, tmp_path).set_index("arm")
+    arms = ["cascade", "cascade@tie_word_embeddings=false", "cascade-random@freeze_embedding=false,num_blocks=1"]
+    records = compare(settings(home, arms=arms, epochs=1), data, tmp_path).set_index("arm")
     assert sorted(path.parent.name for path in tmp_path.rglob("record.json")) == [
         "cascade-oacd-seed1",
+        "cascade-oacd_tie_word_embeddings=False-seed1",
         "cascade-random_freeze_embedding=False_num_blocks=1-seed1",
         "pythia-seed1",
     ]
-    # Tied to the head, it is the baseline's head that serves.
+    # It is the baseline's head that serves, whether it is going to be the head here or not.
     baseline = saved(tmp_path, "pythia").get_output_embeddings().weight
-    cascade = saved(tmp_path, "cascade-oacd")
+    cascade, untied = saved(tmp_path, "cascade-oacd"), saved(tmp_path, "cascade-oacd_tie_word_embeddings=False")
     assert torch.equal(cascade.get_input_embeddings().weight, baseline)
+    assert torch.equal(untied.get_input_embeddings().weight, baseline)
+    assert not torch.equal(untied.get_output_embeddings().weight, baseline)
     assert cascade.config.embedding_source == "pythia-seed1"
     trained = saved(tmp_path, "cascade-random_freeze_embedding=False_num_blocks=1")
     distance = (trained.get_input_embeddings().weight - baseline).abs().max()
@@ -313,6 +316,7 @@ def test_differences_are_paired_over_windows_and_seeds(tmp_path):
                     "seed": seed,
                     "parameter_count": 10,
                     "kv_bytes_per_token": 4.0,
+                    "kv_bytes": 64,
                     "perplexity": 100 + shift + seed,
                     "folder": folder,
                 }

@@ -269,6 +269,26 @@ class ReversalCurse(ExperimentParameters):
     )
 
 
+class StudyParameters(ExperimentParameters):
+    """What the notebooks have in which arms differ from one base arm, each in one thing."""
+
+    base_arm: str = Field(description="the one of the arms that the others differ from")
+
+    @model_validator(mode="after")
+    def _check_base_arm(self) -> Self:
+        if self.base_arm not in self.arms:
+            raise ValueError(f"base_arm is {self.base_arm!r}, but it must be one of arms ({', '.join(self.arms)})")
+        return self
+
+
+class Cascade(StudyParameters):
+    """Notebook 08: recurrences side by side and no attention, one thing changed at a time."""
+
+    notebook = "08_cascade"
+
+    loop_tokens: Count = Field(20_000, description="tokens collected one by one, to time and check the parallel way")
+
+
 class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParameters, RunParameters):
     """Notebook 03: every model's causality certificate, and a swapped mask that is caught."""
 
@@ -278,7 +298,7 @@ class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParam
 
 
 NOTEBOOKS: dict[str, type[RunParameters]] = {
-    kind.notebook: kind for kind in (ProjectionTraining, MainTraining, CausalMasks, ReversalCurse)
+    kind.notebook: kind for kind in (ProjectionTraining, MainTraining, CausalMasks, ReversalCurse, Cascade)
 }
 
 

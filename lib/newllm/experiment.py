@@ -63,7 +63,7 @@ HISTORY_FILE = "history.json"
 PRETRAINED = "pretrained"
 BASELINE = "pythia"
 SETTINGS_THAT_TAKE_TIME = ("size", "batch_size", "epochs", "precision", "device")
-MEASURES = ("perplexity", "bits_per_byte", "accuracy", "effective_rank", "convergence_rate")
+MEASURES = ("perplexity", "bits_per_byte", "accuracy", "run_on_perplexity", "effective_rank", "convergence_rate")
 
 
 class CertificateError(RuntimeError):
@@ -196,15 +196,16 @@ def prepare_context_blocks(
     """Give a model its embedding, train its context blocks by their treatment, and freeze what shall be frozen.
 
     The embedding is that of ``embedding_source``, or of :func:`embedding_cell`, which is run where it is not finished.
+    The latter lends its output rows, which its few epochs have taught more than the input rows, also where they are
+    not going to be a head: arms that differ in their head alone have the same embedding.
     """
     source, baseline = model.config.embedding_source, embedding_cell(cell)
-    tied = model.config.tie_word_embeddings
     if baseline is not None:
         run_cell(baseline, data)
         place = baseline.run().folder
-        adopt_embedding(model, replace(read_embedding(str(place), for_head=tied), source=place.name), data.tokenizer)
+        adopt_embedding(model, replace(read_embedding(str(place), for_head=True), source=place.name), data.tokenizer)
     elif source != RANDOM:
-        adopt_embedding(model, read_embedding(source, for_head=tied), data.tokenizer)
+        adopt_embedding(model, read_embedding(source, for_head=model.config.tie_word_embeddings), data.tokenizer)
     blocks = replace(cell, parameters=cell.parameters.for_context_blocks())
     projection = TREATMENTS[cell.arm.projection](blocks, model, data, folder, device)
     frozen = model.config.freeze_embedding or cell.arm.frozen_embedding
@@ -613,15 +614,16 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None) -> pd.Dat
     Returns
     -------
     pandas.DataFrame
-        One row an arm, the lowest perplexity first: ``arm``, ``seeds``, ``parameter_count``, ``kv_bytes_per_token``;
-        for each measure its mean, ``_low`` and ``_high`` (95 %, Student's t; NaN with one seed); with a baseline,
-        ``difference`` in nats per token (negative is better) with the interval over the windows, seeds averaged, and
-        ``difference_over_seeds_low`` and ``_high``, the interval over the seeds that both arms have.
+        One row an arm, the lowest perplexity first: ``arm``, ``seeds``, ``parameter_count``, ``kv_bytes_per_token``,
+        ``kv_bytes`` of a held-out window; for each measure its mean, ``_low`` and ``_high`` (95 %, Student's t; NaN
+        with one seed); with a baseline, ``difference`` in nats per token (negative is better) with the interval over
+        the windows, seeds averaged, and ``difference_over_seeds_low`` and ``_high``, the interval over the seeds that
+        both arms have.
     """
     rows = []
     for arm, group in records.groupby("arm", sort=False):
         row: dict[str, Any] = {"arm": arm, "seeds": len(group)}
-        row |= {name: group[name].iloc[0] for name in ("parameter_count", "kv_bytes_per_token")}
+        row |= {name: group[name].iloc[0] for name in ("parameter_count", "kv_bytes_per_token", "kv_bytes")}
         for measure_name in MEASURES:
             if measure_name in group and group[measure_name].notna().all():
                 interval = mean_interval(group[measure_name])

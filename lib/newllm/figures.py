@@ -179,6 +179,39 @@ def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
     return figure.update_yaxes(autorange="reversed")
 
 
+def differences(studies: pd.DataFrame) -> go.Figure:
+    """Difference of each changed arm from the base arm, with its intervals over windows and over seeds.
+
+    Parameters
+    ----------
+    studies
+        Rows of `newllm.studies.one_change_each`: columns study, change, difference (nats per token), and the ends of
+        its intervals, difference_low and _high over windows, difference_over_seeds_low and _high over seeds.
+    """
+    figure = go.Figure()
+    for index, (study, rows) in enumerate(studies.groupby("study", sort=False)):
+        for kind, marker, thickness, width in (("windows", "circle", 4, 0), ("seeds", "line-ns-open", 1, 6)):
+            over = "difference" if kind == "windows" else "difference_over_seeds"
+            figure.add_scatter(
+                x=rows["difference"],
+                y=rows["change"],
+                mode="markers",
+                marker={"color": COLOURS[index % len(COLOURS)], "symbol": marker, "size": 9},
+                error_x={
+                    "array": rows[f"{over}_high"] - rows["difference"],
+                    "arrayminus": rows["difference"] - rows[f"{over}_low"],
+                    "thickness": thickness,
+                    "width": width,
+                },
+                name=f"{study}, 95 % over {kind}",
+                showlegend=False,
+            )
+    figure.add_vline(x=0, line_dash="dot", annotation_text="as good as the base arm")
+    title = "One change each: left is better (95 %: thick over windows, thin over seeds)"
+    figure = _finish(figure, title, "difference from the base arm (nats per token, held out)", "")
+    return figure.update_yaxes(autorange="reversed", automargin=True)
+
+
 def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
     """Bits per byte against the bytes a token leaves in the cache, with the front that nothing beats on both.
 
