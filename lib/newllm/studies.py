@@ -74,8 +74,8 @@ def _run_on_difference(records: pd.DataFrame, arm: str, base: str) -> dict[str, 
     table = records.pivot_table("run_on_perplexity", index="seed", columns="arm")
     if not {arm, base} <= set(table.columns):
         return {}
-    losses = np.log(table[[arm, base]].dropna())
-    if losses.empty:
+    shared = table[[arm, base]].dropna()
+    if shared.empty:
         return {}
-    interval = paired_difference(losses[arm], losses[base])
+    interval = paired_difference(np.log(shared[arm]), np.log(shared[base]))
     return dict(zip(RUN_ON, (interval.mean, interval.low, interval.high), strict=True))
