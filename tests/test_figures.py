@@ -159,3 +159,20 @@ def test_differences_carry_both_intervals_of_each_change():
     assert list(windows.error_x.arrayminus) == pytest.approx([0.05, 0.1])
     assert list(seeds.error_x.array) == pytest.approx([0.2, 0.3])
     assert drawn["head, 95 % over seeds"].marker.color != seeds.marker.color
+
+
+def test_what_is_kept_is_drawn_to_one_scale():
+    entries = pd.DataFrame(
+        [("small", 0, "state", 3), ("large", 0, "keys", 8), ("large", 1, "keys", 8), ("large", 1, "values", 2)],
+        columns=["model", "token", "kind", "values"],
+    )
+    figure = figures.kept_by_token(entries)
+    assert [text.text for text in figure.layout.annotations] == ["large", "small"]
+    assert figure.layout.yaxis.range == figure.layout.yaxis2.range == (0, 1.05 * 10)
+    assert sum(sum(bar.y) for bar in figure.data) == 21
+
+
+def test_cache_sizes_are_written_beside_their_bars():
+    table = pd.DataFrame({"model": ["a", "b"], "bytes": [3 * 2**20, 1536], "share": [1.0, 0.00049]})
+    figure = figures.cache_sizes(table)
+    assert list(figure.data[0].text) == ["3.0 MiB (100 %)", "1.5 KiB (0.049 %)"]

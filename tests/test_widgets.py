@@ -48,3 +48,17 @@ def test_a_written_fact_is_asked_of_every_model(monkeypatch):
     assert [list(bar.y) for bar in shown[-1].data] == [[2.0, 3.0], [4, 4]]
     subject.value = ""
     assert "must be words" in str(shown[-1].data)
+
+
+def test_the_calculator_follows_its_controls(monkeypatch):
+    shown = []
+    monkeypatch.setattr(widgets, "display", shown.append)
+    size, tokens, sequences, dtype = widgets.cache_calculator("tiny", 16, 1, "float32").children[0].children
+    tokens.value = 32
+    sequences.value = 4
+    dtype.value = "bfloat16"
+    after = dict(zip(shown[-1].data[0].y, shown[-1].data[0].x, strict=True))
+    layers, keys_and_values, bytes_each = 2, 2 * 64, 2
+    assert after["pythia"] == layers * keys_and_values * bytes_each * 32 * 4
+    size.value = "70m"
+    assert shown[-1].layout.title.text == "70m, 4 x 32 tokens, bfloat16"

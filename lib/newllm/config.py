@@ -66,6 +66,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+SizeName = Literal["tiny", "mini", "70m", "160m", "410m", "1b", "1.4b"]
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[Whole, Field(gt=0)]
@@ -112,7 +113,7 @@ class DataParameters(_Group):
 class ModelParameters(_Group):
     """The size of the models."""
 
-    size: Literal["tiny", "mini", "70m", "160m", "410m", "1b", "1.4b"] = "mini"
+    size: SizeName = "mini"
 
 
 class ProjectionParameters(_Group):
@@ -227,6 +228,18 @@ class RunParameters(_Group):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+class Overview(ModelParameters, SeedParameters, RunParameters):
+    """Notebook 00: what every model keeps, and what that costs."""
+
+    notebook = "00_overview"
+
+    pictured_tokens: Count = Field(description="the length of the sequences in the pictures and of the checks")
+    calculator_size: SizeName = Field("70m", description="the size that the calculator begins with")
+    calculator_tokens: Count = Field(8192, description="the tokens of a sequence that the calculator begins with")
+    calculator_sequences: Count = Field(1, description="the sequences, decoded at once, that it begins with")
+    calculator_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="and the dtype")
+
+
 class ProjectionTraining(ProjectionDataParameters, ModelParameters, SeedParameters, RunParameters):
     """Notebook 01: one recurrence trained with OACD, beside the same one untrained."""
 
@@ -298,7 +311,15 @@ class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParam
 
 
 NOTEBOOKS: dict[str, type[RunParameters]] = {
-    kind.notebook: kind for kind in (ProjectionTraining, MainTraining, CausalMasks, ReversalCurse, Cascade)
+    kind.notebook: kind
+    for kind in (
+        Overview,
+        ProjectionTraining,
+        MainTraining,
+        CausalMasks,
+        ReversalCurse,
+        Cascade,
+    )
 }
 
 

@@ -418,3 +418,82 @@ def knowledge_gains(summary: pd.DataFrame) -> go.Figure:
     figure.update_layout(scattermode="group", scattergap=0.7)
     figure.add_hline(y=0, line_dash="dot")
     return _finish(figure, "What teaching in one direction taught", "", "right name above wrong names: gain (nats)")
+
+
+def kept_by_token(entries: pd.DataFrame) -> go.Figure:
+    """Draw what each model's cache still holds of each token: one small picture a model, all to the same scale.
+
+    Parameters
+    ----------
+    entries
+        Columns model, token, kind, values.
+    """
+    models = list(entries.groupby("model")["values"].sum().sort_values(ascending=False, kind="stable").index)
+    columns = 4
+    rows = -(-len(models) // columns)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=models,
+        shared_xaxes="all",
+        shared_yaxes="all",
+        vertical_spacing=0.09,
+        horizontal_spacing=0.03,
+    )
+    for index, (kind, of_kind) in enumerate(entries.groupby("kind", sort=False)):
+        for first, (model, chosen) in enumerate(of_kind.groupby("model", sort=False)):
+            place = models.index(model)
+            figure.add_bar(
+                x=chosen["token"],
+                y=chosen["values"],
+                width=1,
+                name=kind,
+                legendgroup=kind,
+                showlegend=first == 0,
+                marker={"color": COLOURS[index], "line_width": 0},
+                row=place // columns + 1,
+                col=place % columns + 1,
+            )
+    figure = _finish(figure, "What is kept of each token", "", "")
+    figure.update_layout(barmode="stack", height=140 * rows + 150, bargap=0, legend={"orientation": "h", "y": -0.15})
+    tallest = entries.groupby(["model", "token"])["values"].sum().max()
+    figure.update_xaxes(range=[-0.5, entries["token"].max() + 0.5], nticks=4)
+    figure.update_yaxes(range=[0, 1.05 * tallest])
+    figure.update_xaxes(title="token", row=rows)
+    return figure.update_yaxes(title="values", col=1)
+
+
+def cache_sizes(table: pd.DataFrame) -> go.Figure:
+    """Bytes that each model keeps, as bars on a logarithmic axis.
+
+    Parameters
+    ----------
+    table
+        Columns model, bytes and share (of the baseline's).
+    """
+    figure = go.Figure()
+    figure.add_bar(
+        x=table["bytes"],
+        y=table["model"],
+        orientation="h",
+        marker_color=COLOURS[0],
+        text=[
+            f"{_readable_bytes(number)} ({100 * share:.3g} %)" for number, share in table[["bytes", "share"]].to_numpy()
+        ],
+        textposition="outside",
+        cliponaxis=False,
+    )
+    figure = _finish(figure, "What decoding keeps", "KV cache (bytes)", "", log_x=True)
+    low, high = np.log10([table["bytes"].min(), table["bytes"].max()])
+    # Room for the texts; the range of a logarithmic axis is given in powers of ten.
+    figure.update_xaxes(range=[low - 0.5, high + 0.3 * max(high - low, 1)])
+    return figure.update_yaxes(autorange="reversed", automargin=True)
+
+
+def _readable_bytes(number: float) -> str:
+    """Write bytes with a binary unit: 3145728 is "3.0 MiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} TiB"

@@ -5,13 +5,18 @@ from collections.abc import Callable, Mapping
 import ipywidgets
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from IPython.display import Pretty, display
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from newllm import figures
 from newllm.data.facts import Fact
+from newllm.evaluation.calculator import calculate
 from newllm.evaluation.reversal import DIRECTIONS, sentence_perplexities
+from newllm.models import sizes
 from newllm.models.position import build_alibi_bias_causal
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def explorer(draw: Callable[..., go.Figure], **controls: ipywidgets.Widget) -> ipywidgets.VBox:
@@ -89,4 +94,36 @@ def fact_in_both_directions(
             name: ipywidgets.Text(value=getattr(fact, name), description=name, continuous_update=False)
             for name in ("subject", "relation", "object")
         },
+    )
+
+
+def cache_calculator(size: str, tokens: int, sequences: int, dtype: str) -> ipywidgets.VBox:
+    """Choose size, length, batch and dtype, and see what each model keeps.
+
+    Parameters
+    ----------
+    size, tokens, sequences, dtype
+        What to begin with; the dtype by its name, such as "float32".
+    """
+
+    def draw(size: str, tokens: float, sequences: int, dtype: str) -> go.Figure:
+        table = calculate(size, round(tokens), sequences=sequences, dtype=getattr(torch, dtype))
+        title = f"{size}, {sequences} x {round(tokens):,} tokens, {dtype}"
+        return figures.cache_sizes(table).update_layout(title=title)
+
+    return explorer(
+        draw,
+        size=ipywidgets.Dropdown(options=sizes(), value=size, description="size"),
+        tokens=ipywidgets.FloatLogSlider(
+            value=tokens,
+            base=2,
+            min=4,
+            max=20,
+            step=1,
+            description="tokens",
+            readout_format=",.0f",
+            continuous_update=False,
+        ),
+        sequences=ipywidgets.BoundedIntText(value=sequences, min=1, max=4096, description="sequences"),
+        dtype=ipywidgets.Dropdown(options=DTYPES, value=dtype, description="dtype"),
     )

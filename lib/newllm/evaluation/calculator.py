@@ -1,0 +1,67 @@
+"""What a cache will cost, before it is there: every model at any size, length, batch and dtype, without its weights."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from newllm.models import create, find, names
+
+BASELINE = "pythia"
+
+
+def calculate(
+    size: str,
+    tokens: int,
+    *,
+    sequences: int = 1,
+    dtype: torch.dtype = torch.float32,
+    models: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Calculate the bytes that models keep.
+
+    Parameters
+    ----------
+    size
+        One of ``newllm.models.sizes()``.
+    tokens
+        Tokens in each sequence.
+    sequences
+        How many sequences are decoded at once.
+    dtype
+        Type of the cached values.
+    models
+        Names; all registered ones where omitted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a model, the largest cache first: ``model``, ``keeps`` (in words), ``values`` (of one sequence),
+        ``bytes`` (of all), and ``share`` of what the baseline keeps.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or size, or a number below one.
+    """
+    if tokens < 1 or sequences < 1:
+        raise ValueError(f"tokens={tokens} and sequences={sequences} must be 1 or more")
+    rows = []
+    for name in names() if models is None else models:
+        values = _values(name, size, tokens)
+        rows.append(
+            {
+                "model": name,
+                "keeps": find(name).summary,
+                "values": values,
+                "bytes": values * sequences * dtype.itemsize,
+                "share": values / _values(BASELINE, size, tokens),
+            }
+        )
+    return pd.DataFrame(rows).sort_values("bytes", ascending=False, ignore_index=True, kind="stable")
+
+
+def _values(name: str, size: str, tokens: int) -> int:
+    # On the meta device a model has shapes and no memory, whatever its size.
+    with torch.device("meta"):
+        return create(name, size).cached_values(tokens)
