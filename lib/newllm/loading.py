@@ -1,0 +1,200 @@
+"""A trained model and its tokenizer, by where they are: a cell of a run, a saved model, or a Pythia on the hub."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from newllm.data.hub import ask_hub
+from newllm.folders import outputs_folder
+from newllm.models.language_model import LanguageModel
+from newllm.models.registry import METHODS, find
+from newllm.runs import SAVED_MODEL
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+# What transformers calls the published Pythias, whose weights are those of ours by name.
+PUBLISHED_TYPE = "gpt_neox"
+
+
+class LoadingError(ValueError):
+    """A model that cannot be loaded; one sentence says why and what to do."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with the tokenizer that it was trained with.
+
+    Attributes
+    ----------
+    model
+        The model, float32, in eval mode, on the CPU.
+    tokenizer
+        Its tokenizer.
+    method
+        Which model it is, by a name of the registry.
+    """
+
+    model: LanguageModel
+    tokenizer: PreTrainedTokenizerFast
+    method: str
+
+
+def find_saved_model(where: str | Path) -> Path:
+    """Find the folder of a saved model; a hub id is fetched.
+
+    Parameters
+    ----------
+    where
+        The folder of a run's cell, or of a saved model; from the working directory or from the outputs folder. Or the
+        hub id of a Pythia, such as EleutherAI/pythia-70m: then its configuration, tokenizer and safetensors weights
+        are fetched into the hub's own cache.
+
+    Returns
+    -------
+    Path
+        A folder with a configuration, weights and a tokenizer.
+
+    Raises
+    ------
+    LoadingError
+        Where there is no such folder, or it holds no model, or one without its tokenizer.
+    HubUnavailableError
+        The hub did not answer.
+    """
+    given = Path(where).expanduser()
+    folder = next((place for place in (given, outputs_folder() / given) if place.is_dir()), None)
+    if folder is None:
+        return _fetch(str(where))
+    if (folder / SAVED_MODEL / CONFIG).is_file():
+        folder = folder / SAVED_MODEL
+    if not (folder / CONFIG).is_file():
+        cells = sorted(path.parent.parent.name for path in folder.glob(f"*/{SAVED_MODEL}/{CONFIG}"))
+        hint = f"give one of its cells: {', '.join(cells)}" if cells else "give the folder of a finished cell of a run"
+        raise LoadingError(f"{folder} holds no model: {hint}.")
+    return _complete(folder)
+
+
+def _fetch(name: str) -> Path:
+    """Fetch a hub model; what looks like a path is not asked for."""
+    beginning = Path(name).parts[0] if name else name
+    is_path = beginning == "outputs" or any((place / beginning).exists() for place in (Path.cwd(), outputs_folder()))
+    if is_path or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+        raise LoadingError(f"there is no folder {name} (seen from {Path.cwd()} and from {outputs_folder()}).")
+    fetched = ask_hub(
+        lambda: huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]),
+        f"the model {name}",
+        "the folder of a run's cell",
+    )
+    return _complete(Path(fetched))
+
+
+def _complete(folder: Path) -> Path:
+    if not any(folder.glob("*.safetensors")):
+        raise LoadingError(f"{folder} holds no {WEIGHTS}, and weights of another form are not read.")
+    if not (folder / TOKENIZER).is_file():
+        raise LoadingError(
+            f"{folder} holds no {TOKENIZER}: save the model's tokenizer beside it, with tokenizer.save_pretrained(...)."
+        )
+    return folder
+
+
+def load_trained_model(where: str | Path, *, method: str | None = None) -> TrainedModel:
+    """Load a model and its tokenizer; no code of theirs is run, and nothing is unpickled.
+
+    Parameters
+    ----------
+    where
+        As for :func:`find_saved_model`.
+    method
+        Put the weights into another model of the registry that takes all of them, such as a Pythia's into ``ka``.
+
+    Raises
+    ------
+    LoadingError
+        Where nothing is there, the model is of a kind that is not known here, or its weights or its tokenizer do not
+        fit.
+    HubUnavailableError
+        The hub did not answer.
+    """
+    folder = find_saved_model(where)
+    stored = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
+    method = _method_of(folder, stored) if method is None else method
+    try:
+        model_class = find(method).model_class
+        with _quiet_transformers():
+            loaded: Any = model_class.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are listed, and refused below
+            )
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise LoadingError(f"{folder} cannot be loaded as {method}: {_first_line(error)}") from error
+    model, info = loaded
+    _refuse_other_weights(folder, stored, method, info)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    if len(tokenizer) > model.config.vocab_size:
+        raise LoadingError(
+            f"{folder} has a tokenizer of {len(tokenizer)} tokens, but its model knows {model.config.vocab_size}: they "
+            "do not belong together."
+        )
+    if tokenizer.eos_token_id is None:
+        raise LoadingError(f"{folder} has a tokenizer without an end-of-text token.")
+    return TrainedModel(model.eval(), tokenizer, method)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep its reports of a load out of the terminal: what they would say is refused in one sentence here."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+        transformers_logging.set_verbosity(before)
+
+
+def _method_of(folder: Path, model_type: str | None) -> str:
+    """Name the model of a stored configuration; controls such as ``narrow`` are Pythias."""
+    if model_type == PUBLISHED_TYPE:
+        return "pythia"
+    for name in ("pythia", *METHODS):
+        if find(name).config_class.model_type == model_type:
+            return name
+    raise LoadingError(
+        f"{folder} holds a model of the type {model_type!r}: only those of newllm and published Pythias are evaluated."
+    )
+
+
+def _refuse_other_weights(folder: Path, stored: str | None, method: str, info: dict[str, Any]) -> None:
+    wrong = {
+        name.removesuffix("_keys"): info[name]
+        for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if info[name]
+    }
+    if wrong:
+        described = ", ".join(f"{len(keys)} {kind}" for kind, keys in wrong.items())
+        first = next(iter(next(iter(wrong.values()))))
+        raise LoadingError(
+            f"the weights in {folder}, of a {stored}, are not those of a {method} ({described}; one is {first})."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    reason = error.__cause__ or error
+    return next(iter(str(reason).strip().splitlines()), type(reason).__name__)
