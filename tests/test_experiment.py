@@ -140,6 +140,22 @@ def test_equal_cells_of_another_notebook_are_taken_over(finished, home, data, tm
     )
 
 
+def test_settings_that_do_not_reach_an_arm_do_not_make_it_another_cell(home, data):
+    def identity(arm, **changes):
+        return experiment.Cell(Arm.parse(arm), 1, settings(home, **changes), home, data.fingerprint).run().identity
+
+    for arm in ("pythia", "dproj-random", "cascade-random"):
+        assert identity(arm) == identity(arm, max_iterations=7), arm
+    for arm in ("dproj-oacd", "cascade"):
+        assert identity(arm) != identity(arm, max_iterations=7), arm
+    for arm in ("pythia", "dproj-oacd"):
+        assert identity(arm) == identity(arm, stream_lr=0.5), arm
+    for arm in ("cascade", "cascade-random", "context-kv"):
+        assert identity(arm) != identity(arm, stream_lr=0.5), arm
+    assert identity("pythia") == identity("pythia", pretrained="somewhere", processes=2)
+    assert identity("pythia") != identity("pythia", lr=0.5)
+
+
 @pytest.mark.parametrize("change", [{"lr": 2e-3}, {"seeds": [2]}, {"rerun": True}])
 def test_what_differs_is_not_taken_over(finished, home, data, tmp_path, monkeypatch, change):
     monkeypatch.setenv("NEWLLM_OUTPUTS", str(finished[1].parent))

@@ -251,7 +251,7 @@ class ExperimentParameters(
 ):
     """What every notebook that trains and compares arms has."""
 
-    def cell_identity(self, arm: str, seed: int) -> dict[str, Any]:
+    def cell_identity(self, arm: str, seed: int, *, trains_projection: bool, reads_stream: bool) -> dict[str, Any]:
         """Return, as plain JSON values, what decides the result of one arm with one seed, in whichever notebook.
 
         Parameters
@@ -260,8 +260,17 @@ class ExperimentParameters(
             The arm's full name.
         seed
             The cell's seed.
+        trains_projection
+            Whether the arm has recurrences that projection training trains; its settings matter to no other.
+        reads_stream
+            Whether the arm's model is trained on one run-on stream; its settings matter to no other.
         """
         names = set(ExperimentParameters.model_fields) - {"pretrained"}
+        projection, training = set(ProjectionParameters.model_fields), set(TrainingParameters.model_fields)
+        if not trains_projection:
+            names -= projection - {"proj_dim"}
+        if not reads_stream:
+            names -= set(StreamParameters.model_fields) - projection - training
         shared = {name: value for name, value in self.identity().items() if name in names}
         return shared | {"arms": [arm], "seeds": [seed]}
 

@@ -41,7 +41,7 @@ from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
 from newllm.models.pythia import PythiaModel
-from newllm.models.registry import configure
+from newllm.models.registry import configure, find
 from newllm.projection_training import (
     DESCRIPTION,
     ProjectionResult,
@@ -112,7 +112,13 @@ class Cell:
 
     def run(self) -> Run:
         """Open the run of the cell; it stays the same when arms or seeds are added to the comparison."""
-        identity = self.parameters.cell_identity(self.arm.name, self.seed) | {"data": self.data}
+        identity = self.parameters.cell_identity(
+            self.arm.name,
+            self.seed,
+            trains_projection=self.arm.projection == "oacd",
+            reads_stream=find(self.arm.method).model_class.training_recipe == "contexts",
+        )
+        identity["data"] = self.data
         return Run(self.folder / f"{self.arm.folder_name}-seed{self.seed}", identity)
 
     def __str__(self) -> str:
