@@ -101,6 +101,20 @@ def test_the_source_text_needs_files():
     assert main_training(source="text", text_files=["letters/*.txt"]).text_files == ("letters/*.txt",)
 
 
+def test_extrapolation_needs_windows_of_every_length():
+    load_parameters("04_position_encodings", "cpu", {"extrapolation_factors": [1, 8, 5], "val_samples": 40})
+    with pytest.raises(
+        ParameterError, match=r"extrapolation_factors is \[1, 8, 5\].*val_samples of 40 or more.*not 39"
+    ):
+        load_parameters("04_position_encodings", "cpu", {"extrapolation_factors": [1, 8, 5], "val_samples": 39})
+
+
+def test_contexts_leave_room_for_the_steps_between_them():
+    load_parameters("06_latent_attention", "cpu", {"decode_contexts": [40, 10], "decode_steps": 29})
+    with pytest.raises(ParameterError, match=r"decode_contexts is \[40, 10\].*more than decode_steps \(30\) apart"):
+        load_parameters("06_latent_attention", "cpu", {"decode_contexts": [40, 10], "decode_steps": 30})
+
+
 def test_a_mistyped_name_is_told_its_neighbour():
     with pytest.raises(ParameterError, match=r"sampels is not a parameter of 02_main_training; did you mean samples\?"):
         main_training(sampels=3)

@@ -107,6 +107,11 @@ def test_certificate_draws_forbidden_and_required_change():
             15.0,
         ),
         (
+            figures.score_by_distance,
+            pd.DataFrame({"encoding": ["alibi"], "distance": [4], "score": [15.0]}),
+            15.0,
+        ),
+        (
             lambda frame: figures.against_context_length(frame, "seconds", "Decoding", "seconds"),
             pd.DataFrame({"model": ["a"], "context": [1024], "seconds": [15.0]}),
             15.0,
@@ -133,6 +138,16 @@ def test_curves_hold_the_means_of_their_frame(make, frame, expected):
     assert figure.data[0].y[0] == pytest.approx(expected)
     assert figure.layout.xaxis.title.text is not None
     assert figure.layout.yaxis.title.text
+
+
+def test_extrapolation_has_the_interval_over_seeds_and_none_for_one():
+    frame = pd.DataFrame(
+        {"arm": ["a", "a", "b"], "seq_length": [128, 128, 128], "perplexity": [10.0, 20.0, 7.0], "seed": [0, 1, 0]}
+    )
+    drawn = series(figures.extrapolation(frame, 128))
+    # Student's t with one degree of freedom: 12.71 standard errors of 5.
+    assert drawn["a"].error_y.array[0] == pytest.approx(63.53, abs=0.01)
+    assert np.isnan(drawn["b"].error_y.array[0])
 
 
 def test_visible_slots_are_the_mask():

@@ -8,7 +8,9 @@ lines, an entry in `NOTEBOOKS` and its three YAML files.
 import ast
 import difflib
 import hashlib
+import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +74,7 @@ Whole = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[Whole, Field(gt=0)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
+Counts = Annotated[tuple[Count, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 
 
@@ -319,6 +322,47 @@ class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParam
     alibi_slope: Annotated[Real, Field(gt=0)] = 0.0625
 
 
+class PositionEncodings(ExperimentParameters):
+    """Notebook 04: RoPE, ALiBi and no position encoding, in the training length and beyond."""
+
+    notebook = "04_position_encodings"
+
+    extrapolation_factors: Counts = Field((1, 2, 4), description="multiples of seq_length to score windows of")
+
+    @model_validator(mode="after")
+    def _check_extrapolation(self) -> Self:
+        needed = math.lcm(*self.extrapolation_factors)
+        if self.val_samples < needed:
+            raise ValueError(
+                f"extrapolation_factors is {list(self.extrapolation_factors)}, which needs val_samples of {needed} or "
+                f"more (their least common multiple) and not {self.val_samples}"
+            )
+        return self
+
+
+class LatentAttention(ExperimentParameters):
+    """Notebook 06: multi-head latent attention, what it keeps, and what it costs to decode."""
+
+    notebook = "06_latent_attention"
+
+    decode_size: SizeName = Field("70m", description="the size of the models that are timed")
+    decode_contexts: Counts = Field((256, 1024, 2048, 4096, 8192), description="tokens of context that are timed")
+    decode_steps: Count = Field(16, description="timed tokens for each model and context")
+    decode_prefill: Count | None = Field(
+        None, description="tokens that are computed to fill a cache, then repeated; None: all of them"
+    )
+
+    @model_validator(mode="after")
+    def _check_contexts(self) -> Self:
+        ordered = sorted(self.decode_contexts)
+        if any(longer - context <= self.decode_steps for context, longer in itertools.pairwise(ordered)):
+            raise ValueError(
+                f"decode_contexts is {list(self.decode_contexts)}, but they must lie more than decode_steps "
+                f"({self.decode_steps}) apart"
+            )
+        return self
+
+
 NOTEBOOKS: dict[str, type[RunParameters]] = {
     kind.notebook: kind
     for kind in (
@@ -326,7 +370,9 @@ NOTEBOOKS: dict[str, type[RunParameters]] = {
         ProjectionTraining,
         MainTraining,
         CausalMasks,
+        PositionEncodings,
         ReversalCurse,
+        LatentAttention,
         Cascade,
     )
 }

@@ -11,6 +11,8 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
+from newllm.evaluation.statistics import mean_interval
+
 # Colour-blind safe (Okabe and Ito 2008), the order in which series appear.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 HEIGHT = 420
@@ -334,11 +336,14 @@ def against_context_length(frame: pd.DataFrame, column: str, title: str, label: 
     label
         The axis title, with its unit.
     """
-    return _finish(_lines(frame, "context", column, "model"), title, "context (tokens)", label, log_x=True, log_y=True)
+    figure = _lines(frame, "context", column, "model")
+    figure = _finish(figure, title, "context (tokens)", label, log_x=True, log_y=True)
+    figure.update_xaxes(tickvals=sorted(set(frame["context"])), tickformat=",")
+    return figure.update_yaxes(tickformat="~g")
 
 
 def extrapolation(frame: pd.DataFrame, trained_length: int) -> go.Figure:
-    """Perplexity on windows longer than those of training.
+    """Perplexity on windows longer than those of training: means over seeds, with 95 % intervals.
 
     Parameters
     ----------
@@ -347,10 +352,28 @@ def extrapolation(frame: pd.DataFrame, trained_length: int) -> go.Figure:
     trained_length
         Where training ended, in tokens.
     """
-    means = frame.groupby(["arm", "seq_length"], sort=False)[["perplexity"]].mean().reset_index()
-    figure = _lines(means, "seq_length", "perplexity", "arm")
+    rows = []
+    for (arm, length), group in frame.groupby(["arm", "seq_length"], sort=False):
+        interval = mean_interval(group["perplexity"])
+        rows.append((arm, length, interval.mean, interval.high - interval.mean))
+    means = pd.DataFrame(rows, columns=["arm", "seq_length", "perplexity", "error"])
+    figure = _lines(means, "seq_length", "perplexity", "arm", error="error")
     figure.add_vline(x=trained_length, line_dash="dot", annotation_text="trained up to here")
-    return _finish(figure, "Beyond the training length", "window (tokens)", "perplexity", log_y=True)
+    figure = _finish(figure, "Beyond the training length", "window (tokens)", "perplexity", log_y=True)
+    return figure.update_xaxes(tickvals=sorted(set(means["seq_length"])))
+
+
+def score_by_distance(scores: pd.DataFrame) -> go.Figure:
+    """Attention score of a query with an equal key, further and further back.
+
+    Parameters
+    ----------
+    scores
+        Columns encoding, distance (tokens), score.
+    """
+    figure = _lines(scores, "distance", "score", "encoding").update_traces(mode="lines")
+    title = "What a position encoding does to the score of a query with an equal key"
+    return _finish(figure, title, "distance (tokens)", "score, before the softmax")
 
 
 def directions(results: pd.DataFrame) -> go.Figure:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from newllm.evaluation import decoding
-from newllm.evaluation.decoding import DecodingSession, compare_decoding, crossover
+from newllm.evaluation.decoding import DecodingSession, compare_decoding, crossovers
 from newllm.evaluation.stock_models import deepseek_like, gpt_neox_like
 from newllm.models import create
 
@@ -63,10 +63,18 @@ def test_a_crossover_holds_from_there_on(ours, expected):
         for name, column in (("ours", ours), ("theirs", [2, 2, 2, 2]))
         for place, seconds in enumerate(column)
     ]
-    timings = pd.DataFrame(rows).sample(frac=1, random_state=0)
-    assert crossover(timings, "ours", "theirs") == expected
+    table = crossovers(pd.DataFrame(rows).sample(frac=1, random_state=0), "ours")
+    assert list(table["against"]) == ["theirs"]
+    found = table["faster_from"][0]
+    assert pd.isna(found) if expected is None else found == expected
+    assert table["times_as_fast"][0] == 2 / ours[-1]
+
+
+def test_crossovers_are_those_of_a_model_that_was_timed():
+    timings = pd.DataFrame({"context": [1, 1], "model": ["ours", "theirs"], "seconds_per_token": [1.0, 1.0]})
+    assert crossovers(timings, "ours")["faster_from"].isna().all(), "equal is not faster"
     with pytest.raises(ValueError, match="'others' was not timed: choose from ours, theirs"):
-        crossover(timings, "ours", "others")
+        crossovers(timings, "others")
 
 
 def test_decoding_is_greedy_generation(models, monkeypatch):

@@ -155,21 +155,22 @@ def _step_bytes(session: DecodingSession) -> int:
     return memory.peak
 
 
-def crossover(timings: pd.DataFrame, faster: str, slower: str) -> int | None:
-    """Find the context from which on one model decodes faster than another.
+def crossovers(timings: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Find the context from which on a model decodes faster than each of the others.
 
     Parameters
     ----------
     timings
         Rows of :func:`compare_decoding`.
-    faster, slower
-        Names of two models in it.
+    model
+        Name of a model in it.
 
     Returns
     -------
-    int or None
-        The shortest measured context at which, and at every longer one, ``faster`` takes less time; None where it does
-        not at the longest.
+    pandas.DataFrame
+        One row each other model, in the order of the timings: ``against``, ``faster_from`` (the shortest measured
+        context at which, and at every longer one, ``model`` takes less time; NA where it does not at the longest),
+        ``times_as_fast`` (at the longest context).
 
     Raises
     ------
@@ -177,8 +178,17 @@ def crossover(timings: pd.DataFrame, faster: str, slower: str) -> int | None:
         For a name that is not in the table.
     """
     seconds = timings.pivot(index="context", columns="model", values="seconds_per_token").sort_index()
-    for name in (faster, slower):
-        if name not in seconds:
-            raise ValueError(f"{name!r} was not timed: choose from {', '.join(map(str, seconds.columns))}")
-    ahead = (seconds[faster] < seconds[slower]).iloc[::-1].cumprod().astype(bool)
-    return int(ahead[ahead].index.min()) if ahead.any() else None
+    names = timings["model"].unique()
+    if model not in names:
+        raise ValueError(f"{model!r} was not timed: choose from {', '.join(names)}")
+    rows = []
+    for other in names[names != model]:
+        ahead = (seconds[model] < seconds[other])[::-1].cumprod().astype(bool)
+        rows.append(
+            {
+                "against": other,
+                "faster_from": ahead.index[ahead].min() if ahead.any() else pd.NA,
+                "times_as_fast": seconds[other].iloc[-1] / seconds[model].iloc[-1],
+            }
+        )
+    return pd.DataFrame(rows).astype({"faster_from": "Int64"})

@@ -58,7 +58,7 @@ def score_by_distance(encodings: Sequence[str | PositionEncodingConfig], head_di
     Returns
     -------
     pandas.DataFrame
-        One row an encoding and distance: encoding, distance, score.
+        One row an encoding and distance, in the order given and from 0 on: encoding, distance, score.
     """
     positions = torch.arange(longest + 1)[None]
     ones = torch.ones(1, 1, longest + 1, head_dim, dtype=torch.float64)
@@ -70,7 +70,7 @@ def score_by_distance(encodings: Sequence[str | PositionEncodingConfig], head_di
         bias = strategy.score_bias(positions[:, -1:], positions, torch.float64)
         if bias is not None:
             scores = scores + bias[0, 0, 0]
-        frames.append(
-            pd.DataFrame({"encoding": config.type, "distance": longest - positions[0].numpy(), "score": scores.numpy()})
-        )
-    return pd.concat(frames, ignore_index=True).sort_values(["encoding", "distance"], ignore_index=True)
+        # The last position asks, so the farthest key stands first.
+        nearest_first = scores.flip(0).numpy()
+        frames.append(pd.DataFrame({"encoding": config.type, "distance": positions[0], "score": nearest_first}))
+    return pd.concat(frames, ignore_index=True)
