@@ -1,6 +1,5 @@
 """The files around the package: what is pinned, what make does, and what must not be in a public clone."""
 
-import json
 import os
 import re
 import shutil
@@ -13,7 +12,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from newllm.bootstrap import FIRST_CELL
 from newllm.commands.shared import read_assignments
 from newllm.config import load_parameters
 from newllm.folders import project_root
@@ -142,12 +140,3 @@ def test_no_tracked_file_is_an_output_beyond_the_reference():
         if path.is_relative_to(ROOT / "outputs") and not path.is_relative_to(ROOT / "outputs" / "reference")
     ]
     assert strays == []
-
-
-def test_committed_notebooks_are_small_and_start_alike():
-    for path in (file for file in tracked_files() if file.suffix == ".ipynb"):
-        first = next(
-            cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"
-        )
-        assert "".join(first["source"]) == FIRST_CELL, path.name
-        assert path.stat().st_size < 400_000, path.name

@@ -6,11 +6,6 @@ from newllm.folders import project_root
 from newllm.runs import load_records
 
 
-def test_the_table_of_the_readme_is_that_of_the_records():
-    text = (project_root() / "README.md").read_text(encoding="utf-8")
-    assert reference.with_table(text, reference.markdown(reference.reference_summary())) == text
-
-
 def test_reference_records_are_of_one_comparison():
     """Rows of a table are compared, so data, budget and size must be the same."""
     records = load_records(reference.reference_folder() / MainTraining.notebook)
@@ -26,11 +21,6 @@ def test_the_picture_of_the_readme_is_there():
     picture = reference.reference_folder() / reference.PICTURE
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert f"outputs/reference/{reference.PICTURE}" in (project_root() / "README.md").read_text(encoding="utf-8")
-
-
-def test_without_marks_nothing_is_replaced():
-    with pytest.raises(ValueError, match="reference"):
-        reference.with_table("a README", "a table")
 
 
 def test_a_folder_without_records_is_refused(tmp_path):

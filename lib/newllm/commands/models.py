@@ -2,11 +2,14 @@
 
 import argparse
 import logging
+from pathlib import Path
 from typing import Any
 
 from newllm.commands.shared import as_text
 from newllm.evaluation.survey import survey
+from newllm.files import write_atomically
 from newllm.models import sizes
+from newllm.provenance import Provenance
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,7 @@ def add(commands: Any) -> None:
         help="lengths of context at which decoding is timed (1024 8192); nothing after it leaves timing out",
     )
     models.add_argument("--steps", type=int, default=16, help="timed tokens for each model and context (16)")
+    models.add_argument("--output", type=Path, help="a CSV file to write the table to, with commit and machine")
     models.set_defaults(command=models_command)
 
 
@@ -35,5 +39,9 @@ def models_command(options: argparse.Namespace) -> int:
     except ValueError as error:
         logger.error("%s", error)
         return 2
+    if options.output is not None:
+        origin = Provenance.collect()
+        stated = table.assign(size=options.size, commit=origin.commit, machine=str(origin.machine))
+        write_atomically(options.output, stated.to_csv(index=False))
     logger.info("\n%s, float32, random weights\n%s", options.size, as_text(table))
     return 0 if table["certificate"].all() else 1

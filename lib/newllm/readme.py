@@ -1,0 +1,150 @@
+"""The README's tables, written from the reference results between marks, so that no number is typed by hand."""
+
+import re
+from collections.abc import Callable
+
+import pandas as pd
+
+from newllm.reference import published_table, reference_summary
+
+# <!-- table: name --> ... <!-- /table -->
+MARKED = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- /table -->\n)", re.DOTALL)
+
+
+def with_tables(text: str) -> str:
+    """Replace what stands between each pair of marks of a README by its table.
+
+    Raises
+    ------
+    ValueError
+        Where there are no marks, or a mark names no table.
+    """
+    if not MARKED.search(text):
+        raise ValueError("the README has no <!-- table: name --> ... <!-- /table --> to put tables between")
+    return MARKED.sub(lambda mark: f"{mark[1]}\n{_markdown(_table(mark[2]))}\n{mark[3]}", text)
+
+
+def _table(name: str) -> pd.DataFrame:
+    if name not in TABLES:
+        raise ValueError(f"the README asks for the table {name!r}, which is none of {', '.join(TABLES)}")
+    return TABLES[name]()
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    """Write a table of texts; the first column is on the left, the others on the right."""
+    rules = ["---", *["---:"] * (table.shape[1] - 1)]
+    return (
+        "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [table.columns, rules, *table.to_numpy()]) + "\n"
+    )
+
+
+def main_training() -> pd.DataFrame:
+    """Write the arms of main training, the lowest perplexity first."""
+    rows = []
+    for _, row in reference_summary().iterrows():
+        half = (row["perplexity_high"] - row["perplexity_low"]) / 2
+        rows.append(
+            {
+                "model": f"`{row['arm']}`",
+                "parameters": f"{row['parameter_count']:,.0f}",
+                "KV bytes/token": f"{row['kv_bytes_per_token']:,.0f}",
+                "perplexity": f"{row['perplexity']:.1f}" + (f" ± {half:.1f}" if row["seeds"] > 1 else ""),
+                "bits/byte": f"{row['bits_per_byte']:.3f}",
+                "nats/token from `pythia`": "" if pd.isna(row["difference"]) else _with_interval(row, "difference"),
+                "seeds": row["seeds"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def models_at_70m() -> pd.DataFrame:
+    """Write what every model is and does at the published shape."""
+    rows = []
+    for _, row in published_table("models_70m").iterrows():
+        speeds = [column for column in row.index if column.startswith("tokens_per_second_")]
+        rows.append(
+            {
+                "model": f"`{row['model']}`",
+                "parameters": f"{row['parameters']:,}",
+                "values/token": f"{row['values_per_token']:,.5g}",
+                "bytes/token": f"{row['bytes_per_token']:,.5g}",
+                "state": f"{row['state_bytes']:,.0f}" if row["state_bytes"] else "",
+                "saved": f"{row['saved']:.2%}",
+                "certificate": "passed" if row["certificate"] else "FAILED",
+                "cached - uncached": f"{row['cache_error']:.0e}",
+            }
+            | {f"tokens/s at {int(column.rsplit('_', 1)[1]):,}": f"{row[column]:.1f}" for column in speeds}
+        )
+    return pd.DataFrame(rows)
+
+
+def decoding() -> pd.DataFrame:
+    """Write the time of a decoding step of each model, as a multiple of that of absorbed latent attention."""
+    timings = published_table("06_latent_attention/tables/decoding")
+    seconds = timings.pivot(index="context", columns="model", values="seconds_per_token")
+    ours = seconds["mla, absorbed"]
+    table = pd.DataFrame({"model": [ours.name, *seconds.loc[seconds.index[-1]].drop(ours.name).sort_values().index]})
+    for context in seconds.index:
+        table[f"{context:,} tokens"] = [
+            f"{1000 * ours[context]:.0f} ms"
+            if model == ours.name
+            else f"{seconds[model][context] / ours[context]:.1f} x"
+            for model in table["model"]
+        ]
+    return table
+
+
+def reversal_curse() -> pd.DataFrame:
+    """Write what models know of facts that they were taught in one direction."""
+    summary = published_table("05_reversal_curse/tables/reversal")
+    before = summary[~summary["taught"]].set_index("arm")
+    rows = []
+    for _, row in summary[summary["taught"]].iterrows():
+        untaught = before.loc[row["arm"]]
+        rows.append(
+            {
+                "model": f"`{row['arm']}`",
+                "held-out text": f"{untaught['text_perplexity']:.0f} → {row['text_perplexity']:.0f}",
+                "forward": f"{untaught['forward_perplexity']:.0f} → {row['forward_perplexity']:.1f}",
+                "backward": f"{untaught['backward_perplexity']:.0f} → {row['backward_perplexity']:.0f}",
+                "ratio": f"{row['ratio']:.3f}",
+                "gap": f"{row['gap']:.0f}",
+                "margin gained forward": _with_interval(row, "forward_gain", 2),
+                "margin gained backward": _with_interval(row, "backward_gain", 2),
+                "seeds": row["seeds"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def cascade() -> pd.DataFrame:
+    """Write what each change of the cascade does."""
+    studies = published_table("08_cascade/tables/studies")
+    return pd.DataFrame(
+        [
+            {
+                "change of the base arm": row["change"].replace("_", " "),
+                "perplexity": f"{row['perplexity']:.1f}",
+                "nats/token from the base arm": _with_interval(row, "difference"),
+                "the same, one run-on stream": ""
+                if pd.isna(row["run_on_difference"])
+                else f"{row['run_on_difference']:+.3f}",
+                "OACD converged": "" if pd.isna(row["convergence_rate"]) else f"{row['convergence_rate']:.0%}",
+                "seeds": row["seeds"],
+            }
+            for _, row in studies.iterrows()
+        ]
+    )
+
+
+def _with_interval(row: pd.Series, name: str, digits: int = 3) -> str:
+    return f"{row[name]:+.{digits}f} [{row[f'{name}_low']:+.{digits}f}, {row[f'{name}_high']:+.{digits}f}]"
+
+
+TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "main training": main_training,
+    "models at 70m": models_at_70m,
+    "decoding": decoding,
+    "reversal curse": reversal_curse,
+    "cascade": cascade,
+}
