@@ -50,6 +50,12 @@ class TrainedModel:
     method: str
 
 
+def local_folder(where: str | Path) -> Path | None:
+    """Return the folder of this name, here or below the outputs; None where there is none, so that it is a hub id."""
+    given = Path(where).expanduser()
+    return next((place for place in (given, outputs_folder() / given) if place.is_dir()), None)
+
+
 def find_saved_model(where: str | Path) -> Path:
     """Find the folder of a saved model; a hub id is fetched.
 
@@ -72,8 +78,7 @@ def find_saved_model(where: str | Path) -> Path:
     HubUnavailableError
         The hub did not answer.
     """
-    given = Path(where).expanduser()
-    folder = next((place for place in (given, outputs_folder() / given) if place.is_dir()), None)
+    folder = local_folder(where)
     if folder is None:
         return _fetch(str(where))
     if (folder / SAVED_MODEL / CONFIG).is_file():

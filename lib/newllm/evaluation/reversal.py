@@ -67,6 +67,8 @@ def evaluate_reversal_curse(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Fact],
     device: torch.device | str | None = None,
+    *,
+    tokens_a_step: int | None = None,
 ) -> ReversalReport:
     """Ask facts in both directions.
 
@@ -84,6 +86,8 @@ def evaluate_reversal_curse(
         Facts; a category needs two of them for a wrong name.
     device
         Where to score; the model's own device where omitted.
+    tokens_a_step
+        None scores a sentence in one pass. A number sends it through the cache, that many tokens a call.
 
     Returns
     -------
@@ -99,7 +103,7 @@ def evaluate_reversal_curse(
     asked = list(_questions(pairs, wrong))
     sentences = [_tokenise(tokenizer, prompt, answer) for prompt, answer in asked]
     with scoring(model, device) as place:
-        losses = _score(model, sentences, place)
+        losses = _score(model, sentences, place, tokens_a_step)
     return _report(pairs, wrong, sentences, losses)
 
 
@@ -165,7 +169,9 @@ def _tokenise(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> _
     return _Sentence([*start, *whole], max(1, len(whole) - shared))
 
 
-def _score(model: PreTrainedModel, sentences: list[_Sentence], device: torch.device) -> list[np.ndarray]:
+def _score(
+    model: PreTrainedModel, sentences: list[_Sentence], device: torch.device, tokens_a_step: int | None = None
+) -> list[np.ndarray]:
     """Losses of each sentence's tokens but the first, in the order given.
 
     Sentences are padded on the right: no token sees what follows it, so padding changes nothing and is cut off.
@@ -178,7 +184,7 @@ def _score(model: PreTrainedModel, sentences: list[_Sentence], device: torch.dev
         ids = torch.zeros(len(chosen), longest, dtype=torch.long)
         for row, index in enumerate(chosen):
             ids[row, : len(sentences[index].ids)] = torch.tensor(sentences[index].ids)
-        found = score_rows(model, ids.to(device), tokens_a_step=None)[0].cpu().numpy()
+        found = score_rows(model, ids.to(device), tokens_a_step)[0].cpu().numpy()
         for row, index in enumerate(chosen):
             losses[index] = found[row, : len(sentences[index].ids) - 1]
     return losses

@@ -1,0 +1,210 @@
+"""``newllm evaluate``: a trained model asked by LAMBADA, WikiText, tasks of the harness, and facts."""
+
+import argparse
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from newllm import benchmarks
+from newllm.benchmarks import BenchmarkRecord, Question, Settings
+from newllm.commands.shared import as_text
+from newllm.data.hub import HubUnavailableError
+from newllm.devices import choose_device
+from newllm.evaluation.causality import certify
+from newllm.loading import SAVED_MODEL, TrainedModel, find_saved_model, load_trained_model, local_folder
+from newllm.models import names
+from newllm.runs import RECORD_FILE, Record, read_record
+
+logger = logging.getLogger(__name__)
+
+NO_FILE = Path()
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    evaluated = commands.add_parser("evaluate", help="ask a trained model by LAMBADA, WikiText, harness tasks, facts")
+    evaluated.add_argument(
+        "model",
+        help="the folder of a run's cell or of a saved model, or the hub id of a Pythia (EleutherAI/pythia-70m)",
+    )
+    evaluated.add_argument("--lambada", type=Path, metavar="FILE", help="last words of a file of OpenAI's JSONL format")
+    evaluated.add_argument(
+        "--wikitext",
+        type=Path,
+        nargs="?",
+        const=NO_FILE,
+        metavar="FILE",
+        help="perplexities of a raw file such as wiki.test.raw; without FILE, of the test split on the hub",
+    )
+    evaluated.add_argument(
+        "--facts",
+        type=Path,
+        nargs="?",
+        const=NO_FILE,
+        metavar="FILE",
+        help="facts asked in both directions, of a CSV with the columns category, subject, relation and object; "
+        "without FILE, the 33 of the workbench",
+    )
+    evaluated.add_argument(
+        "--tasks", metavar="NAMES", help="tasks of the lm-evaluation-harness, such as hellaswag,piqa (the extra eval)"
+    )
+    evaluated.add_argument("--task-folder", type=Path, metavar="FOLDER", help="your own task files, YAML and JSONL")
+    evaluated.add_argument("--limit", type=int, metavar="DOCUMENTS", help="the first documents of each task only")
+    evaluated.add_argument(
+        "--as", dest="method", choices=names(), help="put the weights into another model, such as a Pythia's into ka"
+    )
+    evaluated.add_argument(
+        "--through-cache",
+        dest="tokens_a_step",
+        type=int,
+        nargs="?",
+        const=1,
+        metavar="TOKENS",
+        help="score through the cache, that many tokens a step (1), not in one pass",
+    )
+    evaluated.add_argument(
+        "--window",
+        type=int,
+        metavar="TOKENS",
+        help="what the model reads at most (a cell: the length it was trained at; else the model's longest sequence)",
+    )
+    evaluated.add_argument("--device", default="auto", help="cpu, cuda, ... (the accelerator, if there is one)")
+    evaluated.add_argument("--output", type=Path, metavar="FOLDER", help="where the results go (the model's folder)")
+    evaluated.set_defaults(command=evaluate_command)
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    """Do ``newllm evaluate``: ask a model, show what came out and keep it as JSON."""
+    try:
+        settings = _settings(options)
+        device = _device(options.device)
+        output = _output(options)
+        questions = _questions(options)
+        trained = load_trained_model(options.model, method=options.method)
+        torch.nn.Module.to(trained.model, device)
+        logger.info("%s: %s", options.model, _described(settings))
+        change = _certificate(options, trained)
+        if change is None:
+            return 1
+        records = []
+        for record in benchmarks.ask_all(questions, trained, settings, device, name=options.model, certificate=change):
+            logger.info("%s", benchmarks.write_record(record, output))
+            records.append(record)
+    except (ValueError, FileNotFoundError, HubUnavailableError) as error:
+        logger.error("%s", error)
+        return 2
+    logger.info("\n%s", as_text(_table(records)))
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    for name in ("window", "tokens_a_step", "limit"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            option = "--through-cache" if name == "tokens_a_step" else f"--{name}"
+            raise ValueError(f"{option} {value} must be 1 or more.")
+    if options.tasks is None and (options.limit is not None or options.task_folder is not None):
+        raise ValueError("--limit and --task-folder belong to --tasks, which is not given.")
+    cell = _record_of(options.model)
+    trained_at = cell.parameters.get("seq_length") if cell else None
+    return Settings(
+        method=options.method,
+        window=options.window or trained_at,
+        tokens_a_step=options.tokens_a_step,
+        limit=options.limit,
+    )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = choose_device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}).") from error
+    return device
+
+
+def _cell_folder(model: str) -> Path | None:
+    """Return the folder that was named, or of a cell's model that of the cell; None for a hub id."""
+    folder = local_folder(model)
+    is_inside_cell = folder is not None and folder.name == SAVED_MODEL and (folder.parent / RECORD_FILE).is_file()
+    return folder.parent if folder is not None and is_inside_cell else folder
+
+
+def _record_of(model: str) -> Record | None:
+    folder = _cell_folder(model)
+    return read_record(folder) if folder is not None and (folder / RECORD_FILE).is_file() else None
+
+
+def _output(options: argparse.Namespace) -> Path:
+    output: Path | None = options.output or _cell_folder(options.model)
+    if output is not None and output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output} is a file; it must be a folder.")
+    find_saved_model(options.model)
+    if output is None:
+        raise ValueError(f"{options.model} is a model of the hub: say with --output where the results shall go.")
+    return output
+
+
+def _questions(options: argparse.Namespace) -> list[Question]:
+    """Read and check all that is asked, before the model is loaded."""
+    questions = []
+    if options.lambada is not None:
+        questions.append(benchmarks.lambada(options.lambada))
+    if options.wikitext is not None:
+        questions.append(benchmarks.wikitext(None if options.wikitext == NO_FILE else options.wikitext))
+    if options.facts is not None:
+        questions.append(benchmarks.reversal(None if options.facts == NO_FILE else options.facts))
+    if options.tasks is not None:
+        if importlib.util.find_spec("lm_eval") is None:
+            raise ValueError("--tasks needs the lm-evaluation-harness: install it with pip install -e '.[eval]'.")
+        wanted = [name.strip() for name in options.tasks.split(",") if name.strip()]
+        questions.append(benchmarks.harness(wanted, options.task_folder))
+    if not questions:
+        raise ValueError("nothing is asked: give --lambada, --wikitext, --facts or --tasks.")
+    return questions
+
+
+def _described(settings: Settings) -> str:
+    window = f"windows of {settings.window} tokens at most" if settings.window else "windows of its longest sequence"
+    way = f"through the cache by {settings.tokens_a_step}" if settings.tokens_a_step else "in one pass"
+    weights = f"as {settings.method}, " if settings.method else ""
+    return f"{weights}{window}, {way}."
+
+
+def _certificate(options: argparse.Namespace, trained: TrainedModel) -> float | None:
+    """Return the largest change of the passed certificate, that of the cell if it has one; None where it fails."""
+    record = None if options.method else _record_of(options.model)
+    if record is not None:
+        return record.certificate.max_change
+    certificate = certify(trained.model)
+    if certificate.passed:
+        return certificate.max_change
+    logger.error(
+        "%s does not pass the causality certificate, so nothing is recorded: %s",
+        options.model,
+        certificate.failures()[0],
+    )
+    return None
+
+
+def _table(records: list[BenchmarkRecord]) -> pd.DataFrame:
+    """Show every score in a row."""
+    return pd.DataFrame(
+        [
+            {
+                "benchmark": record.benchmark,
+                "measure": score.measure,
+                "value": f"{score.value:.5g}",
+                "95 % interval": ""
+                if score.low is None or score.high is None or score.low != score.low
+                else f"[{score.low:.4g}, {score.high:.4g}]",
+            }
+            for record in records
+            for score in record.scores
+        ]
+    )
