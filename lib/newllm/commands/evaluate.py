@@ -15,9 +15,9 @@ from newllm.commands.shared import as_text
 from newllm.data.hub import HubUnavailableError
 from newllm.devices import choose_device
 from newllm.evaluation.causality import certify
-from newllm.loading import SAVED_MODEL, TrainedModel, find_saved_model, load_trained_model, local_folder
+from newllm.loading import TrainedModel, find_saved_model, load_trained_model, local_folder
 from newllm.models import names
-from newllm.runs import RECORD_FILE, Record, read_record
+from newllm.runs import RECORD_FILE, SAVED_MODEL, Record, read_record
 
 logger = logging.getLogger(__name__)
 
