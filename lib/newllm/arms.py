@@ -106,6 +106,16 @@ class Arm:
         """The name with nothing that a file system or a shell could mind."""
         return re.sub(r"[^A-Za-z0-9_.=-]+", "_", self.name)
 
+    @property
+    def trains_projection(self) -> bool:
+        """Whether its recurrences are trained by projection training."""
+        return self.projection == DEFAULT_TREATMENT
+
+    @property
+    def reads_stream(self) -> bool:
+        """Whether its model is trained on one run-on stream."""
+        return find(self.method).model_class.training_recipe == "contexts"
+
     def settings(self, parameters: ModelParameters) -> dict[str, Any]:
         """Fields of the model's config that are not the size's: what the parameters give, then the arm's own.
 

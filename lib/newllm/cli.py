@@ -6,9 +6,9 @@ import re
 import sys
 from collections.abc import Sequence
 
-from newllm.commands import evaluate, models, publish, refresh, run
+from newllm.commands import evaluate, models, publish, refresh, run, sweep
 
-COMMANDS = (run, evaluate, models, refresh, publish)
+COMMANDS = (run, sweep, evaluate, models, refresh, publish)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -378,9 +378,15 @@ NOTEBOOKS: dict[str, type[RunParameters]] = {
 }
 
 
+def sweeps_folder() -> Path:
+    """Return the folder under ``params`` that is no profile's: the grids of ``newllm sweep``."""
+    return project_root() / "params" / "sweeps"
+
+
 def profiles() -> list[str]:
-    """Return the names of the profiles: the folders under ``params``."""
-    return sorted(folder.name for folder in (project_root() / "params").iterdir() if folder.is_dir())
+    """Return the names of the profiles: the folders under ``params``, but that of the sweeps."""
+    folders = (folder for folder in (project_root() / "params").iterdir() if folder.is_dir())
+    return sorted(folder.name for folder in folders if folder != sweeps_folder())
 
 
 def profile_path(notebook: str, profile: str) -> Path:
@@ -392,7 +398,7 @@ def profile_path(notebook: str, profile: str) -> Path:
         If there is no such notebook, profile or file.
     """
     if notebook not in NOTEBOOKS:
-        raise ParameterError(f"{notebook} is not a notebook with parameters{_nearest(notebook, list(NOTEBOOKS))}")
+        raise ParameterError(f"{notebook} is not a notebook with parameters{nearest(notebook, list(NOTEBOOKS))}")
     if profile not in profiles():
         raise ParameterError(f"profile is {profile!r}, but it must be one of {', '.join(profiles())}.")
     path = project_root() / "params" / profile / f"{notebook}.yaml"
@@ -436,8 +442,7 @@ def load_parameters(notebook: str, profile: str, given: Mapping[str, Any]) -> Ru
     try:
         return kind.model_validate({**stored, **replaced, "profile": profile})
     except ValidationError as error:
-        sentences = [_sentence(dict(problem), kind, replaced, path) for problem in error.errors()]
-        raise ParameterError("\n".join(dict.fromkeys(sentences))) from None
+        raise ParameterError(explain(error, kind, notebook, replaced, f"params/{profile}/{path.name}")) from None
 
 
 def from_notebook(notebook: str, namespace: Mapping[str, Any]) -> RunParameters:
@@ -493,7 +498,8 @@ def _assigned_names(source: str) -> set[str]:
     return names
 
 
-def _nearest(key: str, known: list[str]) -> str:
+def nearest(key: str, known: list[str]) -> str:
+    """Return how a sentence about an unknown name ends: with the nearest known one, or with all of them."""
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}."
 
@@ -510,22 +516,41 @@ def refuse_unknown(keys: Iterable[str], notebooks: Sequence[str]) -> None:
     unknown = [key for key in keys if key not in known]
     if unknown:
         owner = " or ".join(notebooks)
-        raise ParameterError("\n".join(f"{key} is not a parameter of {owner}{_nearest(key, known)}" for key in unknown))
+        raise ParameterError("\n".join(f"{key} is not a parameter of {owner}{nearest(key, known)}" for key in unknown))
 
 
-def _sentence(problem: dict[str, Any], kind: type[RunParameters], given: Mapping[str, Any], path: Path) -> str:
-    """Say in one sentence what pydantic found: the key, its value and what is allowed."""
-    where = f"params/{path.parent.name}/{path.name}"
+def explain(error: ValidationError, kind: type[BaseModel], owner: str, given: Mapping[str, Any], where: str) -> str:
+    """Say in one sentence a line what pydantic found: the key, its value and what is allowed.
+
+    Parameters
+    ----------
+    error
+        What validation raised.
+    kind
+        The class that was to be made.
+    owner
+        What the keys are parameters of, as a reader knows it.
+    given
+        What the user gave beside the file.
+    where
+        The file that the other values come from.
+    """
+    sentences = [_sentence(dict(problem), kind, owner, given, where) for problem in error.errors()]
+    return "\n".join(dict.fromkeys(sentences))
+
+
+def _sentence(problem: dict[str, Any], kind: type[BaseModel], owner: str, given: Mapping[str, Any], where: str) -> str:
     message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
     if not problem["loc"]:  # a rule about several keys, which names them itself
         return f"{message}."
     key = str(problem["loc"][0])
     origin = "" if key in given else f" (in {where})"
     if problem["type"] == "extra_forbidden":
-        return f"{key} is not a parameter of {kind.notebook}{origin}{_nearest(key, list(kind.model_fields))}"
+        return f"{key} is not a parameter of {owner}{origin}{nearest(key, list(kind.model_fields))}"
     if problem["type"] == "missing":
         described = kind.model_fields[key].description
         what = f" is {described} and" if described else ""
-        return f"{key}{what} has no default; give it a value in {where} or with -p {key}=<value>."
+        option = f" or with -p {key}=<value>" if issubclass(kind, RunParameters) else ""
+        return f"{key}{what} has no default; give it a value in {where}{option}."
     message = re.sub(r"^\w+ should", "it must", message).replace(" after validation", "")
     return f"{key} is {problem['input']!r}{origin}, but {message}."

@@ -28,6 +28,7 @@ from newllm.data.tokenizers import tokenizer_identity
 from newllm.devices import choose_device
 from newllm.durations import describe_seconds
 from newllm.embeddings import RANDOM, adopt_embedding, read_embedding
+from newllm.environment import environment
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
 from newllm.evaluation.decoding import compare_decoding
@@ -41,7 +42,7 @@ from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
 from newllm.models.pythia import PythiaModel
-from newllm.models.registry import configure, find
+from newllm.models.registry import configure
 from newllm.projection_training import (
     DESCRIPTION,
     ProjectionResult,
@@ -115,8 +116,8 @@ class Cell:
         identity = self.parameters.cell_identity(
             self.arm.name,
             self.seed,
-            trains_projection=self.arm.projection == "oacd",
-            reads_stream=find(self.arm.method).model_class.training_recipe == "contexts",
+            trains_projection=self.arm.trains_projection,
+            reads_stream=self.arm.reads_stream,
         )
         identity["data"] = self.data
         return Run(self.folder / f"{self.arm.folder_name}-seed{self.seed}", identity)
@@ -472,7 +473,9 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     return records.loc[wanted].reset_index(drop=True)
 
 
-def run_cells(cells: Sequence[Cell], data: TextData, processes: int = 1) -> dict[Cell, Exception]:
+def run_cells(
+    cells: Sequence[Cell], data: TextData, processes: int = 1, known: Mapping[Cell, float] | None = None
+) -> dict[Cell, Exception]:
     """Run cells, which may differ in any parameter but those of the data, and return those that failed.
 
     What is finished is left as it is, what was killed goes on, and what another notebook finished is taken over, except
@@ -486,6 +489,8 @@ def run_cells(cells: Sequence[Cell], data: TextData, processes: int = 1) -> dict
         Training and held-out windows, the same for all.
     processes
         How many cells run side by side, each on its share of the cores.
+    known
+        Seconds of cells as `expected_seconds` gives them; those of the others are measured.
 
     Returns
     -------
@@ -498,7 +503,9 @@ def run_cells(cells: Sequence[Cell], data: TextData, processes: int = 1) -> dict
     waiting = unfinished(cells)
     if not waiting:
         return {}
-    clock = _Clock(expected_seconds(waiting, data), processes)
+    seconds = dict(known or {})
+    seconds |= expected_seconds([cell for cell in waiting if cell not in seconds], data)
+    clock = _Clock({cell: seconds[cell] for cell in waiting}, processes)
     lenders = {embedding_cell(cell) for cell in waiting}
     failures: dict[Cell, Exception] = {}
     # Whoever lends an embedding comes first: no two processes may run the same cell.
@@ -533,7 +540,11 @@ def _run_side_by_side(cells: Sequence[Cell], data: TextData, processes: int) -> 
         return
     threads = max(1, (os.cpu_count() or 1) // processes)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start_worker, (threads,)) as pool:
+    # Progress bars of several processes would write over one another; tqdm reads the variable when it is imported.
+    with (
+        environment(TQDM_DISABLE="1"),
+        ProcessPoolExecutor(processes, context, _start_worker, (threads,)) as pool,
+    ):
         futures: dict[Future[Record], Cell] = {pool.submit(run_cell, cell, data): cell for cell in cells}
         for future in as_completed(futures):
             yield futures[future], _error_of(future.result)
@@ -575,7 +586,6 @@ def expected_seconds(cells: Sequence[Cell], data: TextData) -> dict[Cell, float]
 def _start_worker(threads: int) -> None:
     """Give a process its share of the cores, and leave the terminal to the process that waits for it."""
     torch.set_num_threads(threads)
-    os.environ["TQDM_DISABLE"] = "1"
     transformers_logging.set_verbosity_error()
 
 

@@ -131,6 +131,24 @@ def training_curves(history: pd.DataFrame) -> go.Figure:
     return _finish(figure, "Main training", "epoch", "loss (nats per token)").update_xaxes(dtick=1)
 
 
+def learning_rates(records: pd.DataFrame) -> go.Figure:
+    """Held-out loss of each arm over its learning rates, the mean over seeds with every seed's range.
+
+    Parameters
+    ----------
+    records
+        Columns arm, learning_rate, validation_loss (nats per token); one row a learning rate, arm and seed.
+    """
+    groups = records.groupby(["arm", "learning_rate"], sort=False)["validation_loss"]
+    means = groups.agg(["mean", "min", "max"]).reset_index().sort_values("learning_rate")
+    figure = _lines(means, "learning_rate", "mean", "arm")
+    for trace in figure.data:
+        rows = means[means["arm"] == trace.name]
+        trace.error_y = {"array": rows["max"] - rows["mean"], "arrayminus": rows["mean"] - rows["min"], "thickness": 1}
+    title = "Held-out loss by learning rate: the best one should not stand at an end"
+    return _finish(figure, title, "learning rate", "loss, held out (nats per token)", log_x=True)
+
+
 def position_perplexity(positions: pd.DataFrame) -> go.Figure:
     """Perplexity by the number of tokens that came before in the window.
 

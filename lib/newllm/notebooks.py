@@ -2,11 +2,9 @@
 
 import base64
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import nbformat
 import plotly.io
 from nbclient import NotebookClient
 
+from newllm.environment import environment
 from newllm.files import write_atomically
 from newllm.folders import cache_folder
 from newllm.kernel import kernel_of_this_python
@@ -37,7 +36,7 @@ def refresh(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     with (
         tempfile.TemporaryDirectory() as outputs,
-        _environment(NEWLLM_OUTPUTS=outputs, NEWLLM_CACHE=str(cache_folder())),
+        environment(NEWLLM_OUTPUTS=outputs, NEWLLM_CACHE=str(cache_folder())),
         kernel_of_this_python(),
     ):
         client = NotebookClient(
@@ -101,18 +100,3 @@ def _displayed(notebook: nbformat.NotebookNode) -> Iterator[dict[str, Any]]:
 def _json(figure: dict[str, Any]) -> str:
     # The renderer's settings travel beside data and layout, and are no part of a figure.
     return json.dumps({key: figure[key] for key in ("data", "layout")})
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Set environment variables for the kernel that is started inside."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -8,7 +8,7 @@ replaced in one step, so a killed run leaves either the old file or the new one,
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,20 @@ class Run:
         """Save a table among the run's tables, as ``<name>.csv`` without its index."""
         self.write_text(f"{TABLES_FOLDER}/{name}.csv", table.to_csv(index=False))
 
+    def equal_run(self, outputs: Path) -> Path | None:
+        """Return the folder of a finished run of the same folder name and the same identity, if there is one.
+
+        Parameters
+        ----------
+        outputs
+            Folder under which to look.
+        """
+        for path in sorted(outputs.rglob(f"{self.folder.name}/{STATE_FILE}")):
+            state = json.loads(path.read_text(encoding="utf-8"))
+            if state["finished"] and state["identity"] == self.identity:
+                return path.parent
+        return None
+
     def take_over(self, outputs: Path) -> bool:
         """Copy an equal run that was finished elsewhere, and tell whether there was one.
 
@@ -194,20 +208,17 @@ class Run:
         Parameters
         ----------
         outputs
-            Folder under which to look for a run of the same folder name and the same identity.
+            Folder under which to look for it, as `equal_run` does.
         """
-        if self.is_started:
+        equal = None if self.is_started else self.equal_run(outputs)
+        if equal is None:
             return False
-        for path in sorted(outputs.rglob(f"{self.folder.name}/{STATE_FILE}")):
-            state = json.loads(path.read_text(encoding="utf-8"))
-            if state["finished"] and state["identity"] == self.identity:
-                copying = self.folder.with_name(f".{self.folder.name}")
-                shutil.rmtree(copying, ignore_errors=True)
-                shutil.copytree(path.parent, copying)
-                copying.rename(self.folder)
-                logger.info("%s was finished before and is taken over from %s.", self.folder.name, path.parent.parent)
-                return True
-        return False
+        copying = self.folder.with_name(f".{self.folder.name}")
+        shutil.rmtree(copying, ignore_errors=True)
+        shutil.copytree(equal, copying)
+        copying.rename(self.folder)
+        logger.info("%s was finished before and is taken over from %s.", self.folder.name, equal.parent)
+        return True
 
     def _state(self) -> dict[str, Any] | None:
         path = self.folder / STATE_FILE
@@ -274,22 +285,24 @@ def load_records(folder: Path) -> pandas.DataFrame:
     return pandas.DataFrame(rows).sort_values(order, ignore_index=True) if rows else pandas.DataFrame(columns=order)
 
 
-def summarize(records: pandas.DataFrame) -> pandas.DataFrame:
+def summarize(records: pandas.DataFrame, by: Sequence[str] = ()) -> pandas.DataFrame:
     """Return the table a run ends with: one row an arm, means over its seeds.
 
     Parameters
     ----------
     records
         Rows of `load_records`.
+    by
+        More columns whose values tell rows of one arm apart.
 
     Returns
     -------
     pandas.DataFrame
-        Columns model, parameters, KV bytes/token (measured), PPL, +- (standard deviation over the seeds), bits/byte,
-        certificate and seeds, in the order of perplexity.
+        The columns ``by``, model, parameters, KV bytes/token (measured), PPL, +- (standard deviation over the seeds),
+        bits/byte, certificate and seeds, in the order of perplexity.
     """
     columns = records.reindex(columns=[*records.columns, *({"perplexity", "bits_per_byte"} - set(records.columns))])
-    table = columns.groupby(["notebook", "profile", "arm"], as_index=False).agg(
+    table = columns.groupby(["notebook", "profile", *by, "arm"], as_index=False, dropna=False).agg(
         **{
             "parameters": ("parameter_count", "first"),
             "KV bytes/token": ("kv_bytes_per_token", "mean"),

@@ -75,6 +75,7 @@ def as_text(table: Any) -> str:
         "saved": "{:.2%}",
         "largest_leak": "{:.0e}",
         "cache_error": "{:.0e}",
+        "validation_loss": "{:.4f}",
     }
     shown = table.copy()
     for column in table:

@@ -1,0 +1,109 @@
+"""``newllm sweep``: the cells of a grid, run side by side, and the table of what came out."""
+
+import argparse
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from newllm import figures
+from newllm.commands.shared import as_text, read_assignments
+from newllm.config import ParameterError
+from newllm.durations import describe_seconds
+from newllm.experiment import Cell
+from newllm.learning_rates import best_learning_rates, judge, with_learning_rate
+from newllm.runs import Run, RunError, draw_pictures, summarize
+from newllm.sweeps import SweepRun, available_sweeps, load_sweep, plan, sweep_path
+
+logger = logging.getLogger(__name__)
+
+RATES = {"lr", "stream_lr"}
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    sweep = commands.add_parser("sweep", help="train every cell of a grid and show the table of the results")
+    sweep.add_argument("sweep", help=f"a YAML file, or one of {', '.join(available_sweeps())}")
+    sweep.add_argument(
+        "-p",
+        dest="parameters",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="replace a parameter, the profile, or the values of an axis; repeatable",
+    )
+    sweep.add_argument("--processes", type=int, default=1, help="cells trained side by side (1)")
+    sweep.add_argument("--dry-run", action="store_true", help="check everything, say how long it takes, train nothing")
+    sweep.set_defaults(command=sweep_command)
+
+
+def sweep_command(options: argparse.Namespace) -> int:
+    """Do ``newllm sweep``: check a grid, run what is not finished of it, and show its table."""
+    try:
+        if options.processes < 1:
+            raise ParameterError(f"--processes is {options.processes}, but it must be 1 or more.")
+        path = sweep_path(options.sweep)
+        sweep = load_sweep(path, read_assignments(options.parameters))
+        run = SweepRun(path.stem, plan(sweep))
+        expected = run.expected_seconds()
+    except (ValueError, RunError, OSError) as error:
+        logger.error("%s", error)
+        return 2
+    seconds = sum(expected.values()) / options.processes
+    finished = len(run.cells) - len(set(run.cells) & set(run.waiting))
+    logger.info(
+        "%s: %d cells, %d of them finished; main training of the others takes about %s at most.",
+        path.stem,
+        len(run.cells),
+        finished,
+        describe_seconds(seconds),
+    )
+    if options.dry_run:
+        return 0
+    started = time.monotonic()
+    failures = run.train(expected, options.processes)
+    show(run)
+    if failures:
+        report(failures)
+        return 1
+    run.run.finish(time.monotonic() - started)
+    logger.info("%s", run.run.folder)
+    return 0
+
+
+def show(run: SweepRun) -> None:
+    """Log and save the table of the finished cells and, where learning rates vary, what they say."""
+    records = run.records()
+    if records.empty:
+        return
+    table = summarize(records, run.axes).drop(columns=["notebook", "profile"])
+    save_and_log(run.run, table, "results")
+    varied = RATES & set(run.axes)
+    if varied:
+        others = [axis for axis in run.axes if axis not in RATES]
+        try:
+            best = best_learning_rates(records, ["arm", *others])
+            verdict = "" if others else judge(records)
+        except ParameterError as error:
+            logger.warning("No learning rate is called best: %s", error)
+            return
+        save_and_log(run.run, best, "best_learning_rates")
+        logger.info("%s", verdict)
+        if not others:
+            run.run.save_figure(figures.learning_rates(with_learning_rate(records)), "learning_rates")
+    draw_pictures(run.run.folder)
+
+
+def save_and_log(run: Run, table: pd.DataFrame, name: str) -> None:
+    """Put a table among the sweep's tables and on the terminal."""
+    run.save_table(table, name)
+    logger.info("\n%s", as_text(table))
+
+
+def report(failures: Mapping[Cell, Exception]) -> None:
+    """Say which cells failed, and that the others are kept."""
+    for cell, error in failures.items():
+        logger.error("%s failed: %s: %s (%s)", cell, type(error).__name__, error, cell.run().folder)
+    logger.error("%d cells failed; run the same command again to go on with them.", len(failures))
