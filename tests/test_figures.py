@@ -74,7 +74,30 @@ def test_front_keeps_what_nothing_beats_on_both():
     )
     drawn = series(figures.quality_against_bytes(summary))
     assert list(drawn["nothing is better on both"].x) == [3072.0, 24576.0]
-    assert list(drawn["mean over seeds, 95 % interval"].text) == ["pythia", "narrow", "mla", "worse"]
+    assert list(drawn["mean over seeds, 95 % interval"].text) == ["pythia", "narrow", "mla"]
+    assert list(drawn["one seed"].text) == ["worse"]
+
+
+def test_no_bytes_a_token_stand_left_of_all_others_under_a_zero():
+    summary = pd.DataFrame(
+        {
+            "arm": ["cascade", "mla", "pythia"],
+            "kv_bytes_per_token": [0.0, 512.0, 8192.0],
+            "bits_per_byte": [2.3, 2.0, 1.9],
+            "low": [np.nan] * 3,
+            "high": [np.nan] * 3,
+        }
+    )
+    figure = figures.quality_against_bytes(summary)
+    dots = series(figure)["one seed"]
+    assert list(dots.customdata) == [0.0, 512.0, 8192.0]
+    assert 0 < dots.x[0] < 512 == dots.x[1]
+    ticks = dict(zip(figure.layout.xaxis.ticktext, figure.layout.xaxis.tickvals, strict=True))
+    assert ticks["0"] == dots.x[0]
+    low, high = figure.layout.xaxis.range
+    assert low < np.log10(dots.x[0])
+    assert np.log10(dots.x[2]) < high
+    assert {note.text for note in figure.layout.annotations} >= set(summary["arm"])
 
 
 def test_a_hidden_key_is_blank_and_a_seen_one_is_not():

@@ -12,10 +12,12 @@ from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
 from newllm.evaluation.statistics import mean_interval
+from newllm.pareto import BREAK, lay_out
 
 # Colour-blind safe (Okabe and Ito 2008), the order in which series appear.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 HEIGHT = 420
+BYTES_TITLE = "KV cache (bytes per token, measured; 0: a state of fixed size)"
 
 
 def _finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False, log_y: bool = False) -> go.Figure:
@@ -240,39 +242,74 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
     summary
         Columns arm, kv_bytes_per_token, bits_per_byte, and low and high, the ends of its interval (NaN for one seed).
     """
+    layout = lay_out(summary)
+    across, up, canvas = layout.bytes_axis, layout.bits_axis, layout.canvas
+    kept = summary["kv_bytes_per_token"]
+    drawn = summary.assign(x=kept.where(kept > 0, 10**layout.places))
     figure = go.Figure()
-    ordered = summary.sort_values(["kv_bytes_per_token", "bits_per_byte"])
-    front = ordered[ordered["bits_per_byte"] <= ordered["bits_per_byte"].cummin()]
-    front = front.drop_duplicates("bits_per_byte")
+    front = drawn[layout.front].sort_values("x").drop_duplicates("x")
     figure.add_scatter(
-        x=front["kv_bytes_per_token"],
+        x=front["x"],
         y=front["bits_per_byte"],
         mode="lines",
         line={"color": "#999999", "dash": "dot", "shape": "hv"},
         name="nothing is better on both",
+        hoverinfo="skip",
     )
-    figure.add_scatter(
-        x=summary["kv_bytes_per_token"],
-        y=summary["bits_per_byte"],
-        mode="markers+text",
-        text=summary["arm"],
-        # Arms of equal cache stand above one another, so their names go beside them.
-        textposition="middle right",
-        marker={"size": 11, "color": COLOURS[0]},
-        error_y={
-            "array": summary["high"] - summary["bits_per_byte"],
-            "arrayminus": summary["bits_per_byte"] - summary["low"],
-            "thickness": 1.5,
-        },
-        name="mean over seeds, 95 % interval",
-    )
+    single = drawn["low"].isna()
+    for rows, name, symbol in (
+        (drawn[~single], "mean over seeds, 95 % interval", "circle"),
+        (drawn[single], "one seed", "circle-open"),
+    ):
+        figure.add_scatter(
+            x=rows["x"],
+            y=rows["bits_per_byte"],
+            mode="markers",
+            text=rows["arm"],
+            customdata=rows["kv_bytes_per_token"],
+            hovertemplate="%{text}<br>%{customdata:,.4g} bytes per token<br>%{y:.3f} bits per byte<extra></extra>",
+            marker={"size": 10, "color": COLOURS[0], "symbol": symbol, "line_width": 2 * (symbol != "circle")},
+            error_y={
+                "array": rows["high"] - rows["bits_per_byte"],
+                "arrayminus": rows["bits_per_byte"] - rows["low"],
+                "thickness": 1.5,
+            },
+            name=name,
+            visible=True if len(rows) else "legendonly",
+        )
+    offsets = layout.names - layout.points
+    for place, (_, row), offset, joined in zip(layout.places, drawn.iterrows(), offsets, layout.joined, strict=True):
+        figure.add_annotation(
+            x=place,  # a logarithmic axis places annotations by their power of ten
+            y=row["bits_per_byte"],
+            ax=offset[0],
+            ay=offset[1],
+            text=row["arm"],
+            font_size=11,
+            arrowhead=0,
+            arrowwidth=0.8,
+            standoff=6,
+            bgcolor="rgba(255,255,255,0.6)",
+            borderpad=0,
+            arrowcolor="#999999" if joined else "rgba(0,0,0,0)",
+        )
+    if across.zero is not None:
+        figure.add_vline(x=10 ** (across.zero + BREAK / 2), line_dash="dash", line_color="#999999", line_width=1)
     title = "Quality against memory: down and to the left is better"
-    figure.update_layout(legend={"orientation": "h", "y": 1.08})
-    figure = _finish(figure, title, "KV cache (bytes per token, measured)", "bits per byte, held out", log_x=True)
-    # Room on the right for the names; the range of a logarithmic axis is given in powers of ten.
-    low, high = np.log10([summary["kv_bytes_per_token"].min(), summary["kv_bytes_per_token"].max()])
-    room = max(high - low, 0.1)
-    return figure.update_xaxes(range=[low - 0.1 * room, high + 0.5 * room], tickformat=",")
+    figure = _finish(figure, title, BYTES_TITLE, "bits per byte, held out", log_x=True)
+    figure.update_layout(
+        width=canvas.width,
+        height=canvas.height,
+        margin={"l": canvas.left, "r": canvas.right, "t": canvas.top, "b": canvas.bottom, "autoexpand": False},
+        legend={"orientation": "h", "y": 1.07},
+    )
+    figure.update_xaxes(
+        range=[across.low, across.high],
+        tickvals=[10**place for place, _ in across.ticks],
+        ticktext=[text for _, text in across.ticks],
+        zeroline=False,
+    )
+    return figure.update_yaxes(range=[up.low, up.high])
 
 
 def attention_biases(biases: dict[str, ArrayLike], limit: float = 2.0) -> go.Figure:

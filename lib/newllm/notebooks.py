@@ -16,6 +16,7 @@ from newllm.environment import environment
 from newllm.files import write_atomically
 from newllm.folders import cache_folder
 from newllm.kernel import kernel_of_this_python
+from newllm.pictures import write_pictures
 
 FIGURE = "application/vnd.plotly.v1+json"
 PICTURE = "image/png"
@@ -64,7 +65,7 @@ def embed_pictures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         return notebook
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{number}.png" for number in range(len(outputs))]
-        plotly.io.write_images([plotly.io.from_json(_json(data[FIGURE])) for data in outputs], files)
+        write_pictures([plotly.io.from_json(_json(data[FIGURE])) for data in outputs], files)
         for data, file in zip(outputs, files, strict=True):
             data[PICTURE] = base64.b64encode(file.read_bytes()).decode()
     return notebook

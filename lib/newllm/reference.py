@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
-import plotly.io
 
 from newllm import figures
 from newllm.config import MainTraining
 from newllm.experiment import EVALUATION_FILE, HISTORY_FILE, summarize_arms
 from newllm.folders import project_root
-from newllm.runs import FIGURES_FOLDER, RECORD_FILE, TABLES_FOLDER, load_records, read_record
+from newllm.pictures import write_pictures
+from newllm.runs import FIGURES_FOLDER, RECORD_FILE, SWEEPS_FOLDER, TABLES_FOLDER, load_records, read_record
 
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
 KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
@@ -27,12 +27,13 @@ def publish(run: Path) -> None:
     """Take the results of a run among the reference results, and renew the picture of main training.
 
     Each record goes to the folder of the notebook that made it; tables and drawn figures to that of this run's
-    notebook. Weights and checkpoints stay behind.
+    notebook. A sweep has a folder of its own: the same arm and seed may be in it with other parameters. Weights and
+    checkpoints stay behind.
 
     Parameters
     ----------
     run
-        Folder of a finished run of a notebook.
+        Folder of a finished run of a notebook, or of a sweep.
 
     Raises
     ------
@@ -44,21 +45,24 @@ def publish(run: Path) -> None:
     records = sorted(run.rglob(RECORD_FILE))
     if not records:
         raise ValueError(f"{run} holds no record: give the folder of a finished run.")
+    is_sweep = run.parent.name == SWEEPS_FOLDER
+    home = reference_folder() / run.parent.name / (run.name if is_sweep else "")
     for record in records:
-        target = reference_folder() / read_record(record.parent).notebook / record.parent.name
+        by_notebook = reference_folder() / read_record(record.parent).notebook / record.parent.name
+        target = home / record.parent.relative_to(run) if is_sweep else by_notebook
         target.mkdir(parents=True, exist_ok=True)
         for name in KEPT_FILES:
             shutil.copyfile(record.parent / name, target / name)
     for folder, pattern in KEPT_FOLDERS.items():
         for path in sorted((run / folder).glob(pattern)):
-            target = reference_folder() / run.parent.name / folder
+            target = home / folder
             target.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / path.name)
     summary = reference_summary()
     figure = figures.quality_against_bytes(
         summary.rename(columns={"bits_per_byte_low": "low", "bits_per_byte_high": "high"})
     )
-    plotly.io.write_image(figure, reference_folder() / PICTURE, width=820, height=460, scale=2)
+    write_pictures([figure], [reference_folder() / PICTURE], scale=2)
 
 
 def reference_summary() -> pd.DataFrame:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from newllm.config import RunParameters
 from newllm.files import to_json, write_atomically
 from newllm.folders import outputs_folder
+from newllm.pictures import write_pictures
 from newllm.provenance import Provenance
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ STATE_FILE = "run.json"
 RECORD_FILE = "record.json"
 FIGURES_FOLDER = "figures"
 TABLES_FOLDER = "tables"
+SWEEPS_FOLDER = "sweeps"
 SAVED_MODEL = "model"
 
 
@@ -346,11 +348,8 @@ def draw_pictures(folder: Path) -> None:
     if not saved:
         return
     try:
-        plotly.io.write_images(
-            [plotly.io.from_json(path.read_text(encoding="utf-8")) for path in saved],
-            [path.with_suffix(".png") for path in saved],
-            scale=2,
-        )
+        figures = [plotly.io.from_json(path.read_text(encoding="utf-8")) for path in saved]
+        write_pictures(figures, [path.with_suffix(".png") for path in saved], scale=2)
     except (RuntimeError, ValueError) as error:  # kaleido, or the browser, is not there or does not start
         reason = " ".join(str(error).split())
         logger.info("The figures are saved without PNG, which needs kaleido and Chrome or Chromium: %s", reason)

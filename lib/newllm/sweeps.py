@@ -29,7 +29,7 @@ from newllm.data import TextData, prepare_data
 from newllm.experiment import Cell, expected_seconds, run_cells, unfinished
 from newllm.folders import outputs_folder
 from newllm.models.registry import find
-from newllm.runs import Run, load_records
+from newllm.runs import SWEEPS_FOLDER, Run, load_records
 
 ARM, SEED = "arm", "seed"
 COMPARISON = ExperimentParameters.model_fields
@@ -290,7 +290,7 @@ class SweepRun:
     """
 
     def __init__(self, name: str, planned: Sequence[PlannedCell]) -> None:
-        self.run = Run(outputs_folder() / "sweeps" / name, {"sweep": name})
+        self.run = Run(outputs_folder() / SWEEPS_FOLDER / name, {"sweep": name})
         self.data: dict[str, TextData] = {}
         self.cells: dict[Cell, PlannedCell] = {}
         by_settings: dict[tuple[Any, ...], TextData] = {}
