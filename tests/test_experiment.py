@@ -1,5 +1,6 @@
 """Comparisons: what is trained and frozen in each arm, what is recorded, and what happens to killed cells."""
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,17 @@ from newllm.data import TextData, prepare_data
 from newllm.data.facts import FACTS
 from newllm.evaluation.causality import Certificate
 from newllm.evaluation.perplexity import evaluate
-from newllm.experiment import PROMPTS, RECIPES, ComparisonError, Trained, compare, summarize_arms
+from newllm.experiment import (
+    PROMPTS,
+    RECIPES,
+    Cell,
+    ComparisonError,
+    Recipe,
+    Trained,
+    compare,
+    expected_seconds,
+    summarize_arms,
+)
 from newllm.models.registry import find
 
 ARMS = ("pythia", "narrow", "dproj-oacd", "dproj-random", "dproj-end-to-end", "dproj-oacd-frozen-embedding")
@@ -242,12 +253,38 @@ def test_a_model_brings_its_own_way_of_training_by_name(home, data, tmp_path, mo
 
     def recipe(cell: experiment.Cell, model: Any, text: TextData, folder: Path, device: torch.device) -> Trained:
         asked.append((cell.arm.name, cell.seed))
-        return RECIPES["windows"](cell, model, text, folder, device)
+        return RECIPES["windows"].train(cell, model, text, folder, device)
 
-    monkeypatch.setitem(RECIPES, "run-on", recipe)
+    monkeypatch.setitem(RECIPES, "run-on", Recipe(recipe, RECIPES["windows"].estimate))
     monkeypatch.setattr(find("mqa").model_class, "training_recipe", "run-on")
     compare(settings(home, arms=["mqa", "unified"], epochs=1), data, tmp_path)
     assert asked == [("mqa", 1)]
+
+
+def test_what_takes_time_is_estimated_as_it_is_trained(home, data, tmp_path, monkeypatch):
+    """By the model's own recipe, and with what the arm freezes frozen."""
+    arms = ["dproj-oacd", "dproj-end-to-end-frozen-embedding", "cascade", "cascade-end-to-end@freeze_embedding=false"]
+    asked: dict[str, tuple[bool, bool]] = {}
+
+    def estimate(name: str, model: Any, *given: Any, **settings: Any) -> float:
+        (blocks,), (embedding,) = (
+            {parameter.requires_grad for parameter in part.parameters()}
+            for part in (model.context_blocks, model.get_input_embeddings())
+        )
+        asked[f"{len(asked)} {name}"] = (blocks, embedding)
+        return 1.0
+
+    for name, recipe in RECIPES.items():
+        monkeypatch.setitem(RECIPES, name, Recipe(recipe.train, functools.partial(estimate, name)))
+    parameters = settings(home, arms=arms)
+    cells = [Cell(Arm.parse(arm), 1, parameters, tmp_path, "some data") for arm in arms]
+    assert expected_seconds([*cells, cells[0]], data) == dict.fromkeys(cells, 1.0)
+    assert asked == {
+        "0 windows": (False, True),
+        "1 windows": (True, False),
+        "2 contexts": (False, False),
+        "3 contexts": (True, True),
+    }
 
 
 def test_every_model_has_a_recipe():

@@ -16,7 +16,7 @@ from newllm.data import TextData, TokenWindows
 from newllm.embeddings import EmbeddingError, adopt_embedding, embedding_digest, read_embedding
 from newllm.evaluation.perplexity import evaluate
 from newllm.main_training import StopEarly
-from newllm.models import create
+from newllm.models import cascade, create
 from newllm.models.cascade import CascadeContextLLM
 from newllm.models.context_kv import ContextKVAttentionLLM
 from newllm.models.projection import unroll_side_by_side
@@ -25,6 +25,7 @@ from newllm.stream_training import (
     Stretches,
     collect_training_data,
     contexts_are_fixed,
+    estimate_stream_seconds,
     train_on_stream,
 )
 from tests.test_embeddings import TOKENIZER, VOCABULARY
@@ -154,6 +155,31 @@ def test_a_step_is_as_many_tokens_as_asked(tmp_path, data, embedding, monkeypatc
     for frozen in (True, False):
         train_on_stream(model(embedding, frozen=frozen), data, settings(), tmp_path, seed=0, device=CPU)
     assert steps == [(50, 0.01), (4 * LENGTH, 0.01)]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_time_is_estimated_by_the_steps_that_are_trained(data, embedding, frozen, monkeypatch):
+    """Frozen contexts are read, not computed, in a stretch a step; others unroll in as many windows."""
+    taker = model(embedding, frozen=frozen)
+    steps: list[torch.Size] = []
+    unrolled: list[int] = []
+    forward, unroll = CascadeContextLLM.forward, cascade.unroll_side_by_side
+
+    def watched_forward(self, input_ids, **others):
+        steps.append(input_ids.shape)
+        return forward(self, input_ids, **others)
+
+    def watched_unroll(blocks, embeds, *others):
+        unrolled.append(embeds.shape[1])
+        return unroll(blocks, embeds, *others)
+
+    monkeypatch.setattr(CascadeContextLLM, "forward", watched_forward)
+    monkeypatch.setattr(cascade, "unroll_side_by_side", watched_unroll)
+    seconds = estimate_stream_seconds(taker, data, settings(), device=CPU)
+    assert seconds > 0
+    assert set(steps) == ({(1, 51)} if frozen else {(4, LENGTH + 1)})
+    assert bool(unrolled) is not frozen
+    assert estimate_stream_seconds(taker, data, settings(epochs=300), device=CPU) > 10 * seconds
 
 
 def test_random_embeddings_are_refused_where_they_would_be_learnt_by_heart(tmp_path, data):

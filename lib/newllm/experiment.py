@@ -51,7 +51,7 @@ from newllm.projection_training import (
     train_projections,
 )
 from newllm.runs import SAVED_MODEL, CacheSize, CertificateResult, Continuation, Record, Run, load_records
-from newllm.stream_training import train_on_stream
+from newllm.stream_training import estimate_stream_seconds, train_on_stream
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ EVALUATION_FILE = "evaluation.json"
 HISTORY_FILE = "history.json"
 PRETRAINED = "pretrained"
 BASELINE = "pythia"
-SETTINGS_THAT_TAKE_TIME = ("size", "batch_size", "epochs", "precision", "device")
+SETTINGS_THAT_TAKE_TIME = ("size", "batch_size", "epochs", "precision", "device", "stream_tokens")
 MEASURES = ("perplexity", "bits_per_byte", "accuracy", "run_on_perplexity", "effective_rank", "convergence_rate")
 
 
@@ -128,7 +128,22 @@ class Cell:
 
 
 Treatment = Callable[["Cell", LanguageModel, TextData, Path, torch.device], ProjectionResult | None]
-Recipe = Callable[["Cell", LanguageModel, TextData, Path, torch.device], Trained]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way of training.
+
+    Attributes
+    ----------
+    train
+        Trains the model of a cell.
+    estimate
+        Says how many seconds its main training takes at most, given what `newllm.main_training.estimate_seconds` takes.
+    """
+
+    train: Callable[["Cell", LanguageModel, TextData, Path, torch.device], Trained]
+    estimate: Callable[..., float]
 
 
 def train_and_freeze_projection(
@@ -228,8 +243,11 @@ def train_on_contexts(cell: Cell, model: LanguageModel, data: TextData, folder: 
     return Trained(main, projection)
 
 
-# A model class names its recipe in `training_recipe`; a new way of training is a function and an entry here.
-RECIPES: dict[str, Recipe] = {"windows": train_on_windows, "contexts": train_on_contexts}
+# A model class names its recipe in `training_recipe`; a new way of training is two functions and an entry here.
+RECIPES: dict[str, Recipe] = {
+    "windows": Recipe(train_on_windows, estimate_seconds),
+    "contexts": Recipe(train_on_contexts, estimate_stream_seconds),
+}
 
 
 def run_cell(cell: Cell, data: TextData) -> Record:
@@ -258,7 +276,7 @@ def run_cell(cell: Cell, data: TextData) -> Record:
     device = choose_device(cell.parameters.device)
     model = cell.arm.build(cell.parameters, len(data.tokenizer), cell.seed)
     recipe = RECIPES[model.training_recipe]
-    trained = recipe(cell, model.to(device), data, run.folder, device)  # type: ignore[arg-type]
+    trained = recipe.train(cell, model.to(device), data, run.folder, device)  # type: ignore[arg-type]
     record = _evaluate_and_record(
         run, cell.parameters, cell.arm.name, cell.arm.method, cell.seed, model, data, trained, start
     )
@@ -578,7 +596,13 @@ def expected_seconds(cells: Sequence[Cell], data: TextData) -> dict[Cell, float]
         kind = (cell.arm, repr(settings), *(getattr(parameters, name) for name in SETTINGS_THAT_TAKE_TIME))
         if kind not in by_kind:
             model = cell.arm.build(parameters, len(data.tokenizer), cell.seed)
-            by_kind[kind] = estimate_seconds(model, data, parameters, device=choose_device(parameters.device))
+            # As the recipes do: what is frozen takes less time.
+            if cell.arm.projection not in (None, "end-to-end"):
+                model.freeze_context_blocks()
+            if cell.arm.frozen_embedding:
+                model.get_input_embeddings().requires_grad_(False)
+            estimate = RECIPES[model.training_recipe].estimate
+            by_kind[kind] = estimate(model, data, parameters, device=choose_device(parameters.device))
         expected[cell] = by_kind[kind]
     return expected
 

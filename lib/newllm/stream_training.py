@@ -13,7 +13,7 @@ from newllm.collection import collect_model_contexts
 from newllm.config import StreamParameters
 from newllm.data import TextData, TokenWindows
 from newllm.embeddings import refuse_unknowing_embedding
-from newllm.main_training import TrainingResult, train
+from newllm.main_training import TrainingResult, estimate_seconds, train
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.projection import unroll_side_by_side
 
@@ -150,6 +150,34 @@ def _window_contexts(model: BorrowedEmbeddingModel, windows: TokenWindows, devic
     return torch.cat(read)
 
 
+def estimate_stream_seconds(
+    model: BorrowedEmbeddingModel, data: TextData, parameters: StreamParameters, *, device: torch.device
+) -> float:
+    """Estimate how long `train_on_stream` lasts at most, collection aside, by timing a few of its steps.
+
+    Parameters
+    ----------
+    model
+        The model; what must not train is frozen already.
+    data, parameters, device
+        As for `train_on_stream`.
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
+    if not contexts_are_fixed(model):
+        return estimate_seconds(model, data, parameters.for_reader(_windows_a_step(data, parameters)), device=device)
+    # Contexts of zeros take as long to read as any.
+    stream = torch.from_numpy(np.asarray(data.train.token_ids).astype(np.int64))
+    contexts = torch.zeros(1, model.context_width).expand(len(stream), -1)
+    stretches = Stretches(stream, contexts, parameters.stream_tokens, model.reads_previous_contexts)
+    read = contexts[:1].expand(len(data.validation), data.validation.seq_length + 1, -1)
+    collected = CollectedData(stretches, WindowsWithContexts(data.validation, read), data.identity)
+    return estimate_seconds(model, collected, parameters.for_reader(1), device=device)
+
+
 def train_on_stream(
     model: BorrowedEmbeddingModel,
     data: TextData,
@@ -191,8 +219,8 @@ def train_on_stream(
     refuse_unknowing_embedding(model)
     if not contexts_are_fixed(model):
         _refuse_short_stretches(model, "seq_length", data.train.seq_length)
-        windows = max(1, round(parameters.stream_tokens / data.train.seq_length))
-        return train(model, data, parameters.for_reader(windows), folder, seed=seed, device=device)
+        each = parameters.for_reader(_windows_a_step(data, parameters))
+        return train(model, data, each, folder, seed=seed, device=device)
     _refuse_short_stretches(model, "stream_tokens", parameters.stream_tokens)
     model.to(device)  # type: ignore[arg-type]
     output = folder / CONTEXTS
@@ -200,6 +228,11 @@ def train_on_stream(
     result = train(model, collected, parameters.for_reader(1), folder, seed=seed, device=device)
     output.unlink()
     return result
+
+
+def _windows_a_step(data: TextData, parameters: StreamParameters) -> int:
+    """Say how many windows have as many tokens as a stretch."""
+    return max(1, round(parameters.stream_tokens / data.train.seq_length))
 
 
 def _refuse_short_stretches(model: BorrowedEmbeddingModel, name: str, tokens: int) -> None:
