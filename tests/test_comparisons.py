@@ -52,7 +52,7 @@ def test_without_equal_bytes_nothing_is_compared(tmp_path):
     assert {"arm", "control"} <= set(table.columns)
 
 
-def test_every_trained_model_is_scored_beyond_its_training_length(tmp_path):
+def test_every_trained_model_is_scored_beyond_its_training_length(tmp_path, capfd):
     ids = np.random.default_rng(0).integers(512, size=6 * 20 + 1).astype(np.uint16)
     windows = TokenWindows(ids, 20, np.ones(512, dtype=np.int64))
     models, rows = {}, [{"arm": PRETRAINED, "seed": 0, "folder": tmp_path / "nothing is saved here"}]
@@ -61,7 +61,9 @@ def test_every_trained_model_is_scored_beyond_its_training_length(tmp_path):
         models[position] = create("unified", "tiny", position=position, initializer_range=0.3)
         models[position].save_pretrained(tmp_path / position / "model")
         rows.append({"arm": position, "seed": seed, "folder": tmp_path / position})
+    capfd.readouterr()
     table = extrapolations(pd.DataFrame(rows), windows, (1, 3))
+    assert capfd.readouterr().err == "", "a progress bar would be an output of the notebook"
     assert list(table["arm"]) == ["rope", "rope", "none", "none"]
     assert list(table["seed"]) == [0, 0, 1, 1]
     assert list(table["seq_length"]) == [20, 60] * 2

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -280,9 +281,8 @@ def run_cell(cell: Cell, data: TextData) -> Record:
     record = _evaluate_and_record(
         run, cell.parameters, cell.arm.name, cell.arm.method, cell.seed, model, data, trained, start
     )
-    transformers_logging.disable_progress_bar()
-    model.save_pretrained(run.folder / SAVED_MODEL)
-    transformers_logging.enable_progress_bar()
+    with _no_progress_bar():
+        model.save_pretrained(run.folder / SAVED_MODEL)
     data.tokenizer.save_pretrained(run.folder / SAVED_MODEL)
     run.finish(record.duration_seconds, record)
     # The same weights lie in the folder `model` now.
@@ -706,8 +706,19 @@ def load_trained(folder: Path) -> LanguageModel:
     folder
         Folder of the cell, as the rows of `compare` name it.
     """
-    model: LanguageModel = AutoModelForCausalLM.from_pretrained(folder / SAVED_MODEL).eval()
+    with _no_progress_bar():
+        model: LanguageModel = AutoModelForCausalLM.from_pretrained(folder / SAVED_MODEL).eval()
     return model
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing one while it reads or writes weights, which takes no time worth one."""
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 def histories(records: pd.DataFrame) -> pd.DataFrame:
