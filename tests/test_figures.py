@@ -191,7 +191,7 @@ def test_differences_carry_both_intervals_of_each_change():
             "difference_over_seeds_high": [0.3, 0.1, np.nan],
         }
     )
-    drawn = series(figures.differences(studies))
+    drawn = series(figures.differences(studies, "the base arm"))
     windows, seeds = drawn["width, 95 % over windows"], drawn["width, 95 % over seeds"]
     assert list(windows.y) == ["one block", "four blocks"]
     assert list(windows.error_x.arrayminus) == pytest.approx([0.05, 0.1])

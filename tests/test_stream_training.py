@@ -281,7 +281,9 @@ def test_a_stretch_starts_with_contexts_of_the_whole_stream_and_chunks_of_its_ow
 
 
 def test_stretches_within_a_chunk_are_refused(tmp_path, data, embedding):
-    for model, name in ((context_kv(embedding), "stream_tokens"), (context_kv(freeze_embedding=False), "seq_length")):
-        model.config.chunk_size = 50
-        with pytest.raises(ValueError, match=f"{name}=.* must be larger than chunk_size=50"):
+    """Stretches of 50 tokens hold five chunks of 10, and none beyond; windows are as long as the data's."""
+    windows = context_kv(freeze_embedding=False)
+    for model, name, chunk_size in ((context_kv(embedding), "stream_tokens", 10), (windows, "seq_length", 50)):
+        model.config.chunk_size = chunk_size
+        with pytest.raises(ValueError, match=rf"{name}=.* must be larger than 50 for chunk_size={chunk_size}"):
             train_on_stream(model, data, settings(), tmp_path, seed=0, device=CPU)

@@ -314,6 +314,24 @@ class Cascade(StudyParameters):
     loop_tokens: Count = Field(20_000, description="tokens collected one by one, to time and check the parallel way")
 
 
+class ContextKV(StudyParameters):
+    """Notebook 07: attention to contexts that are kept once a chunk."""
+
+    notebook = "07_context_kv"
+
+    attended_position: Count = Field(350, description="the position whose attended contexts are counted")
+    attended_chunk_size: Count = Field(100, description="the tokens of a chunk in the picture of what is attended")
+    cache_lengths: Counts = Field((100, 400, 1600), description="tokens after which the bytes of caches are counted")
+
+
+class KeyAttention(ExperimentParameters):
+    """Notebook 09: outputs in the place of values, and narrow values; read as trained and as not trained."""
+
+    notebook = "09_key_attention_and_projected_values"
+
+    tokens_a_step: Count = Field(1, description="tokens of each call where models are scored through the cache")
+
+
 class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParameters, RunParameters):
     """Notebook 03: every model's causality certificate, and a swapped mask that is caught."""
 
@@ -373,7 +391,9 @@ NOTEBOOKS: dict[str, type[RunParameters]] = {
         PositionEncodings,
         ReversalCurse,
         LatentAttention,
+        ContextKV,
         Cascade,
+        KeyAttention,
     )
 }
 

@@ -35,7 +35,7 @@ from newllm.evaluation.causality import certify
 from newllm.evaluation.decoding import compare_decoding
 from newllm.evaluation.diagnosis import diagnose
 from newllm.evaluation.perplexity import PerplexityReport, evaluate, run_on
-from newllm.evaluation.statistics import mean_interval, paired_difference
+from newllm.evaluation.statistics import difference_over_windows_and_seeds, mean_interval
 from newllm.folders import outputs_folder
 from newllm.main_training import TrainingResult, estimate_seconds, train
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
@@ -687,15 +687,7 @@ def _difference(group: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float
         np.stack([_window_losses(frame.set_index("seed").loc[seed, "folder"]) for seed in seeds])
         for frame in (group, reference)
     )
-    over_windows = paired_difference(ours.mean(0), theirs.mean(0))
-    over_seeds = paired_difference(ours.mean(1), theirs.mean(1))
-    return {
-        "difference": over_windows.mean,
-        "difference_low": over_windows.low,
-        "difference_high": over_windows.high,
-        "difference_over_seeds_low": over_seeds.low,
-        "difference_over_seeds_high": over_seeds.high,
-    }
+    return difference_over_windows_and_seeds(ours, theirs)
 
 
 def load_trained(folder: Path) -> LanguageModel:

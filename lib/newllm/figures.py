@@ -201,14 +201,16 @@ def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
     return figure.update_yaxes(autorange="reversed")
 
 
-def differences(studies: pd.DataFrame) -> go.Figure:
-    """Difference of each changed arm from the base arm, with its intervals over windows and over seeds.
+def differences(studies: pd.DataFrame, base: str) -> go.Figure:
+    """Difference of each change from what it changes, with its intervals over windows and over seeds.
 
     Parameters
     ----------
     studies
         Rows of `newllm.studies.one_change_each`: columns study, change, difference (nats per token), and the ends of
         its intervals, difference_low and _high over windows, difference_over_seeds_low and _high over seeds.
+    base
+        What the differences are from, in words.
     """
     figure = go.Figure()
     for index, (study, rows) in enumerate(studies.groupby("study", sort=False)):
@@ -228,9 +230,9 @@ def differences(studies: pd.DataFrame) -> go.Figure:
                 name=f"{study}, 95 % over {kind}",
                 showlegend=False,
             )
-    figure.add_vline(x=0, line_dash="dot", annotation_text="as good as the base arm")
+    figure.add_vline(x=0, line_dash="dot", annotation_text=f"as good as {base}")
     title = "One change each: left is better (95 %: thick over windows, thin over seeds)"
-    figure = _finish(figure, title, "difference from the base arm (nats per token, held out)", "")
+    figure = _finish(figure, title, f"difference from {base} (nats per token, held out)", "")
     return figure.update_yaxes(autorange="reversed", automargin=True)
 
 

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 CONTEXTS = "contexts.npy"
 # Held-out windows whose recurrences run side by side.
 WINDOWS_AT_ONCE = 64
+# Chunks within a stretch, at least, where the model remembers by chunks: with chunks of 100, stretches of 512 will do.
+LEAST_CHUNKS = 5
 
 
 class Stretches(Dataset[dict[str, Tensor]]):
@@ -214,14 +216,14 @@ def train_on_stream(
     EmbeddingError
         Where the embedding is frozen, tied to the head, and adopted from nowhere.
     ValueError
-        Where no stretch is longer than the chunks that the model remembers by.
+        Where stretches are too short for the chunks that the model remembers by.
     """
     refuse_unknowing_embedding(model)
     if not contexts_are_fixed(model):
-        _refuse_short_stretches(model, "seq_length", data.train.seq_length)
+        _refuse_short_stretches(model, "seq_length", data.train.seq_length, chunks=1)
         each = parameters.for_reader(_windows_a_step(data, parameters))
         return train(model, data, each, folder, seed=seed, device=device)
-    _refuse_short_stretches(model, "stream_tokens", parameters.stream_tokens)
+    _refuse_short_stretches(model, "stream_tokens", parameters.stream_tokens, chunks=LEAST_CHUNKS)
     model.to(device)  # type: ignore[arg-type]
     output = folder / CONTEXTS
     collected = collect_training_data(model, data, parameters.stream_tokens, output, device)
@@ -235,11 +237,11 @@ def _windows_a_step(data: TextData, parameters: StreamParameters) -> int:
     return max(1, round(parameters.stream_tokens / data.train.seq_length))
 
 
-def _refuse_short_stretches(model: BorrowedEmbeddingModel, name: str, tokens: int) -> None:
-    """Refuse training in which no chunk is ever completed before a token that could attend to it."""
+def _refuse_short_stretches(model: BorrowedEmbeddingModel, name: str, tokens: int, *, chunks: int) -> None:
+    """Refuse training in which too few chunks are ever completed before a token that could attend to them."""
     chunk_size = getattr(model.config, "chunk_size", 0)
-    if tokens <= chunk_size:
+    if tokens <= chunks * chunk_size:
         raise ValueError(
-            f"{name}={tokens} must be larger than chunk_size={chunk_size}, better five times as large: what is "
-            "remembered of completed chunks would never be read in training"
+            f"{name}={tokens} must be larger than {chunks * chunk_size} for chunk_size={chunk_size}: what is "
+            "remembered of completed chunks would hardly be read in training"
         )

@@ -1,0 +1,112 @@
+"""Models that are read in another way than they were trained: one method's weights in another method's decoding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from newllm.evaluation.perplexity import Windows, evaluate
+from newllm.evaluation.statistics import difference_over_windows_and_seeds
+from newllm.experiment import load_trained
+from newllm.models.language_model import LanguageModel
+from newllm.models.registry import find
+
+# Decoding is many small steps, which cost little more with many windows side by side.
+WINDOWS_AT_ONCE = 64
+ONE_PASS = "in one pass"
+CACHED = "through the cache"
+
+
+def load_as(folder: Path, method: str) -> LanguageModel:
+    """Load the trained model of a finished cell as a model of another method, weights by name.
+
+    Parameters
+    ----------
+    folder
+        Folder of the cell.
+    method
+        Name of the model to build, in the registry.
+
+    Raises
+    ------
+    ValueError
+        Where the two differ in a weight's name or shape: it would be left random.
+    """
+    trained, wanted = load_trained(folder), find(method)
+    shape = {name: value for name, value in trained.config.to_dict().items() if name != "model_type"}
+    model = wanted.model_class(wanted.config_class.from_dict(shape))
+    try:
+        model.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {folder} are not those of {method}: {error}") from error
+    return model.eval()
+
+
+def exchange(
+    records: pd.DataFrame,
+    methods: Sequence[str],
+    windows: Windows,
+    *,
+    tokens_a_step: int,
+    device: torch.device | str | None = None,
+) -> pd.DataFrame:
+    """Read the trained models of some methods as each of these methods, and compare with reading them as trained.
+
+    Each is scored through the cache, as it would be decoded; as what it was trained to be also in one pass, which is
+    what the others are compared with, on the same windows and seeds.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiment.compare`; those whose arm is one of ``methods`` are read.
+    methods
+        Names of models that share names and shapes of weights, such as ``pythia`` and ``ka``.
+    windows
+        Held-out windows.
+    tokens_a_step
+        Tokens of each call through the cache.
+    device
+        Where to score.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a combination: ``trained_as``, ``read_as``, ``scored``, ``seeds``, ``perplexity`` (geometric mean over
+        the seeds); ``difference`` in nats per token from the same weights read as trained in one pass (positive:
+        worse), its intervals as `newllm.evaluation.statistics.difference_over_windows_and_seeds` gives them; and
+        ``largest_difference`` of a single window.
+    """
+    rows = []
+    for trained_as in (method for method in methods if method in set(records["arm"])):
+        folders = records.loc[records["arm"] == trained_as, "folder"]
+        reference = np.empty(0)
+        for read_as in sorted(methods, key=lambda method: method != trained_as):
+            for scored in (ONE_PASS, CACHED) if read_as == trained_as else (CACHED,):
+                step = tokens_a_step if scored == CACHED else None
+                losses = np.stack(
+                    [
+                        evaluate(
+                            load_as(folder, read_as),
+                            windows,
+                            batch_size=WINDOWS_AT_ONCE,
+                            device=device,
+                            tokens_a_step=step,
+                        ).window_losses
+                        for folder in folders
+                    ]
+                )
+                reference = losses if scored == ONE_PASS else reference
+                rows.append(
+                    {
+                        "trained_as": trained_as,
+                        "read_as": read_as,
+                        "scored": scored,
+                        "seeds": len(losses),
+                        "perplexity": float(np.exp(losses.mean())),
+                        **difference_over_windows_and_seeds(losses, reference),
+                        "largest_difference": float(np.abs(losses - reference).max()),
+                    }
+                )
+    return pd.DataFrame(rows)
