@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from newllm.data.facts import Fact, load_facts
 from newllm.evaluation.lambada import evaluate_lambada, read_passages
 from newllm.evaluation.reversal import DIRECTIONS, evaluate_reversal_curse, wrong_answers
+from newllm.evaluation.statistics import proportion_interval
 from newllm.evaluation.wikitext import evaluate_wikitext, read_wikitext
 from newllm.files import to_json, write_atomically
 from newllm.loading import TrainedModel
 from newllm.provenance import Provenance
 
-# Numbers of a report that say what was scored, not how well.
-COUNTS = ("passages", "documents", "words", "bytes", "tokens", "window", "stride")
+WIKITEXT_MEASURES = ("word_perplexity", "token_perplexity", "byte_perplexity", "bits_per_byte")
 
 
 class Settings(BaseModel):
@@ -136,7 +136,12 @@ def lambada(path: Path) -> Question:
             device=device,
             tokens_a_step=settings.tokens_a_step,
         )
-        return [_answer("lambada", asdict(report))]
+        share = proportion_interval(round(report.accuracy * report.passages), report.passages)
+        scores = [
+            Score("accuracy", report.accuracy, share.low, share.high),
+            Score("perplexity", report.perplexity),
+        ]
+        return [Answer("lambada", scores, asdict(report))]
 
     return Question(ask, path)
 
@@ -155,7 +160,8 @@ def wikitext(path: Path | None) -> Question:
             device=device,
             tokens_a_step=settings.tokens_a_step,
         )
-        return [_answer("wikitext", asdict(report))]
+        scores = [Score(measure, getattr(report, measure)) for measure in WIKITEXT_MEASURES]
+        return [Answer("wikitext", scores, asdict(report))]
 
     return Question(ask, path)
 
@@ -194,11 +200,6 @@ def harness(names: list[str], task_folder: Path | None) -> Question:
         ]
 
     return Question(ask, limited=True)
-
-
-def _answer(name: str, report: dict[str, Any]) -> Answer:
-    scores = [Score(measure, value) for measure, value in report.items() if measure not in COUNTS]
-    return Answer(name, scores, report)
 
 
 def _reversal_answer(

@@ -130,7 +130,8 @@ def test_a_task_of_the_users_own(tokenizer: PreTrainedTokenizerFast, tmp_path: P
     assert (result.task, result.version, result.documents, result.available) == ("capitals", "1.0", 4, 4)
     assert result.scores["acc"]["value"] == np.mean(right)
     assert result.scores["acc_norm"]["value"] == np.mean(right_by_length)
-    assert result.scores["acc"]["low"] <= np.mean(right) <= result.scores["acc"]["high"]
+    assert 0 <= result.scores["acc"]["low"] <= np.mean(right) <= result.scores["acc"]["high"] <= 1
+    assert result.data.startswith("sha256:")
     (first,) = evaluate_tasks(model, tokenizer, find_tasks(["capitals"], folder), limit=1)
     assert (first.documents, first.available, first.scores["acc"]["value"]) == (1, 4, float(right[0]))
 
@@ -204,6 +205,7 @@ def test_the_usual_tasks_run_on_their_data(tokenizer, served, tmp_path, raw_wiki
     assert list(results) == [*names, "capitals"]
     assert results["hellaswag"].scores["acc"]["value"] == 0.25, "one guess for four equal questions"
     assert results["arc_easy"].scores["acc"]["value"] == results["arc_challenge"].scores["acc"]["value"]
+    assert results["lambada_openai"].data == "EleutherAI/lambada_openai/default"
     assert not any("trust_remote_code" in options for options in served)
 
     (tmp_path / "lambada.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS["lambada_openai"]))

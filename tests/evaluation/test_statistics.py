@@ -12,6 +12,7 @@ from newllm.evaluation.statistics import (
     difference_over_windows_and_seeds,
     mean_interval,
     paired_difference,
+    proportion_interval,
 )
 
 
@@ -86,3 +87,21 @@ def test_windows_and_seeds_are_two_questions():
     ]
     assert widths[0]["difference"] < 1e-9 < 0.1 < widths[0]["difference_over_seeds"]
     assert widths[1]["difference_over_seeds"] < 1e-9 < 0.01 < widths[1]["difference"]
+
+
+@given(st.integers(1, 500), st.data())
+def test_a_share_and_its_interval_lie_between_none_and_all(count, data):
+    successes = data.draw(st.integers(0, count))
+    interval = proportion_interval(successes, count)
+    assert 0 <= interval.low <= interval.mean <= interval.high <= 1
+    assert interval.low < interval.high
+    assert interval.mean == successes / count
+
+
+def test_the_interval_of_a_share_holds_it_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    intervals = [proportion_interval(int(random.binomial(40, 0.3)), 40, confidence=0.9) for _ in range(300)]
+    assert 0.83 < sum(interval.low <= 0.3 <= interval.high for interval in intervals) / 300 < 0.96
+    for successes, count in ((3, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match="is no share"):
+            proportion_interval(successes, count)

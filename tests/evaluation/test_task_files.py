@@ -42,6 +42,15 @@ def test_targets_are_what_the_harness_makes_of_them(tmp_path: Path, target: str,
     assert task.settings["doc_to_target"](QUESTIONS[0]) == given
 
 
+def test_the_digest_follows_what_is_said(tmp_path: Path) -> None:
+    digests = [
+        read_task_folder(write_task(tmp_path, **changes))["capitals"].digest
+        for changes in ({}, {"doc_to_text": "{{country}}:"}, {"rows": QUESTIONS[:2]}, {})
+    ]
+    assert digests[0] == digests[-1]
+    assert len(set(digests)) == 3
+
+
 def test_what_is_included_is_overruled(tmp_path: Path) -> None:
     folder = write_task(tmp_path)
     (folder / "other.yaml").write_text("include: capitals.yaml\ntask: other\ndoc_to_text: 'Capital of {{country}}:'\n")

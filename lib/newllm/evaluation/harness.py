@@ -33,7 +33,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from newllm.data.hub import ask_hub
 from newllm.evaluation.endings import Ending, checked_window, score_endings
 from newllm.evaluation.perplexity import scoring
-from newllm.evaluation.statistics import mean_interval
+from newllm.evaluation.statistics import mean_interval, proportion_interval
 from newllm.evaluation.task_files import TaskFile, read_task_folder
 from newllm.evaluation.wikitext import rolling_windows
 from newllm.loading import load_trained_model
@@ -59,6 +59,8 @@ class TaskResult:
         Its name.
     version
         Of the task, as its file says.
+    data
+        The data set on the hub, or the digest of the user's task file with its data.
     documents, available
         How many documents were asked, of how many there are.
     scores
@@ -68,6 +70,7 @@ class TaskResult:
 
     task: str
     version: str
+    data: str
     documents: int
     available: int
     scores: dict[str, dict[str, float]]
@@ -224,6 +227,7 @@ class FileTask(ConfigurableTask):
 
     def __init__(self, file: TaskFile) -> None:
         self._splits = file.splits
+        self.digest = file.digest
         super().__init__(config=dict(file.settings))
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -392,10 +396,14 @@ def _result(task: ConfigurableTask, found: dict[str, Any]) -> TaskResult:
             continue
         low = high = math.nan
         samples = [sample[measure] for sample in found["samples"][name] if sample["filter"] == filtered]
-        if task.aggregation().get(measure) is mean and len(samples) > 1:
-            interval = mean_interval(samples)
+        if task.aggregation().get(measure) is mean:
+            is_share = set(samples) <= {0, 1}
+            interval = proportion_interval(int(sum(samples)), len(samples)) if is_share else mean_interval(samples)
             low, high = interval.low, interval.high
         label = measure if filtered == "none" else f"{measure}, {filtered}"
         scores[label] = {"value": float(value), "low": low, "high": high}
     counts = found["n-samples"][name]
-    return TaskResult(name, str(found["versions"][name]), counts["effective"], counts["original"], scores)
+    version = str(found["versions"][name])
+    hub_data = [part for part in (task.DATASET_PATH, task.DATASET_NAME) if part]
+    data = f"sha256:{task.digest}" if isinstance(task, FileTask) else "/".join(hub_data)
+    return TaskResult(name, version, data, counts["effective"], counts["original"], scores)

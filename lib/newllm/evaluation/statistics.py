@@ -138,3 +138,24 @@ def bootstrap_interval(values: ArrayLike, confidence: float = CONFIDENCE, seed: 
     drawn = np.random.default_rng(seed).integers(array.size, size=(BOOTSTRAP_DRAWS, array.size))
     low, high = np.quantile(array[drawn].mean(1), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(mean, float(low), float(high), array.size)
+
+
+def proportion_interval(successes: int, count: int, confidence: float = CONFIDENCE) -> Interval:
+    """Share of successes among independent trials, such as right answers, with Wilson's interval.
+
+    Parameters
+    ----------
+    successes, count
+        Of how many trials so many succeeded.
+    confidence
+        Share of intervals that hold the true share.
+
+    Raises
+    ------
+    ValueError
+        Where there is no trial, or there are more successes than trials.
+    """
+    if not 0 <= successes <= count or count < 1:
+        raise ValueError(f"{successes} of {count} is no share")
+    found = stats.binomtest(successes, count).proportion_ci(confidence, method="wilson")
+    return Interval(successes / count, float(found.low), float(found.high), count)

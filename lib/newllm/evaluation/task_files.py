@@ -6,6 +6,7 @@ read and rearrange the fields of a document and call nothing else; it does not l
 """
 
 import ast
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,11 +40,14 @@ class TaskFile:
         The harness' settings of the task. What were templates are functions from a document to what they render to.
     splits
         Documents by split.
+    digest
+        SHA-256 of what the file and its data say.
     """
 
     name: str
     settings: dict[str, Any]
     splits: dict[str, list[Document]]
+    digest: str
 
 
 class _Settings(BaseModel):
@@ -223,7 +227,13 @@ def _read_task(path: Path, folder: Path, content: dict[str, Any]) -> TaskFile:
         if any(mark in (getattr(settings, name) or "") for mark in _TEMPLATE_MARKS):
             raise TaskFileError(f"{path}: {name} must be plain text; only the doc_to_ settings may be templates.")
     plain = settings.model_dump(exclude_unset=True, exclude=_OWN_FIELDS)
-    return TaskFile(settings.task, plain | _document_functions(path, settings), splits)
+    said = json.dumps([content, splits], sort_keys=True, default=str)
+    return TaskFile(
+        settings.task,
+        plain | _document_functions(path, settings),
+        splits,
+        hashlib.sha256(said.encode()).hexdigest(),
+    )
 
 
 def _sentence(error: ValidationError) -> str:
