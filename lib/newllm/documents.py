@@ -1,18 +1,31 @@
-"""The README's tables, written from the reference results between marks, so that no number is typed by hand."""
+"""The tables of README and RESULTS, written from the reference results between marks: no number is typed by hand."""
 
 import re
 from collections.abc import Callable
 
 import pandas as pd
 
-from newllm.reference import published_table, reference_summary
+from newllm.files import write_atomically
+from newllm.folders import project_root
+from newllm.learning_rates import with_learning_rate
+from newllm.reference import published_table, reference_folder, reference_summary
+from newllm.runs import SWEEPS_FOLDER, load_records
+
+DOCUMENTS = ("README.md", "RESULTS.md")
 
 # <!-- table: name --> ... <!-- /table -->
 MARKED = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- /table -->\n)", re.DOTALL)
 
 
+def renew_tables() -> None:
+    """Write the tables of all documents anew."""
+    for name in DOCUMENTS:
+        path = project_root() / name
+        write_atomically(path, with_tables(path.read_text(encoding="utf-8")))
+
+
 def with_tables(text: str) -> str:
-    """Replace what stands between each pair of marks of a README by its table.
+    """Replace what stands between each pair of marks of a document by its table.
 
     Raises
     ------
@@ -20,13 +33,13 @@ def with_tables(text: str) -> str:
         Where there are no marks, or a mark names no table.
     """
     if not MARKED.search(text):
-        raise ValueError("the README has no <!-- table: name --> ... <!-- /table --> to put tables between")
+        raise ValueError("the document has no <!-- table: name --> ... <!-- /table --> to put tables between")
     return MARKED.sub(lambda mark: f"{mark[1]}\n{_markdown(_table(mark[2]))}\n{mark[3]}", text)
 
 
 def _table(name: str) -> pd.DataFrame:
     if name not in TABLES:
-        raise ValueError(f"the README asks for the table {name!r}, which is none of {', '.join(TABLES)}")
+        raise ValueError(f"the document asks for the table {name!r}, which is none of {', '.join(TABLES)}")
     return TABLES[name]()
 
 
@@ -137,12 +150,23 @@ def cascade() -> pd.DataFrame:
     )
 
 
+def learning_rates() -> pd.DataFrame:
+    """Write the perplexity of each arm at each learning rate that was tried."""
+    records = with_learning_rate(load_records(reference_folder() / SWEEPS_FOLDER))
+    table = records.pivot_table("perplexity", index="arm", columns="learning_rate")
+    written = pd.DataFrame({"model": [f"`{arm}`" for arm in table.index]})
+    for rate in table:
+        written[f"lr {rate:g}"] = [f"{perplexity:.1f}" for perplexity in table[rate]]
+    return written.iloc[table[table.columns[-1]].argsort()]
+
+
 def _with_interval(row: pd.Series, name: str, digits: int = 3) -> str:
     return f"{row[name]:+.{digits}f} [{row[f'{name}_low']:+.{digits}f}, {row[f'{name}_high']:+.{digits}f}]"
 
 
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "main training": main_training,
+    "learning rates": learning_rates,
     "models at 70m": models_at_70m,
     "decoding": decoding,
     "reversal curse": reversal_curse,
