@@ -1,5 +1,6 @@
 """The tables of README and RESULTS, written from the reference results between marks: no number is typed by hand."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -156,8 +157,8 @@ def learning_rates() -> pd.DataFrame:
     table = records.pivot_table("perplexity", index="arm", columns="learning_rate")
     written = pd.DataFrame({"model": [f"`{arm}`" for arm in table.index]})
     for rate in table:
-        written[f"lr {rate:g}"] = [f"{perplexity:.1f}" for perplexity in table[rate]]
-    return written.iloc[table[table.columns[-1]].argsort()]
+        written[f"lr {rate:g}"] = ["" if math.isnan(perplexity) else f"{perplexity:.1f}" for perplexity in table[rate]]
+    return written
 
 
 def _with_interval(row: pd.Series, name: str, digits: int = 3) -> str:

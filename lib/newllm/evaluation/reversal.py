@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from newllm.data.facts import Fact
@@ -25,9 +26,9 @@ class ReversalReport:
     forward_perplexity, backward_perplexity
         Per token, over the whole sentences of all facts; padding does not count.
     margins
-        By direction ("forward", "backward"): log-probability of the right answer after its prompt minus the mean of the
-        wrong ones, nats, averaged over facts, with a bootstrap interval. Above zero, the model knows it; a model that
-        has only seen the words often has no margin.
+        By direction ("forward", "backward"): log-probability of the right answer after its prompt minus that of wrong
+        ones, with what prompt and name explain by themselves taken off each fact; nats, averaged over facts, with a
+        bootstrap interval. Above zero, the model knows it; a model that has only seen the words often has no margin.
     categories
         One row a category and one for all facts ("all"): category, facts, forward_perplexity, backward_perplexity,
         ratio, gap, and for each direction margin, margin_low, margin_high and first (share of facts whose right answer
@@ -74,7 +75,7 @@ def evaluate_reversal_curse(
 
     A perplexity alone does not tell knowledge from fluency: backward sentences are rarer English. So each prompt is
     also asked with the wrong names, those of the other facts of its category, and the right name must win. Each name is
-    right once and wrong for the others, so how likely a name is by itself cancels in the mean margin of a category.
+    right once and wrong for the others, so how likely a name is by itself cancels.
 
     Parameters
     ----------
@@ -196,7 +197,8 @@ def _report(
     answers = [-loss[-sentence.answer :].sum() for loss, sentence in zip(losses, sentences, strict=True)]
     rows = []
     place = 0
-    for fact, others in zip(pairs, wrong, strict=True):
+    margins = {direction: _margins(pairs, wrong, answers, direction) for direction in DIRECTIONS}
+    for index, (fact, others) in enumerate(zip(pairs, wrong, strict=True)):
         row: dict[str, object] = {"category": fact.category}
         for direction in DIRECTIONS:
             right, *mistaken = answers[place : place + 1 + len(others)]
@@ -205,7 +207,7 @@ def _report(
                 f"{direction}_loss": losses[place].sum(),
                 f"{direction}_tokens": losses[place].size,
                 f"{direction}_perplexity": float(np.exp(losses[place].mean())),
-                f"{direction}_margin": right - float(np.mean(mistaken)),
+                f"{direction}_margin": margins[direction][index],
                 f"{direction}_rank": 1 + sum(score >= right for score in mistaken),
             }
             place += 1 + len(others)
@@ -221,6 +223,37 @@ def _report(
         categories=categories,
         facts=facts.drop(columns=[f"{direction}_{part}" for direction in DIRECTIONS for part in ("loss", "tokens")]),
     )
+
+
+def _margins(
+    pairs: Sequence[Fact], wrong: list[list[Fact]], answers: list[float], direction: str
+) -> NDArray[np.float64]:
+    """By how much each fact's right name is likelier after its prompt than prompt and name alone explain, in nats.
+
+    In s[i, j], the log-probability of the name of fact j after the prompt of fact i, a part belongs to the prompt and a
+    part to the name. With both taken off, s[i, i] - mean s[i, other] - mean s[other, i] + mean s[other, other], what is
+    left is what the two have to do with each other. Over a category, the mean of it is that of the plain margin,
+    s[i, i] - mean s[i, other], without the noise of names that differ in length and frequency.
+    """
+    place = {id(fact): index for index, fact in enumerate(pairs)}
+    scores = np.full((len(pairs), len(pairs)), np.nan)
+    start = 0
+    for index, others in enumerate(wrong):
+        size = 1 + len(others)
+        # Answers stand fact by fact, the forward ones before the backward ones.
+        first = start + (0 if direction == DIRECTIONS[0] else size)
+        scores[index, [index, *(place[id(other)] for other in others)]] = answers[first : first + size]
+        start += 2 * size
+    right = np.diagonal(scores).copy()
+    np.fill_diagonal(scores, np.nan)
+    margins = np.empty(len(pairs))
+    for index, fact in enumerate(pairs):
+        category = [other for other, named in enumerate(pairs) if named.category == fact.category]
+        rest = [other for other in category if other != index]
+        # Two facts have no pair of prompt and name without either of them: then all wrong pairs stand for it.
+        apart = scores[np.ix_(rest, rest)] if len(rest) > 1 else scores[np.ix_(category, category)]
+        margins[index] = right[index] - np.nanmean(scores[index]) - np.nanmean(scores[:, index]) + np.nanmean(apart)
+    return margins
 
 
 def _summary(category: str, group: pd.DataFrame) -> dict[str, object]:
