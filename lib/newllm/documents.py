@@ -71,27 +71,6 @@ def main_training() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def models_at_70m() -> pd.DataFrame:
-    """Write what every model is and does at the published shape."""
-    rows = []
-    for _, row in published_table("models_70m").iterrows():
-        speeds = [column for column in row.index if column.startswith("tokens_per_second_")]
-        rows.append(
-            {
-                "model": f"`{row['model']}`",
-                "parameters": f"{row['parameters']:,}",
-                "values/token": f"{row['values_per_token']:,.5g}",
-                "bytes/token": f"{row['bytes_per_token']:,.5g}",
-                "state": f"{row['state_bytes']:,.0f}" if row["state_bytes"] else "",
-                "saved": f"{row['saved']:.2%}",
-                "certificate": "passed" if row["certificate"] else "FAILED",
-                "cached - uncached": f"{row['cache_error']:.0e}",
-            }
-            | {f"tokens/s at {int(column.rsplit('_', 1)[1]):,}": f"{row[column]:.1f}" for column in speeds}
-        )
-    return pd.DataFrame(rows)
-
-
 def decoding() -> pd.DataFrame:
     """Write the time of a decoding step of each model, as a multiple of that of absorbed latent attention."""
     timings = published_table("06_latent_attention/tables/decoding")
@@ -168,7 +147,6 @@ def _with_interval(row: pd.Series, name: str, digits: int = 3) -> str:
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "main training": main_training,
     "learning rates": learning_rates,
-    "models at 70m": models_at_70m,
     "decoding": decoding,
     "reversal curse": reversal_curse,
     "cascade": cascade,
