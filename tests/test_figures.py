@@ -78,6 +78,22 @@ def test_front_keeps_what_nothing_beats_on_both():
     assert list(drawn["one seed"].text) == ["worse"]
 
 
+def test_what_was_trained_otherwise_is_drawn_apart_from_the_front():
+    summary = pd.DataFrame(
+        {
+            "arm": ["pythia", "cascade", "mla"],
+            "kv_bytes_per_token": [8192.0, 0.0, 1024.0],
+            "bits_per_byte": [2.0, 1.5, 2.1],
+            "low": [1.9, 1.4, np.nan],
+            "high": [2.1, 1.6, np.nan],
+            "trained_otherwise": [False, True, False],
+        }
+    )
+    drawn = series(figures.quality_against_bytes(summary))
+    assert list(drawn["trained otherwise"].text) == ["cascade"]
+    assert list(drawn["nothing is better on both"].x) == [1024.0, 8192.0]
+
+
 def test_no_bytes_a_token_stand_left_of_all_others_under_a_zero():
     summary = pd.DataFrame(
         {

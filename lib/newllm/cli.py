@@ -6,9 +6,9 @@ import re
 import sys
 from collections.abc import Sequence
 
-from newllm.commands import evaluate, models, publish, refresh, run, sweep
+from newllm.commands import compare_parameters, evaluate, leaderboard, models, publish, refresh, run, sweep
 
-COMMANDS = (run, sweep, evaluate, models, refresh, publish)
+COMMANDS = (run, sweep, leaderboard, compare_parameters, evaluate, models, refresh, publish)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

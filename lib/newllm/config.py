@@ -201,6 +201,15 @@ class SeedParameters(_Group):
     seed: Seed = 0
 
 
+class LeaderboardFilters(_Group):
+    """Which rows of the leaderboard are shown; None leaves out nothing."""
+
+    sizes: Names | None = Field(None, description="sizes to show, such as [mini]")
+    methods: Names | None = Field(None, description="models to show, such as [pythia, mla]")
+    min_seeds: Count = Field(1, description="the fewest seeds that a row may have")
+    budget: str | None = Field(None, description="the budget to show first, by its eight digits; None: the fullest")
+
+
 class RunParameters(_Group):
     """Where and how a notebook runs."""
 
@@ -268,14 +277,20 @@ class ExperimentParameters(
         reads_stream
             Whether the arm's model is trained on one run-on stream; its settings matter to no other.
         """
+        names = self.reaching(trains_projection=trains_projection, reads_stream=reads_stream)
+        shared = {name: value for name, value in self.identity().items() if name in names}
+        return shared | {"arms": [arm], "seeds": [seed]}
+
+    @staticmethod
+    def reaching(*, trains_projection: bool, reads_stream: bool) -> set[str]:
+        """Return the names of the parameters that reach such an arm; `cell_identity` says what the two mean."""
         names = set(ExperimentParameters.model_fields) - {"pretrained"}
         projection, training = set(ProjectionParameters.model_fields), set(TrainingParameters.model_fields)
         if not trains_projection:
             names -= projection - {"proj_dim"}
         if not reads_stream:
             names -= set(StreamParameters.model_fields) - projection - training
-        shared = {name: value for name, value in self.identity().items() if name in names}
-        return shared | {"arms": [arm], "seeds": [seed]}
+        return names
 
 
 class MainTraining(ExperimentParameters):
@@ -381,6 +396,16 @@ class LatentAttention(ExperimentParameters):
         return self
 
 
+class Leaderboard(LeaderboardFilters, RunParameters):
+    """Notebook 10: every record there is, compared where budgets are equal."""
+
+    notebook = "10_leaderboard"
+
+
+# The settings that make results comparable: the same text and windows, the same training, models of one size. A record
+# names them among its parameters.
+BUDGET = (*DataParameters.model_fields, "data", *ModelParameters.model_fields, "epochs", "lr", "batch_size")
+
 NOTEBOOKS: dict[str, type[RunParameters]] = {
     kind.notebook: kind
     for kind in (
@@ -394,6 +419,7 @@ NOTEBOOKS: dict[str, type[RunParameters]] = {
         ContextKV,
         Cascade,
         KeyAttention,
+        Leaderboard,
     )
 }
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pandas as pd
 
 from newllm.files import write_atomically
-from newllm.folders import project_root
+from newllm.folders import project_root, reference_folder
 from newllm.learning_rates import with_learning_rate
-from newllm.reference import published_table, reference_folder, reference_summary
+from newllm.reference import published_table, reference_summary
 from newllm.runs import SWEEPS_FOLDER, load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")

@@ -679,7 +679,10 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None) -> pd.Dat
 
 
 def _difference(group: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
-    """Paired difference of an arm from the baseline, over the seeds that both have."""
+    """Paired difference of an arm from the baseline, over the seeds of which both have the losses by window."""
+    group, reference = (
+        frame[[(folder / EVALUATION_FILE).is_file() for folder in frame["folder"]]] for frame in (group, reference)
+    )
     seeds = sorted(set(group["seed"]) & set(reference["seed"]))
     if not seeds:
         return {"difference": math.nan}

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
 from newllm.evaluation.statistics import mean_interval
-from newllm.pareto import BREAK, lay_out
+from newllm.pareto import BREAK, alike, lay_out
 
 # Colour-blind safe (Okabe and Ito 2008), the order in which series appear.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
@@ -242,7 +242,8 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     summary
-        Columns arm, kv_bytes_per_token, bits_per_byte, and low and high, the ends of its interval (NaN for one seed).
+        Columns arm, kv_bytes_per_token, bits_per_byte, and low and high, the ends of its interval (NaN for one seed);
+        trained_otherwise, where it is there, marks rows that the front leaves out.
     """
     layout = lay_out(summary)
     across, up, canvas = layout.bytes_axis, layout.bits_axis, layout.canvas
@@ -258,11 +259,15 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
         name="nothing is better on both",
         hoverinfo="skip",
     )
-    single = drawn["low"].isna()
+    single, regular = drawn["low"].isna(), alike(drawn)
     for rows, name, symbol in (
-        (drawn[~single], "mean over seeds, 95 % interval", "circle"),
-        (drawn[single], "one seed", "circle-open"),
+        (drawn[~single & regular], "mean over seeds, 95 % interval", "circle"),
+        (drawn[single & regular], "one seed", "circle-open"),
+        (drawn[~single & ~regular], "trained otherwise", "diamond"),
+        (drawn[single & ~regular], "trained otherwise, one seed", "diamond-open"),
     ):
+        if rows.empty:
+            continue
         figure.add_scatter(
             x=rows["x"],
             y=rows["bits_per_byte"],
@@ -270,14 +275,18 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
             text=rows["arm"],
             customdata=rows["kv_bytes_per_token"],
             hovertemplate="%{text}<br>%{customdata:,.4g} bytes per token<br>%{y:.3f} bits per byte<extra></extra>",
-            marker={"size": 10, "color": COLOURS[0], "symbol": symbol, "line_width": 2 * (symbol != "circle")},
+            marker={
+                "size": 10,
+                "color": COLOURS[0] if symbol.startswith("circle") else COLOURS[4],
+                "symbol": symbol,
+                "line_width": 2 * symbol.endswith("open"),
+            },
             error_y={
                 "array": rows["high"] - rows["bits_per_byte"],
                 "arrayminus": rows["bits_per_byte"] - rows["low"],
                 "thickness": 1.5,
             },
             name=name,
-            visible=True if len(rows) else "legendonly",
         )
     offsets = layout.names - layout.points
     for place, (_, row), offset, joined in zip(layout.places, drawn.iterrows(), offsets, layout.joined, strict=True):

@@ -25,6 +25,11 @@ def outputs_folder() -> Path:
     return _moved_by("NEWLLM_OUTPUTS", "outputs")
 
 
+def reference_folder() -> Path:
+    """Return the folder that holds the committed results."""
+    return project_root() / "outputs" / "reference"
+
+
 def cache_folder() -> Path:
     """Return the folder that holds prepared data, safe to delete: ``NEWLLM_CACHE``, or ``outputs/cache``."""
     return _moved_by("NEWLLM_CACHE", "outputs/cache")

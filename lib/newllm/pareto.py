@@ -76,10 +76,12 @@ class Layout:
         Pixels (N, 2) from the upper left corner of the area.
     names
         Pixels (N, 2) of the middle of each name.
+    joints
+        Pixels (N, 2) of the edge of each name where it is nearest to its point.
     joined
-        Whether a line should lead from the name to its point (N,).
+        Whether a line should lead from there to the point (N,).
     front
-        Whether nothing is better on both (N,).
+        Whether nothing that was trained alike is better on both (N,).
     """
 
     canvas: Canvas
@@ -88,22 +90,40 @@ class Layout:
     places: Numbers
     points: Numbers
     names: Numbers
+    joints: Numbers
     joined: NDArray[np.bool_]
     front: NDArray[np.bool_]
 
 
-def on_front(bytes_per_token: ArrayLike, bits_per_byte: ArrayLike) -> NDArray[np.bool_]:
+def alike(summary: pd.DataFrame) -> NDArray[np.bool_]:
+    """Tell which rows were trained like the others (N,): all of them where nothing is said.
+
+    Parameters
+    ----------
+    summary
+        Rows, with a column trained_otherwise or without.
+    """
+    otherwise = summary["trained_otherwise"] if "trained_otherwise" in summary else np.zeros(len(summary))
+    return ~np.asarray(otherwise, dtype=np.bool_)
+
+
+def on_front(
+    bytes_per_token: ArrayLike, bits_per_byte: ArrayLike, counted: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
     """Tell which points no other one equals or beats in one measure and beats in the other.
 
     Parameters
     ----------
     bytes_per_token, bits_per_byte
         Two measures (N,), the lower the better.
+    counted
+        Which points take part (N,); all of them where omitted.
     """
     points = np.stack([np.asarray(bytes_per_token, dtype=np.float64), np.asarray(bits_per_byte, dtype=np.float64)])
     others, each = points[:, :, None], points[:, None, :]
-    beaten = (others <= each).all(0) & (others < each).any(0)
-    return np.asarray(~beaten.any(0), dtype=np.bool_)
+    beaten = np.asarray((others <= each).all(0) & (others < each).any(0))
+    takes_part = np.ones(points.shape[1], dtype=np.bool_) if counted is None else counted
+    return np.asarray(takes_part & ~beaten[takes_part].any(0), dtype=np.bool_)
 
 
 def bytes_axis(values: ArrayLike) -> Axis:
@@ -161,6 +181,7 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
     ----------
     summary
         Columns arm, kv_bytes_per_token, bits_per_byte, and low and high, the ends of its interval (NaN for one seed).
+        With a column trained_otherwise, such rows are no part of the front: it compares what was trained alike.
     canvas
         The picture's size; the usual one where omitted.
     """
@@ -174,11 +195,11 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
     points = np.stack([across.share(places) * width, (1 - up.share(bits)) * height], axis=1)
     high_bits, low_bits = ((1 - up.share(np.where(np.isnan(end), bits, end))) * height for end in (high, low))
     sizes = np.array([[CHARACTER_WIDTH * len(str(arm)) + 4, LABEL_HEIGHT] for arm in summary["arm"]])
-    front = on_front(kept, bits)
+    front = on_front(kept, bits, alike(summary))
     names = place_names(
         points, sizes, np.concatenate([_bars(points, low_bits, high_bits), _steps(points[front])]), (width, height)
     )
-    gaps = np.maximum(np.abs(names - points) - sizes / 2, 0)
+    joints = np.clip(points, names - sizes / 2, names + sizes / 2)
     return Layout(
         canvas=canvas,
         bytes_axis=across,
@@ -186,7 +207,8 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
         places=places,
         points=points,
         names=names,
-        joined=np.hypot(*gaps.T) > LEADER + MARKER / 2,
+        joints=joints,
+        joined=np.hypot(*(joints - points).T) > LEADER + MARKER / 2,
         front=front,
     )
 
@@ -224,7 +246,9 @@ def place_names(points: Numbers, sizes: Numbers, lines: Numbers, area: tuple[flo
             others = np.arange(count) != index
             cost = distances + 5 * _overlap(options, sizes[index] / 2, places[others], sizes[others] / 2)
             cost += 2 * _overlap(options, sizes[index] / 2, *markers) + _overlap(options, sizes[index] / 2, *strokes)
-            cost += 40 * _crossings(options, points[index], places[others], sizes[others] / 2)
+            joints = np.clip(points[index], options - sizes[index] / 2, options + sizes[index] / 2)
+            for middles, halves in ((places[others], sizes[others] / 2), (points[others], markers[1][others])):
+                cost += 100 * _crossings(joints, points[index], middles, halves)
             best = options[int(cost.argmin())]
             moved |= bool((best != places[index]).any())
             places[index] = best
@@ -238,12 +262,25 @@ def _bars(points: Numbers, low: Numbers, high: Numbers) -> Numbers:
     return np.stack([np.stack([points[:, 0], end], axis=1) for end in (low, high)], axis=1)
 
 
-def _steps(front: Numbers) -> Numbers:
-    """Return the lines along the front (M, 2, 2): from each point level to the next, then down to it."""
+def front_corners(front: Numbers) -> Numbers:
+    """Return the corners of the line along the front: from each point level to the next, then down to it.
+
+    Parameters
+    ----------
+    front
+        The points on it (F, 2), in pixels.
+    """
+    if not len(front):
+        return front
     ordered = front[np.argsort(front[:, 0], kind="stable")]
-    first, last = ordered[:-1], ordered[1:]
-    corners = np.stack([last[:, 0], first[:, 1]], axis=1)
-    return np.concatenate([np.stack([first, corners], axis=1), np.stack([corners, last], axis=1)])
+    corners = np.stack([ordered[1:, 0], ordered[:-1, 1]], axis=1)
+    return np.concatenate([ordered[:1], np.stack([corners, ordered[1:]], axis=1).reshape(-1, 2)])
+
+
+def _steps(front: Numbers) -> Numbers:
+    """Return the lines along the front (M, 2, 2)."""
+    corners = front_corners(front)
+    return np.stack([corners[:-1], corners[1:]], axis=1)
 
 
 def _candidates(point: Numbers, size: Numbers, area: tuple[float, float]) -> tuple[Numbers, Numbers]:
@@ -270,10 +307,10 @@ def _overlap(places: Numbers, half: Numbers, others: Numbers, other_halves: Numb
     return area
 
 
-def _crossings(places: Numbers, point: Numbers, others: Numbers, other_halves: Numbers) -> Numbers:
-    """How much of the line from each place (C, 2) to the point runs through other names (M, 2), 0 to 1 for each."""
+def _crossings(joints: Numbers, point: Numbers, others: Numbers, other_halves: Numbers) -> Numbers:
+    """How much of the line from each joint (C, 2) to the point runs through other boxes (M, 2), 0 to 1 for each."""
     along = np.linspace(0, 1, 9)[None, :, None]
-    line = point + along * (places - point)[:, None]
+    line = point + along * (joints - point)[:, None]
     covered = (np.abs(line[:, :, None] - others) <= other_halves).all(3)
     share: Numbers = covered.mean(1).sum(1)
     return share

@@ -7,20 +7,15 @@ import pandas as pd
 
 from newllm import figures
 from newllm.config import MainTraining
-from newllm.experiment import EVALUATION_FILE, HISTORY_FILE, summarize_arms
-from newllm.folders import project_root
+from newllm.experiment import EVALUATION_FILE, HISTORY_FILE
+from newllm.folders import reference_folder
+from newllm.leaderboard import read_board
 from newllm.pictures import write_pictures
-from newllm.runs import FIGURES_FOLDER, RECORD_FILE, SWEEPS_FOLDER, TABLES_FOLDER, load_records, read_record
+from newllm.runs import FIGURES_FOLDER, RECORD_FILE, SWEEPS_FOLDER, TABLES_FOLDER, read_record
 
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
 KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
 PICTURE = "quality_against_bytes.png"
-BASELINE = "pythia"
-
-
-def reference_folder() -> Path:
-    """Return where the committed records are."""
-    return project_root() / "outputs" / "reference"
 
 
 def publish(run: Path) -> None:
@@ -66,8 +61,8 @@ def publish(run: Path) -> None:
 
 
 def reference_summary() -> pd.DataFrame:
-    """Summarise the committed records of main training: one row an arm, the lowest perplexity first."""
-    return summarize_arms(load_records(reference_folder() / MainTraining.notebook), baseline=BASELINE)
+    """Summarise the committed records of main training as :class:`newllm.leaderboard.Budget` describes it."""
+    return read_board([reference_folder() / MainTraining.notebook]).budgets[0].summary
 
 
 def published_table(name: str) -> pd.DataFrame:

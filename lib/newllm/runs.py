@@ -275,16 +275,77 @@ def load_records(folder: Path) -> pandas.DataFrame:
         ``kv_bytes_per_token``, ``kv_bytes``, ``kv_formula_bytes``, ``kv_tokens``, ``certificate`` (largest change),
         the provenance, and ``folder``. A record that cannot be read is left out with a warning.
     """
-    rows = []
+    records, refused = read_records(folder)
+    for path, reason in refused.items():
+        logger.warning("%s is left out: %s", path, reason)
+    return records
+
+
+def read_records(folder: Path) -> tuple[pandas.DataFrame, dict[Path, str]]:
+    """Read every result record under a folder, and say of each file that is none why it is none.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `load_records` gives it.
+    dict
+        The reason for each file that cannot be read as a record.
+    """
+    rows, refused = [], {}
     for path in sorted(folder.rglob(RECORD_FILE)):
         try:
             record = read_record(path.parent)
         except ValidationError as error:
-            logger.warning("%s is not a record of this version and is left out: %s", path, error.errors()[0]["msg"])
-            continue
-        rows.append({**_row(record), "folder": path.parent})
+            problem = error.errors()[0]
+            where = "".join(f"{part}: " for part in problem["loc"])
+            refused[path] = f"not a record of this version: {where}{problem['msg'].removeprefix('Value error, ')}"
+        except OSError as error:
+            refused[path] = f"it cannot be read: {error.strerror}"
+        else:
+            rows.append({**_row(record), "folder": path.parent})
     order = ["notebook", "profile", "arm", "seed"]
-    return pandas.DataFrame(rows).sort_values(order, ignore_index=True) if rows else pandas.DataFrame(columns=order)
+    frame = pandas.DataFrame(rows).sort_values(order, ignore_index=True) if rows else pandas.DataFrame(columns=order)
+    return frame, refused
+
+
+def parameter_differences(first: Path, second: Path) -> pandas.DataFrame:
+    """Compare what two runs were run with.
+
+    Parameters
+    ----------
+    first, second
+        Folders that hold a record, or a run of any kind.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each parameter that differs, and for notebook, commit and versions where they are recorded:
+        ``name``, ``first`` and ``second``; None where one of them has nothing of that name.
+
+    Raises
+    ------
+    RunError
+        Where a folder holds neither record nor run.
+    """
+    ours, theirs = (_ran_with(folder) for folder in (first, second))
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if ours.get(name) != theirs.get(name)]
+    rows = [(name, ours.get(name), theirs.get(name)) for name in names]
+    return pandas.DataFrame(rows, columns=["name", "first", "second"], dtype=object)
+
+
+def _ran_with(folder: Path) -> dict[str, Any]:
+    if (folder / RECORD_FILE).is_file():
+        try:
+            record = read_record(folder)
+        except ValidationError as error:
+            raise RunError(f"{folder} holds no record of this version: {error.errors()[0]['msg']}.") from error
+        provenance = record.provenance
+        versions = {f"{name} (version)": version for name, version in provenance.versions.items()}
+        return {"notebook": record.notebook, **record.parameters, "commit": provenance.commit, **versions}
+    if (folder / STATE_FILE).is_file():
+        identity: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["identity"]
+        return identity
+    raise RunError(f"{folder} holds neither {RECORD_FILE} nor {STATE_FILE}: give the folder of a run or of a record.")
 
 
 def summarize(records: pandas.DataFrame, by: Sequence[str] = ()) -> pandas.DataFrame:

@@ -221,7 +221,7 @@ def _plan_cell(sweep: Sweep, point: dict[str, Any]) -> PlannedCell:
     arm.check(parameters)
     fixed = {setting for setting, _ in arm.overrides}
     for axis in changed:
-        if axis in fixed or axis in idle_parameters(arm, parameters):
+        if axis in fixed or axis in idle_parameters(arm):
             reason = "which sets it itself" if axis in fixed else "which does not use it"
             raise ParameterError(
                 f"the axis {axis} does nothing for {arm.name}, {reason}: give {arm.name} its own grid."
@@ -249,20 +249,17 @@ def _as_setting(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
-def idle_parameters(arm: Arm, parameters: ExperimentParameters) -> set[str]:
+def idle_parameters(arm: Arm) -> set[str]:
     """Return the parameters that make no difference to an arm.
 
     Parameters
     ----------
     arm
         An arm of a comparison.
-    parameters
-        Those of the comparison.
     """
-    reaching = parameters.cell_identity(
-        arm.name, 0, trains_projection=arm.trains_projection, reads_stream=arm.reads_stream
+    idle = set(COMPARISON) - ExperimentParameters.reaching(
+        trains_projection=arm.trains_projection, reads_stream=arm.reads_stream
     )
-    idle = set(COMPARISON) - set(reaching)
     if arm.reads_stream:
         replaced = {name.removeprefix("stream_") for name in COMPARISON if name.startswith("stream_")}
         idle |= {"batch_size", *replaced} & set(COMPARISON)
@@ -345,7 +342,8 @@ class SweepRun:
         records = load_records(self.run.folder)
         records = records[[folder in folders for folder in records.get("folder", [])]].reset_index(drop=True)
         for axis in self.axes:
-            records[axis] = [parameters[axis] for parameters in records["parameters"]]
+            # A parameter that does not reach an arm is not in its record.
+            records[axis] = [parameters.get(axis) for parameters in records["parameters"]]
         return records
 
     @property

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from newllm.documents import renew_tables
-from newllm.reference import publish, reference_folder
+from newllm.folders import reference_folder
+from newllm.reference import publish
 
 logger = logging.getLogger(__name__)
 

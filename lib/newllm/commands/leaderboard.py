@@ -1,0 +1,106 @@
+"""``newllm leaderboard``: every record in one table, one page and one picture."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from newllm import figures
+from newllm.commands.shared import as_text, read_assignments
+from newllm.config import LeaderboardFilters, ParameterError, explain
+from newllm.files import write_atomically
+from newllm.folders import outputs_folder
+from newllm.leaderboard import Board, default_folders, read_board
+from newllm.leaderboard_page import render
+from newllm.pictures import write_pictures
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = {
+    "arm": "model",
+    "parameter_count": "parameters",
+    "kv_bytes_per_token": "KV bytes/token",
+    "perplexity": "PPL",
+    "bits_per_byte": "bits/byte",
+    "decoded_tokens_per_second": "tokens_per_second",
+    "seeds": "seeds",
+}
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    board = commands.add_parser("leaderboard", help="show every record there is, in a table, a page and a picture")
+    board.add_argument("folder", nargs="?", type=Path, help="where to look; the outputs and the reference if none")
+    board.add_argument("--output", type=Path, help="the page to write (leaderboard.html among the outputs)")
+    board.add_argument(
+        "--filter",
+        dest="filters",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help=f"one of {', '.join(LeaderboardFilters.model_fields)}, such as min_seeds=3; repeatable",
+    )
+    board.set_defaults(command=leaderboard_command)
+
+
+def leaderboard_command(options: argparse.Namespace) -> int:
+    """Do ``newllm leaderboard``: read all records and write the page, the picture and the table."""
+    target = options.output or outputs_folder() / "leaderboard.html"
+    try:
+        filters = read_filters(options.filters)
+        if options.folder is not None and not options.folder.is_dir():
+            raise ParameterError(f"{options.folder} is not a folder.")
+        if target.suffix != ".html":
+            raise ParameterError(f"--output is {target}, but it must end with .html.")
+        board = read_board([options.folder] if options.folder else default_folders())
+        if not board.budgets and board.set_apart.empty:
+            raise ParameterError("there is no record: run a comparison first, such as newllm run 02.")
+        board = board.filtered(filters) if board.budgets else board
+    except ParameterError as error:
+        logger.error("%s", error)
+        return 2
+    write_atomically(target, render(board, target.resolve()))
+    draw(board, target.with_suffix(".png"))
+    show(board)
+    logger.info("%s", target)
+    return 0
+
+
+def read_filters(assignments: list[str]) -> LeaderboardFilters:
+    """Read filters given as ``key=value``.
+
+    Raises
+    ------
+    ParameterError
+        If one is unknown or has an impossible value.
+    """
+    given = read_assignments(assignments)
+    try:
+        return LeaderboardFilters.model_validate(given)
+    except ValidationError as error:
+        raise ParameterError(explain(error, LeaderboardFilters, "the leaderboard", given, "--filter")) from None
+
+
+def draw(board: Board, path: Path) -> None:
+    """Draw the picture of the first budget, where a browser is there to do it."""
+    if not board.budgets:
+        return
+    ends = {"bits_per_byte_low": "low", "bits_per_byte_high": "high"}
+    figure = figures.quality_against_bytes(board.budgets[0].summary.rename(columns=ends))
+    try:
+        write_pictures([figure], [path], scale=2)
+    except (RuntimeError, ValueError) as error:
+        logger.info("No PNG, which needs kaleido and Chrome or Chromium: %s", " ".join(str(error).split()))
+
+
+def show(board: Board) -> None:
+    """Log the table of the first budget, and what is set apart."""
+    for budget in board.budgets[:1]:
+        table = budget.summary.rename(columns=COLUMNS)[list(COLUMNS.values())]
+        logger.info("\n%s (budget %s)\n%s\n", budget.title, budget.name, as_text(table.dropna(axis=1, how="all")))
+        for other in board.budgets[1:]:
+            logger.info("Other budget %s, %d arms: %s", other.name, len(other.summary), other.differences(budget))
+    for _, row in board.set_apart.iterrows():
+        logger.info("Set apart: %s: %s", row["file"], row["reason"])
