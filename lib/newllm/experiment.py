@@ -43,7 +43,7 @@ from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
 from newllm.models.pythia import PythiaModel
-from newllm.models.registry import configure
+from newllm.models.registry import BASELINE, configure
 from newllm.projection_training import (
     DESCRIPTION,
     ProjectionResult,
@@ -63,7 +63,6 @@ DECODING_STEPS = 16
 EVALUATION_FILE = "evaluation.json"
 HISTORY_FILE = "history.json"
 PRETRAINED = "pretrained"
-BASELINE = "pythia"
 SETTINGS_THAT_TAKE_TIME = ("size", "batch_size", "epochs", "precision", "device", "stream_tokens")
 MEASURES = ("perplexity", "bits_per_byte", "accuracy", "run_on_perplexity", "effective_rank", "convergence_rate")
 
@@ -156,11 +155,9 @@ def train_and_freeze_projection(
         # The model was killed later, in main training.
         result = load_projection(place, model, identity)
     else:
-        ids = data.train.token_ids[: cell.parameters.projection_samples * data.train.seq_length]
-        stream = torch.from_numpy(np.asarray(ids).astype(np.int64))
         result = train_projections(
             model,
-            stream,
+            data.train.stream(cell.parameters.projection_samples),
             cell.parameters,
             data_split=getattr(model.config, "data_split", "disjoint"),
             device=device,
@@ -666,12 +663,7 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None) -> pd.Dat
         row |= {name: group[name].iloc[0] for name in ("parameter_count", "kv_bytes_per_token", "kv_bytes")}
         for measure_name in MEASURES:
             if measure_name in group and group[measure_name].notna().all():
-                interval = mean_interval(group[measure_name])
-                row |= {
-                    measure_name: interval.mean,
-                    f"{measure_name}_low": interval.low,
-                    f"{measure_name}_high": interval.high,
-                }
+                row |= mean_interval(group[measure_name]).columns(measure_name)
         if baseline is not None and arm != baseline:
             row |= _difference(group, records[records["arm"] == baseline])
         rows.append(row)

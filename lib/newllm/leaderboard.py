@@ -23,8 +23,9 @@ from newllm.config import (
     ParameterError,
     nearest,
 )
-from newllm.experiment import BASELINE, PRETRAINED, summarize_arms
+from newllm.experiment import PRETRAINED, summarize_arms
 from newllm.folders import outputs_folder, reference_folder
+from newllm.models.registry import BASELINE
 from newllm.pareto import alike, on_front
 from newllm.runs import read_records
 

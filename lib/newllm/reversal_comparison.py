@@ -11,7 +11,7 @@ from newllm.data import prepare_data
 from newllm.data.facts import load_facts
 from newllm.devices import choose_device
 from newllm.evaluation.reversal import DIRECTIONS, evaluate_reversal_curse, wrong_answers
-from newllm.evaluation.statistics import Interval, bootstrap_interval, mean_interval
+from newllm.evaluation.statistics import bootstrap_interval, mean_interval
 from newllm.experiment import compare, load_trained
 
 # Folders of the two trainings in a run, by whether the facts were among the text.
@@ -95,12 +95,12 @@ def summarize_reversal(comparison: ReversalComparison) -> pd.DataFrame:
             row: dict[str, Any] = {"arm": arm, "taught": taught, "seeds": len(group)}
             row["text_perplexity"] = records["perplexity"].mean()
             for direction in DIRECTIONS:
-                row |= _with_ends(f"{direction}_perplexity", mean_interval(group[f"{direction}_perplexity"]))
-                row |= _with_ends(f"{direction}_margin", bootstrap_interval(known[f"{direction}_margin"]))
+                row |= mean_interval(group[f"{direction}_perplexity"]).columns(f"{direction}_perplexity")
+                row |= bootstrap_interval(known[f"{direction}_margin"]).columns(f"{direction}_margin")
                 row[f"{direction}_first"] = group[f"{direction}_first"].mean()
                 if taught:
                     gained = known[f"{direction}_margin"] - margins[False][f"{direction}_margin"]
-                    row |= _with_ends(f"{direction}_gain", bootstrap_interval(gained))
+                    row |= bootstrap_interval(gained).columns(f"{direction}_gain")
             rows.append(row | {name: group[name].mean() for name in ("ratio", "gap")})
     return pd.DataFrame(rows)
 
@@ -112,7 +112,3 @@ def _rows(frame: pd.DataFrame, arm: str, taught: bool) -> pd.DataFrame:
 def _margins(facts: pd.DataFrame, arm: str, taught: bool) -> pd.DataFrame:
     """Margins of each fact, seeds averaged."""
     return _rows(facts, arm, taught).groupby("fact")[[f"{name}_margin" for name in DIRECTIONS]].mean()
-
-
-def _with_ends(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}

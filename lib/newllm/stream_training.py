@@ -124,7 +124,7 @@ def collect_training_data(
     device
         Where to compute.
     """
-    stream = torch.from_numpy(np.asarray(data.train.token_ids).astype(np.int64))
+    stream = _training_stream(data)
     collection = collect_model_contexts(model, stream, device, output=output)
     logger.info(
         "Contexts of %d tokens are collected (%d rounds, largest difference %.0e%s).",
@@ -172,7 +172,7 @@ def estimate_stream_seconds(
     if not contexts_are_fixed(model):
         return estimate_seconds(model, data, parameters.for_reader(_windows_a_step(data, parameters)), device=device)
     # Contexts of zeros take as long to read as any.
-    stream = torch.from_numpy(np.asarray(data.train.token_ids).astype(np.int64))
+    stream = _training_stream(data)
     contexts = torch.zeros(1, model.context_width).expand(len(stream), -1)
     stretches = Stretches(stream, contexts, parameters.stream_tokens, model.reads_previous_contexts)
     read = contexts[:1].expand(len(data.validation), data.validation.seq_length + 1, -1)
@@ -230,6 +230,11 @@ def train_on_stream(
     result = train(model, collected, parameters.for_reader(1), folder, seed=seed, device=device)
     output.unlink()
     return result
+
+
+def _training_stream(data: TextData) -> Tensor:
+    """Return all training ids as one stream (T,), the last one, which is only predicted, included."""
+    return torch.from_numpy(np.asarray(data.train.token_ids).astype(np.int64))
 
 
 def _windows_a_step(data: TextData, parameters: StreamParameters) -> int:

@@ -77,5 +77,4 @@ def _run_on_difference(records: pd.DataFrame, arm: str, base: str) -> dict[str, 
     shared = table[[arm, base]].dropna()
     if shared.empty:
         return {}
-    interval = paired_difference(np.log(shared[arm]), np.log(shared[base]))
-    return dict(zip(RUN_ON, (interval.mean, interval.low, interval.high), strict=True))
+    return paired_difference(np.log(shared[arm]), np.log(shared[base])).columns(RUN_ON[0])

@@ -6,8 +6,7 @@ import pandas as pd
 import torch
 
 from newllm.models import create, find, names
-
-BASELINE = "pythia"
+from newllm.models.registry import BASELINE
 
 
 def calculate(
@@ -46,6 +45,7 @@ def calculate(
     """
     if tokens < 1 or sequences < 1:
         raise ValueError(f"tokens={tokens} and sequences={sequences} must be 1 or more")
+    baseline = _values(BASELINE, size, tokens)
     rows = []
     for name in names() if models is None else models:
         values = _values(name, size, tokens)
@@ -55,7 +55,7 @@ def calculate(
                 "keeps": find(name).summary,
                 "values": values,
                 "bytes": values * sequences * dtype.itemsize,
-                "share": values / _values(BASELINE, size, tokens),
+                "share": values / baseline,
             }
         )
     return pd.DataFrame(rows).sort_values("bytes", ascending=False, ignore_index=True, kind="stable")

@@ -195,22 +195,31 @@ def _report(
     pairs: Sequence[Fact], wrong: list[list[Fact]], sentences: list[_Sentence], losses: list[np.ndarray]
 ) -> ReversalReport:
     answers = [-loss[-sentence.answer :].sum() for loss, sentence in zip(losses, sentences, strict=True)]
+    # Log-probability of the name of fact j after the prompt of fact i, (facts, facts); NaN where it was not asked.
+    scores = {direction: np.full((len(pairs), len(pairs)), np.nan) for direction in DIRECTIONS}
+    own: dict[str, list[np.ndarray]] = {direction: [] for direction in DIRECTIONS}
+    place = {id(fact): index for index, fact in enumerate(pairs)}
+    start = 0
+    for index, others in enumerate(wrong):
+        named = [index, *(place[id(other)] for other in others)]
+        for direction in DIRECTIONS:
+            scores[direction][index, named] = answers[start : start + len(named)]
+            own[direction].append(losses[start])
+            start += len(named)
+    margins = {direction: _margins(scores[direction], [fact.category for fact in pairs]) for direction in DIRECTIONS}
     rows = []
-    place = 0
-    margins = {direction: _margins(pairs, wrong, answers, direction) for direction in DIRECTIONS}
-    for index, (fact, others) in enumerate(zip(pairs, wrong, strict=True)):
+    for index, fact in enumerate(pairs):
         row: dict[str, object] = {"category": fact.category}
         for direction in DIRECTIONS:
-            right, *mistaken = answers[place : place + 1 + len(others)]
+            loss, asked = own[direction][index], scores[direction][index]
             row |= {
                 direction: getattr(fact, direction),
-                f"{direction}_loss": losses[place].sum(),
-                f"{direction}_tokens": losses[place].size,
-                f"{direction}_perplexity": float(np.exp(losses[place].mean())),
+                f"{direction}_loss": loss.sum(),
+                f"{direction}_tokens": loss.size,
+                f"{direction}_perplexity": float(np.exp(loss.mean())),
                 f"{direction}_margin": margins[direction][index],
-                f"{direction}_rank": 1 + sum(score >= right for score in mistaken),
+                f"{direction}_rank": (asked >= asked[index]).sum(),
             }
-            place += 1 + len(others)
         rows.append(row)
     facts = pd.DataFrame(rows)
     groups = [(str(category), group) for category, group in facts.groupby("category", sort=False)]
@@ -225,9 +234,7 @@ def _report(
     )
 
 
-def _margins(
-    pairs: Sequence[Fact], wrong: list[list[Fact]], answers: list[float], direction: str
-) -> NDArray[np.float64]:
+def _margins(scores: NDArray[np.float64], categories: Sequence[str]) -> NDArray[np.float64]:
     """By how much each fact's right name is likelier after its prompt than prompt and name alone explain, in nats.
 
     In s[i, j], the log-probability of the name of fact j after the prompt of fact i, a part belongs to the prompt and a
@@ -235,24 +242,16 @@ def _margins(
     left is what the two have to do with each other. Over a category, the mean of it is that of the plain margin,
     s[i, i] - mean s[i, other], without the noise of names that differ in length and frequency.
     """
-    place = {id(fact): index for index, fact in enumerate(pairs)}
-    scores = np.full((len(pairs), len(pairs)), np.nan)
-    start = 0
-    for index, others in enumerate(wrong):
-        size = 1 + len(others)
-        # Answers stand fact by fact, the forward ones before the backward ones.
-        first = start + (0 if direction == DIRECTIONS[0] else size)
-        scores[index, [index, *(place[id(other)] for other in others)]] = answers[first : first + size]
-        start += 2 * size
-    right = np.diagonal(scores).copy()
-    np.fill_diagonal(scores, np.nan)
-    margins = np.empty(len(pairs))
-    for index, fact in enumerate(pairs):
-        category = [other for other, named in enumerate(pairs) if named.category == fact.category]
-        rest = [other for other in category if other != index]
+    wrong = scores.copy()
+    np.fill_diagonal(wrong, np.nan)
+    margins = np.empty(len(scores))
+    for index, category in enumerate(categories):
+        together = [other for other, named in enumerate(categories) if named == category]
+        rest = [other for other in together if other != index]
         # Two facts have no pair of prompt and name without either of them: then all wrong pairs stand for it.
-        apart = scores[np.ix_(rest, rest)] if len(rest) > 1 else scores[np.ix_(category, category)]
-        margins[index] = right[index] - np.nanmean(scores[index]) - np.nanmean(scores[:, index]) + np.nanmean(apart)
+        apart = np.ix_(rest, rest) if len(rest) > 1 else np.ix_(together, together)
+        prompt, name = np.nanmean(wrong[index]), np.nanmean(wrong[:, index])
+        margins[index] = scores[index, index] - prompt - name + np.nanmean(wrong[apart])
     return margins
 
 
@@ -265,9 +264,6 @@ def _summary(category: str, group: pd.DataFrame) -> dict[str, object]:
     row["ratio"] = perplexities[0] / perplexities[1]
     row["gap"] = perplexities[1] - perplexities[0]
     for direction in DIRECTIONS:
-        margin = bootstrap_interval(group[f"{direction}_margin"])
-        row[f"{direction}_margin"] = margin.mean
-        row[f"{direction}_margin_low"] = margin.low
-        row[f"{direction}_margin_high"] = margin.high
+        row |= bootstrap_interval(group[f"{direction}_margin"]).columns(f"{direction}_margin")
         row[f"{direction}_first"] = float((group[f"{direction}_rank"] == 1).mean())
     return row

@@ -38,6 +38,10 @@ class Interval:
         """Whether the interval lies on one side of zero."""
         return self.low > 0 or self.high < 0
 
+    def columns(self, name: str) -> dict[str, float]:
+        """Return it as columns of a table: the mean as ``name``, the ends as ``name_low`` and ``name_high``."""
+        return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def _checked(values: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
@@ -111,9 +115,7 @@ def difference_over_windows_and_seeds(ours: ArrayLike, theirs: ArrayLike) -> dic
     over_windows = paired_difference(first.mean(0), second.mean(0))
     over_seeds = paired_difference(first.mean(1), second.mean(1))
     return {
-        "difference": over_windows.mean,
-        "difference_low": over_windows.low,
-        "difference_high": over_windows.high,
+        **over_windows.columns("difference"),
         "difference_over_seeds_low": over_seeds.low,
         "difference_over_seeds_high": over_seeds.high,
     }

@@ -11,10 +11,10 @@ from newllm.evaluation.causality import certify
 from newllm.evaluation.decoding import compare_decoding
 from newllm.models import create, names
 from newllm.models.language_model import LanguageModel
+from newllm.models.registry import BASELINE
 
 logger = logging.getLogger(__name__)
 
-BASELINE = "pythia"
 MEASURED_TOKENS = 128
 
 

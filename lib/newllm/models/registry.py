@@ -12,6 +12,8 @@ from newllm.models.language_model import LanguageModel
 
 PYTHIA_VOCABULARY = 50304
 GPT2_VOCABULARY = 50257
+# What all other models are compared with.
+BASELINE = "pythia"
 
 
 @dataclass(frozen=True)
