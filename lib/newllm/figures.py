@@ -288,21 +288,31 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
             },
             name=name,
         )
-    offsets = layout.names - layout.points
-    for place, (_, row), offset, joined in zip(layout.places, drawn.iterrows(), offsets, layout.joined, strict=True):
+    shifts, joints = layout.names - layout.points, layout.joints - layout.points
+    for index, row in enumerate(drawn.to_dict("records")):
+        # A logarithmic axis places annotations by their power of ten.
+        point = {"x": layout.places[index], "y": row["bits_per_byte"]}
+        if layout.joined[index]:
+            # A line to the nearest edge of the name: an arrow without text, as the name's own starts at its middle.
+            figure.add_annotation(
+                **point,
+                ax=joints[index][0],
+                ay=joints[index][1],
+                text="",
+                arrowhead=0,
+                arrowwidth=0.8,
+                standoff=5,
+                arrowcolor="#999999",
+            )
         figure.add_annotation(
-            x=place,  # a logarithmic axis places annotations by their power of ten
-            y=row["bits_per_byte"],
-            ax=offset[0],
-            ay=offset[1],
+            **point,
+            xshift=shifts[index][0],
+            yshift=-shifts[index][1],
             text=row["arm"],
             font_size=11,
-            arrowhead=0,
-            arrowwidth=0.8,
-            standoff=6,
+            showarrow=False,
             bgcolor="rgba(255,255,255,0.6)",
             borderpad=0,
-            arrowcolor="#999999" if joined else "rgba(0,0,0,0)",
         )
     if across.zero is not None:
         figure.add_vline(x=10 ** (across.zero + BREAK / 2), line_dash="dash", line_color="#999999", line_width=1)
@@ -312,7 +322,8 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
         width=canvas.width,
         height=canvas.height,
         margin={"l": canvas.left, "r": canvas.right, "t": canvas.top, "b": canvas.bottom, "autoexpand": False},
-        legend={"orientation": "h", "y": 1.07},
+        title={"y": 0.975, "yanchor": "top"},
+        legend={"orientation": "h", "y": 1.01, "yanchor": "bottom"},
     )
     figure.update_xaxes(
         range=[across.low, across.high],

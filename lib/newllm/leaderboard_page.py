@@ -99,7 +99,10 @@ def _section(budget: Budget, first: Budget | None, target: Path) -> dict[str, An
     return {
         "name": budget.name,
         "title": budget.title,
-        "settings": {key: value for key, value in budget.settings.items() if value is not None},
+        # The windows' fingerprint is long, and its beginning tells it from others.
+        "settings": {
+            key: value[:8] if key == "data" else value for key, value in budget.settings.items() if value is not None
+        },
         "notebooks": sorted(set(budget.records["notebook"])),
         "differences": "" if first is None else budget.differences(first),
         "rows": rows,

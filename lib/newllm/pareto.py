@@ -24,10 +24,10 @@ class Canvas:
     """Size of a picture in pixels, and the margins around the area between its axes."""
 
     width: int = 900
-    height: int = 560
+    height: int = 590
     left: int = 70
     right: int = 20
-    top: int = 70
+    top: int = 100
     bottom: int = 60
 
     @property
