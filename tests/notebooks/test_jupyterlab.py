@@ -1,0 +1,163 @@
+"""A notebook as its reader meets it: JupyterLab in a browser, Run All, a hand on a slider.
+
+It takes a browser, a server and a kernel, so that it is a file of its own.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+
+from newllm.folders import project_root
+from newllm.kernel import kernel_of_this_python
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
+
+NOTEBOOK = "03_causal_masks.ipynb"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# Some seconds and some twenty seconds on an idle machine; but other tests may be running on it.
+LAB_SECONDS = 300
+RUN_ALL_SECONDS = 900
+# A slider and its figure at once: what is outside the window may not be drawn.
+WINDOW = {"width": 1300, "height": 1600}
+# Every cell in the page, whether seen or not; no news from the network.
+LAB_SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+# What Python's report of an error begins with, in the output of a cell.
+FAILED = """() => [...document.querySelectorAll(".jp-OutputArea-output")].map(output => output.innerText).filter(
+    text => text.includes("Traceback (most recent call last)"))"""
+# All cells have run, or one of them has failed and no other will.
+EXECUTED = rf"""count => {{
+    const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map(prompt => prompt.innerText);
+    const done = prompts.length === count && prompts.every(prompt => /\[\d+\]/.test(prompt));
+    return done || ({FAILED})().length > 0;
+}}"""
+# Lowest number that the figure below a slider shows: the bias of the last query for the first key.
+LOWEST = """() => {
+    const drawn = document.querySelector(".jupyter-widgets .js-plotly-plot");
+    if (!drawn || !drawn._fullData || !drawn._fullData.length) return null;
+    return Math.min(...Array.from(drawn._fullData[0].z, row => Array.from(row)).flat().filter(Number.isFinite));
+}"""
+REDRAWN = f"before => {{ const now = ({LOWEST})(); return now !== null && now !== before; }}"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running server, and the notebook that it serves."""
+
+    url: str
+    notebook: Path
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """JupyterLab over a copy of the notebook without outputs, with no settings of the user's."""
+    notebook = nbformat.read(project_root() / "notebooks" / NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    place = tmp_path / "notebooks"
+    place.mkdir()
+    nbformat.write(notebook, place / NOTEBOOK)
+    settings = tmp_path / "settings"
+    for name, values in LAB_SETTINGS.items():
+        file = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values), encoding="utf-8")
+    folders = {
+        name: str(tmp_path / name.lower())
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
+    }
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "outputs"))
+    for name, value in {**folders, "JUPYTERLAB_SETTINGS_DIR": str(settings)}.items():
+        monkeypatch.setenv(name, value)
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=localhost"),
+        *("--ServerApp.port=0", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={place}"),
+    ]
+    with kernel_of_this_python(), (tmp_path / "lab.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=dict(os.environ))
+        try:
+            yield Lab(_address(server, Path(folders["JUPYTER_RUNTIME_DIR"]), tmp_path / "lab.log"), place / NOTEBOOK)
+        finally:
+            # The server ends its kernels too.
+            server.terminate()
+            try:
+                server.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _address(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
+    """Wait until the server says where it is."""
+    for _ in range(LAB_SECONDS):
+        for file in runtime.glob("jpserver-*.json"):
+            said = json.loads(file.read_text(encoding="utf-8"))
+            return f"{said['url']}lab/tree/{NOTEBOOK}?token={said['token']}"
+        if server.poll() is not None:
+            break
+        time.sleep(1)
+    raise AssertionError(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')}")
+
+
+@pytest.fixture
+def page() -> Iterator["Page"]:
+    """A page of a headless browser."""
+    browser_path = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    if browser_path is None:
+        pytest.skip("needs Chrome or Chromium")
+    # Without the browser's own connections: nothing here leaves the machine.
+    quiet = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox", *quiet])
+        try:
+            page = browser.new_page(viewport=WINDOW)
+            page.set_default_timeout(LAB_SECONDS * 1000)
+            yield page
+        finally:
+            browser.close()
+
+
+def test_run_all_and_a_slider(lab: Lab, page: "Page") -> None:
+    """Every cell runs without an error, and the widget follows the keyboard, down to the figure that it draws."""
+    page.goto(lab.url)
+    page.locator(".jp-CodeCell").first.wait_for()
+    page.get_by_text("| Idle").first.wait_for()  # without a kernel, Run All runs nothing, and says nothing
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    cells = [cell for cell in nbformat.read(lab.notebook, as_version=4).cells if cell.cell_type == "code"]
+    page.wait_for_function(EXECUTED, arg=len(cells), timeout=RUN_ALL_SECONDS * 1000)
+    assert page.evaluate(FAILED) == []
+
+    handle = page.locator(".widget-slider .noUi-handle").first
+    readout = page.locator(".widget-readout").first
+    handle.scroll_into_view_if_needed()
+    page.wait_for_function(REDRAWN, arg=None)
+    shown, drawn = readout.inner_text(), page.evaluate(LOWEST)
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(REDRAWN, arg=drawn)
+    assert float(readout.inner_text()) == 2 * float(shown), "one step of the slope is a factor of two"
+    assert page.evaluate(LOWEST) == pytest.approx(2 * drawn), "and so is the bias"
+
+    page.keyboard.press("Control+s")
+    page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
+    saved = [cell for cell in nbformat.read(lab.notebook, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in saved] == list(range(1, len(cells) + 1))
+    assert not [output for cell in saved for output in cell.outputs if output.output_type == "error"]
