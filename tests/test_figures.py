@@ -68,8 +68,8 @@ def test_front_keeps_what_nothing_beats_on_both():
             "arm": ["pythia", "narrow", "mla", "worse"],
             "kv_bytes_per_token": [24576.0, 15360.0, 3072.0, 20000.0],
             "bits_per_byte": [2.0, 2.2, 2.1, 2.3],
-            "low": [1.9, 2.1, 2.0, np.nan],
-            "high": [2.1, 2.3, 2.2, np.nan],
+            "bits_per_byte_low": [1.9, 2.1, 2.0, np.nan],
+            "bits_per_byte_high": [2.1, 2.3, 2.2, np.nan],
         }
     )
     drawn = series(figures.quality_against_bytes(summary))
@@ -84,8 +84,8 @@ def test_what_was_trained_otherwise_is_drawn_apart_from_the_front():
             "arm": ["pythia", "cascade", "mla"],
             "kv_bytes_per_token": [8192.0, 0.0, 1024.0],
             "bits_per_byte": [2.0, 1.5, 2.1],
-            "low": [1.9, 1.4, np.nan],
-            "high": [2.1, 1.6, np.nan],
+            "bits_per_byte_low": [1.9, 1.4, np.nan],
+            "bits_per_byte_high": [2.1, 1.6, np.nan],
             "trained_otherwise": [False, True, False],
         }
     )
@@ -100,8 +100,8 @@ def test_no_bytes_a_token_stand_left_of_all_others_under_a_zero():
             "arm": ["cascade", "mla", "pythia"],
             "kv_bytes_per_token": [0.0, 512.0, 8192.0],
             "bits_per_byte": [2.3, 2.0, 1.9],
-            "low": [np.nan] * 3,
-            "high": [np.nan] * 3,
+            "bits_per_byte_low": [np.nan] * 3,
+            "bits_per_byte_high": [np.nan] * 3,
         }
     )
     figure = figures.quality_against_bytes(summary)

@@ -19,8 +19,8 @@ def summary(points) -> pd.DataFrame:
             "arm": NAMES[index % len(NAMES)],
             "kv_bytes_per_token": kept,
             "bits_per_byte": bits,
-            "low": bits - 0.01 if index % 2 else np.nan,
-            "high": bits + 0.01 if index % 2 else np.nan,
+            "bits_per_byte_low": bits - 0.01 if index % 2 else np.nan,
+            "bits_per_byte_high": bits + 0.01 if index % 2 else np.nan,
         }
         for index, (kept, bits) in enumerate(points)
     ]

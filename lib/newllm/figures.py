@@ -242,8 +242,9 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     summary
-        Columns arm, kv_bytes_per_token, bits_per_byte, and low and high, the ends of its interval (NaN for one seed);
-        trained_otherwise, where it is there, marks rows that the front leaves out.
+        Columns arm, kv_bytes_per_token, bits_per_byte, and the ends of its interval, bits_per_byte_low and
+        bits_per_byte_high (NaN for one seed); trained_otherwise, where it is there, marks rows that the front leaves
+        out.
     """
     layout = lay_out(summary)
     across, up, canvas = layout.bytes_axis, layout.bits_axis, layout.canvas
@@ -259,7 +260,7 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
         name="nothing is better on both",
         hoverinfo="skip",
     )
-    single, regular = drawn["low"].isna(), alike(drawn)
+    single, regular = drawn["bits_per_byte_low"].isna(), alike(drawn)
     for rows, name, symbol in (
         (drawn[~single & regular], "mean over seeds, 95 % interval", "circle"),
         (drawn[single & regular], "one seed", "circle-open"),
@@ -282,8 +283,8 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
                 "line_width": 2 * symbol.endswith("open"),
             },
             error_y={
-                "array": rows["high"] - rows["bits_per_byte"],
-                "arrayminus": rows["bits_per_byte"] - rows["low"],
+                "array": rows["bits_per_byte_high"] - rows["bits_per_byte"],
+                "arrayminus": rows["bits_per_byte"] - rows["bits_per_byte_low"],
                 "thickness": 1.5,
             },
             name=name,

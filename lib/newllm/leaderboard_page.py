@@ -95,7 +95,7 @@ def _section(budget: Budget, first: Budget | None, target: Path) -> dict[str, An
         {**row, "id": f"{budget.name}-{index}", "records": _records(budget.records, row["arm"], target)}
         for index, row in enumerate(budget.summary.to_dict("records"))
     ]
-    layout = lay_out(budget.summary.rename(columns={"bits_per_byte_low": "low", "bits_per_byte_high": "high"}))
+    layout = lay_out(budget.summary)
     return {
         "name": budget.name,
         "title": budget.title,

@@ -180,7 +180,8 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
     Parameters
     ----------
     summary
-        Columns arm, kv_bytes_per_token, bits_per_byte, and low and high, the ends of its interval (NaN for one seed).
+        Columns arm, kv_bytes_per_token, bits_per_byte, and the ends of its interval, bits_per_byte_low and
+        bits_per_byte_high (NaN for one seed).
         With a column trained_otherwise, such rows are no part of the front: it compares what was trained alike.
     canvas
         The picture's size; the usual one where omitted.
@@ -188,7 +189,7 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
     canvas = canvas or Canvas()
     width, height = canvas.area
     kept, bits = (summary[name].to_numpy(dtype=np.float64) for name in ("kv_bytes_per_token", "bits_per_byte"))
-    low, high = (summary[name].to_numpy(dtype=np.float64) for name in ("low", "high"))
+    low, high = (summary[name].to_numpy(dtype=np.float64) for name in ("bits_per_byte_low", "bits_per_byte_high"))
     across, up = bytes_axis(kept), bits_axis(bits, low, high)
     with np.errstate(divide="ignore"):
         places = np.where(kept > 0, np.log10(kept), np.nan if across.zero is None else across.zero)

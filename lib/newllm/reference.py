@@ -53,10 +53,7 @@ def publish(run: Path) -> None:
             target = home / folder
             target.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / path.name)
-    summary = reference_summary()
-    figure = figures.quality_against_bytes(
-        summary.rename(columns={"bits_per_byte_low": "low", "bits_per_byte_high": "high"})
-    )
+    figure = figures.quality_against_bytes(reference_summary())
     write_pictures([figure], [reference_folder() / PICTURE], scale=2)
 
 

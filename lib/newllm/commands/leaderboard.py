@@ -87,8 +87,7 @@ def draw(board: Board, path: Path) -> None:
     """Draw the picture of the first budget, where a browser is there to do it."""
     if not board.budgets:
         return
-    ends = {"bits_per_byte_low": "low", "bits_per_byte_high": "high"}
-    figure = figures.quality_against_bytes(board.budgets[0].summary.rename(columns=ends))
+    figure = figures.quality_against_bytes(board.budgets[0].summary)
     try:
         write_pictures([figure], [path], scale=2)
     except (RuntimeError, ValueError) as error:
