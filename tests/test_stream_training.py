@@ -1,5 +1,7 @@
 """Training on one stream: the contexts that a model reads, what is trained, and what is not."""
 
+import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +177,14 @@ def test_the_time_is_estimated_by_the_steps_that_are_trained(data, embedding, fr
 
     monkeypatch.setattr(CascadeContextLLM, "forward", watched_forward)
     monkeypatch.setattr(cascade, "unroll_side_by_side", watched_unroll)
+    # A clock by which every step takes a second.
+    monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)
     seconds = estimate_stream_seconds(taker, data, settings(), device=CPU)
     assert seconds > 0
     assert set(steps) == ({(1, 51)} if frozen else {(4, LENGTH + 1)})
     assert bool(unrolled) is not frozen
-    assert estimate_stream_seconds(taker, data, settings(epochs=300), device=CPU) > 10 * seconds
+    longer = estimate_stream_seconds(taker, data, settings(epochs=300), device=CPU)
+    assert longer == pytest.approx(300 / settings().epochs * seconds)
 
 
 def test_random_embeddings_are_refused_where_they_would_be_learnt_by_heart(tmp_path, data):
