@@ -53,19 +53,46 @@ def _markdown(table: pd.DataFrame) -> str:
 
 
 def main_training() -> pd.DataFrame:
-    """Write the arms of main training, the lowest perplexity first."""
+    """Write the arms of main training, the lowest perplexity first; † marks those that were trained otherwise."""
     rows = []
     for _, row in reference_summary().iterrows():
         half = (row["perplexity_high"] - row["perplexity_low"]) / 2
         rows.append(
             {
-                "model": f"`{row['arm']}`",
+                "model": f"`{row['arm']}`" + " †" * row["trained_otherwise"],
                 "parameters": f"{row['parameter_count']:,.0f}",
                 "KV bytes/token": f"{row['kv_bytes_per_token']:,.0f}",
+                "in a window": f"{row['kv_bytes']:,.0f}",
                 "perplexity": f"{row['perplexity']:.1f}" + (f" ± {half:.1f}" if row["seeds"] > 1 else ""),
                 "bits/byte": f"{row['bits_per_byte']:.3f}",
                 "nats/token from `pythia`": "" if pd.isna(row["difference"]) else _with_interval(row, "difference"),
                 "seeds": row["seeds"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def models_at_70m() -> pd.DataFrame:
+    """Write what each model costs and keeps at the 70M shape, as ``newllm models`` measured it, widest cache first."""
+    rows = []
+    for _, row in published_table("models_70m").iterrows():
+        speeds = {
+            f"tokens/s at {int(name.rpartition('_')[2]):,}": f"{row[name]:.0f}"
+            for name in row.index
+            if name.startswith("tokens_per_second_")
+        }
+        rows.append(
+            {
+                "model": f"`{row['model']}`",
+                "parameters": f"{row['parameters']:,.0f}",
+                "values/token": f"{row['values_per_token']:,.6g}",
+                "bytes/token": f"{row['bytes_per_token']:,.6g}",
+                "bytes of state": f"{row['state_bytes']:,.0f}",
+                "saved": f"{row['saved']:.1%}",
+                "formula": "agrees" if row["formula_agrees"] else "DIFFERS",
+                "certificate": "passed" if row["certificate"] else "FAILED",
+                "cached - uncached": f"{row['cache_error']:.0e}",
+                **speeds,
             }
         )
     return pd.DataFrame(rows)
@@ -147,6 +174,7 @@ def _with_interval(row: pd.Series, name: str, digits: int = 3) -> str:
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "main training": main_training,
     "learning rates": learning_rates,
+    "models at 70m": models_at_70m,
     "decoding": decoding,
     "reversal curse": reversal_curse,
     "cascade": cascade,
