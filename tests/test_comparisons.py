@@ -8,8 +8,8 @@ import torch
 from newllm.comparisons import against_controls, extrapolations
 from newllm.data.windows import TokenWindows
 from newllm.evaluation.perplexity import extrapolate
-from newllm.experiment import PRETRAINED
 from newllm.models import create
+from newllm.scoring import PRETRAINED
 
 LOSSES = np.array([2.0, 6.0, 4.0, 8.0])
 

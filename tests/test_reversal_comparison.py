@@ -9,7 +9,7 @@ from newllm.config import ReversalCurse
 from newllm.data import prepare_data
 from newllm.data.facts import FACTS
 from newllm.evaluation.reversal import evaluate_reversal_curse
-from newllm.experiment import load_trained
+from newllm.results import load_trained
 from newllm.reversal_comparison import compare_reversal, summarize_reversal
 
 

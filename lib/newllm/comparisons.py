@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 
 from newllm.evaluation.perplexity import Windows, extrapolate
-from newllm.experiment import PRETRAINED, load_trained, summarize_arms
+from newllm.results import load_trained, summarize_arms
+from newllm.scoring import PRETRAINED
 
 # Plain Pythias that keep less because they are narrower or share heads.
 CONTROLS = ("narrow", "mqa")
@@ -24,7 +25,7 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row an arm and control of equal bytes, widest cache first: ``kv_bytes_per_token``, ``arm``, ``control``,
-        both perplexities, and the columns of ``difference`` that `newllm.experiment.summarize_arms` gives (nats per
+        both perplexities, and the columns of ``difference`` that `newllm.results.summarize_arms` gives (nats per
         token, negative where the arm is better than the control). Arms without a control are left out.
     """
     rows = []

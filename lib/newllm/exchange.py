@@ -9,9 +9,9 @@ import torch
 
 from newllm.evaluation.perplexity import Windows, evaluate
 from newllm.evaluation.statistics import difference_over_windows_and_seeds
-from newllm.experiment import load_trained
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import find
+from newllm.results import load_trained
 
 # Decoding is many small steps, which cost little more with many windows side by side.
 WINDOWS_AT_ONCE = 64

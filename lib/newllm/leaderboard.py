@@ -23,11 +23,12 @@ from newllm.config import (
     ParameterError,
     nearest,
 )
-from newllm.experiment import PRETRAINED, summarize_arms
 from newllm.folders import outputs_folder, reference_folder
 from newllm.models.registry import BASELINE
 from newllm.pareto import alike, on_front
+from newllm.results import summarize_arms
 from newllm.runs import read_records
+from newllm.scoring import PRETRAINED
 
 MEASURED = ("perplexity", "bits_per_byte")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
@@ -51,7 +52,7 @@ class Budget:
         One row a cell, as :func:`newllm.runs.load_records` gives it, with ``row`` (the row of the summary that it
         belongs to) and ``places`` (every folder in which the same cell was found; the newest record counts).
     summary
-        One row an arm: the columns of :func:`newllm.experiment.summarize_arms` with ``method``, ``size``,
+        One row an arm: the columns of :func:`newllm.results.summarize_arms` with ``method``, ``size``,
         ``kv_tokens`` (of ``kv_bytes``), ``decoded_tokens_per_second`` (median; NaN where it was not measured),
         ``certificate`` (largest change), ``trained_otherwise`` (on one run-on stream, with a learning rate of its own
         and on a trained embedding: a larger budget) and ``on_front`` (nothing that was trained like the others is

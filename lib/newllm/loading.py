@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,12 @@ import huggingface_hub
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from newllm.data.hub import ask_hub
 from newllm.folders import outputs_folder
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import METHODS, find
+from newllm.quiet import errors_only
 from newllm.runs import SAVED_MODEL
 
 CONFIG = "config.json"
@@ -137,7 +135,8 @@ def load_trained_model(where: str | Path, *, method: str | None = None) -> Train
     method = _method_of(folder, stored) if method is None else method
     try:
         model_class = find(method).model_class
-        with _quiet_transformers():
+        # What it would report of other weights is refused in one sentence below.
+        with errors_only():
             loaded: Any = model_class.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -159,19 +158,6 @@ def load_trained_model(where: str | Path, *, method: str | None = None) -> Train
     if tokenizer.eos_token_id is None:
         raise LoadingError(f"{folder} has a tokenizer without an end-of-text token.")
     return TrainedModel(model.eval(), tokenizer, method)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep its reports of a load out of the terminal: what they would say is refused in one sentence here."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.enable_progress_bar()
-        transformers_logging.set_verbosity(before)
 
 
 def _method_of(folder: Path, model_type: str | None) -> str:

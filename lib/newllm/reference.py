@@ -7,11 +7,11 @@ import pandas as pd
 
 from newllm import figures
 from newllm.config import MainTraining
-from newllm.experiment import EVALUATION_FILE, HISTORY_FILE
 from newllm.folders import reference_folder
 from newllm.leaderboard import read_board
 from newllm.pictures import write_pictures
 from newllm.runs import FIGURES_FOLDER, RECORD_FILE, SWEEPS_FOLDER, TABLES_FOLDER, read_record
+from newllm.scoring import EVALUATION_FILE, HISTORY_FILE
 
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
 KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}

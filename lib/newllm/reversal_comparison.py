@@ -12,7 +12,8 @@ from newllm.data.facts import load_facts
 from newllm.devices import choose_device
 from newllm.evaluation.reversal import DIRECTIONS, evaluate_reversal_curse, wrong_answers
 from newllm.evaluation.statistics import bootstrap_interval, mean_interval
-from newllm.experiment import compare, load_trained
+from newllm.experiment import compare
+from newllm.results import load_trained
 
 # Folders of the two trainings in a run, by whether the facts were among the text.
 FOLDERS = {False: "text", True: "text_and_facts"}

@@ -8,8 +8,8 @@ import pandas as pd
 from newllm.arms import Arm
 from newllm.config import StudyParameters
 from newllm.evaluation.statistics import paired_difference
-from newllm.experiment import summarize_arms
 from newllm.models.registry import configure
+from newllm.results import summarize_arms
 
 RUN_ON = ("run_on_difference", "run_on_difference_low", "run_on_difference_high")
 
@@ -28,7 +28,7 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
     -------
     pandas.DataFrame
         One row an arm that differs from the base, arms that change the same settings one after the other: ``study``
-        (what is changed), ``change`` (from what to what); what `newllm.experiment.summarize_arms` says of the arm, with
+        (what is changed), ``change`` (from what to what); what `newllm.results.summarize_arms` says of the arm, with
         ``difference`` in nats per token from the base arm (negative: better than it) and its intervals over windows
         and over seeds; and ``run_on_difference`` likewise, with ``run_on_difference_low`` and ``_high`` over the
         seeds, NaN for models that are not scored on one run-on stream.

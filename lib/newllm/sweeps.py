@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from newllm.arms import Arm
+from newllm.cell import Cell
 from newllm.config import (
     NOTEBOOKS,
     DataParameters,
@@ -26,10 +27,11 @@ from newllm.config import (
     sweeps_folder,
 )
 from newllm.data import TextData, prepare_data
-from newllm.experiment import Cell, expected_seconds, run_cells, unfinished
+from newllm.experiment import run_cells, unfinished
 from newllm.folders import outputs_folder
 from newllm.models.registry import find
 from newllm.runs import SWEEPS_FOLDER, Run, load_records
+from newllm.timing import expected_seconds
 
 ARM, SEED = "arm", "seed"
 COMPARISON = ExperimentParameters.model_fields

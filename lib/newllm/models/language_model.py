@@ -25,7 +25,7 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     # What a recurrence remembers cannot be taken back token by token, so assisted generation is refused.
     _is_stateful = False
-    # How it is trained, by a name that `newllm.experiment` knows: on windows that each start from an empty cache.
+    # How it is trained, by a name that `newllm.recipes` knows: on windows that each start from an empty cache.
     training_recipe = "windows"
     # The recurrences of this model, each a DiverseProjection; empty where it has none.
     context_blocks: nn.ModuleList
