@@ -8,7 +8,8 @@ import pytest
 from newllm import bootstrap, cli
 from newllm.commands import models, shared
 from newllm.commands.run import plan
-from newllm.config import ParameterError, load_parameters
+from newllm.config import load_parameters
+from newllm.parameter_errors import ParameterError
 from newllm.runs import load_records, notebook_run
 
 RECORD_CELL = """

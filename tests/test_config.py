@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from newllm import config
-from newllm.config import NOTEBOOKS, MainTraining, ParameterError, ProjectionTraining, from_notebook, load_parameters
+from newllm.config import NOTEBOOKS, MainTraining, ProjectionTraining, from_notebook, load_parameters
+from newllm.parameter_errors import ParameterError
 
 EVERY_PROFILE = [(notebook, profile) for notebook in NOTEBOOKS for profile in ("smoke", "cpu", "gpu")]
 

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from newllm import cli
-from newllm.config import BUDGET, LeaderboardFilters, ParameterError
+from newllm.config import BUDGET, LeaderboardFilters
 from newllm.folders import reference_folder
 from newllm.leaderboard import default_folders, read_board
+from newllm.parameter_errors import ParameterError
 from newllm.runs import RunError, parameter_differences
 from tests.board_records import write_record
 
@@ -228,7 +229,7 @@ class TestCommands:
     @pytest.fixture
     def outputs(self, tmp_path, monkeypatch) -> Path:
         monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "outputs"))
-        monkeypatch.setattr("newllm.commands.leaderboard.write_pictures", lambda *given, **named: None)
+        monkeypatch.setattr("newllm.commands.leaderboard.write_pictures_where_possible", lambda *given, **named: None)
         for seed in (0, 1):
             write_record(tmp_path / "outputs" / f"a{seed}", "pythia", seed)
         return tmp_path / "outputs"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newllm.config import ParameterError
 from newllm.learning_rates import best_learning_rates, judge
+from newllm.parameter_errors import ParameterError
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 

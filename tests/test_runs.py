@@ -224,16 +224,6 @@ class TestFigures:
         assert len(page) < 50_000
         assert plotly.io.from_json((tmp_path / "figures" / "losses.json").read_text()) == figure
 
-    def test_without_a_browser_a_note_takes_the_place_of_the_picture(self, figure, tmp_path, monkeypatch, caplog):
-        def no_browser(*_, **__):
-            raise RuntimeError("Kaleido requires Google Chrome to be installed.")
-
-        monkeypatch.setattr(plotly.io, "write_images", no_browser)
-        runs.save_figure(figure, tmp_path / "figures", "losses")
-        with caplog.at_level(logging.INFO):
-            runs.draw_pictures(tmp_path)
-        assert "Google Chrome" in caplog.text
-
     def test_a_picture_is_drawn_once_for_each_version_of_a_figure(self, figure, tmp_path, monkeypatch):
         drawn = []
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from newllm import cli, experiment
 from newllm.arms import Arm, ArmError
-from newllm.config import ParameterError, profiles
+from newllm.config import profiles
+from newllm.parameter_errors import ParameterError
 from newllm.sweeps import Sweep, available_sweeps, idle_parameters, load_sweep, plan, sweep_path
 
 BASE = {"question": "Which?", "notebook": "02_main_training", "profile": "smoke"}

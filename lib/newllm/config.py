@@ -6,7 +6,6 @@ lines, an entry in `NOTEBOOKS` and its three YAML files.
 """
 
 import ast
-import difflib
 import hashlib
 import itertools
 import json
@@ -30,12 +29,9 @@ from pydantic import (
 
 from newllm.bootstrap import executed_cells
 from newllm.folders import project_root
+from newllm.parameter_errors import ParameterError, explain, nearest
 
 LONGEST_WINDOW = 2048  # positions a Pythia model is defined for
-
-
-class ParameterError(ValueError):
-    """A parameter that cannot be used; every line of the message is one sentence about one key."""
 
 
 def _number(value: Any) -> Any:
@@ -488,7 +484,8 @@ def load_parameters(notebook: str, profile: str, given: Mapping[str, Any]) -> Ru
     try:
         return kind.model_validate({**stored, **replaced, "profile": profile})
     except ValidationError as error:
-        raise ParameterError(explain(error, kind, notebook, replaced, f"params/{profile}/{path.name}")) from None
+        where = f"params/{profile}/{path.name}"
+        raise ParameterError(explain(error, kind, notebook, replaced, where, option="-p")) from None
 
 
 def from_notebook(notebook: str, namespace: Mapping[str, Any]) -> RunParameters:
@@ -544,12 +541,6 @@ def _assigned_names(source: str) -> set[str]:
     return names
 
 
-def nearest(key: str, known: list[str]) -> str:
-    """Return how a sentence about an unknown name ends: with the nearest known one, or with all of them."""
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}."
-
-
 def refuse_unknown(keys: Iterable[str], notebooks: Sequence[str]) -> None:
     """Refuse names that are a parameter of none of these notebooks.
 
@@ -563,40 +554,3 @@ def refuse_unknown(keys: Iterable[str], notebooks: Sequence[str]) -> None:
     if unknown:
         owner = " or ".join(notebooks)
         raise ParameterError("\n".join(f"{key} is not a parameter of {owner}{nearest(key, known)}" for key in unknown))
-
-
-def explain(error: ValidationError, kind: type[BaseModel], owner: str, given: Mapping[str, Any], where: str) -> str:
-    """Say in one sentence a line what pydantic found: the key, its value and what is allowed.
-
-    Parameters
-    ----------
-    error
-        What validation raised.
-    kind
-        The class that was to be made.
-    owner
-        What the keys are parameters of, as a reader knows it.
-    given
-        What the user gave beside the file.
-    where
-        The file that the other values come from.
-    """
-    sentences = [_sentence(dict(problem), kind, owner, given, where) for problem in error.errors()]
-    return "\n".join(dict.fromkeys(sentences))
-
-
-def _sentence(problem: dict[str, Any], kind: type[BaseModel], owner: str, given: Mapping[str, Any], where: str) -> str:
-    message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
-    if not problem["loc"]:  # a rule about several keys, which names them itself
-        return f"{message}."
-    key = str(problem["loc"][0])
-    origin = "" if key in given else f" (in {where})"
-    if problem["type"] == "extra_forbidden":
-        return f"{key} is not a parameter of {owner}{origin}{nearest(key, list(kind.model_fields))}"
-    if problem["type"] == "missing":
-        described = kind.model_fields[key].description
-        what = f" is {described} and" if described else ""
-        option = f" or with -p {key}=<value>" if issubclass(kind, RunParameters) else ""
-        return f"{key}{what} has no default; give it a value in {where}{option}."
-    message = re.sub(r"^\w+ should", "it must", message).replace(" after validation", "")
-    return f"{key} is {problem['input']!r}{origin}, but {message}."

@@ -14,17 +14,10 @@ from typing import Any
 import pandas as pd
 
 from newllm.arms import Arm, ArmError
-from newllm.config import (
-    BUDGET,
-    NOTEBOOKS,
-    DataParameters,
-    ExperimentParameters,
-    LeaderboardFilters,
-    ParameterError,
-    nearest,
-)
+from newllm.config import BUDGET, NOTEBOOKS, DataParameters, ExperimentParameters, LeaderboardFilters
 from newllm.folders import outputs_folder, reference_folder
 from newllm.models.registry import BASELINE
+from newllm.parameter_errors import ParameterError, nearest
 from newllm.pareto import alike, on_front
 from newllm.results import summarize_arms
 from newllm.runs import read_records

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from newllm.arms import Arm
-from newllm.config import ParameterError
 from newllm.evaluation.statistics import paired_difference
+from newllm.parameter_errors import ParameterError
 
 LOSS = "validation_loss"
 MIDDLE = "inside"

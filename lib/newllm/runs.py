@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from newllm.config import RunParameters
 from newllm.files import to_json, write_atomically
 from newllm.folders import outputs_folder
-from newllm.pictures import write_pictures
+from newllm.pictures import write_pictures_where_possible
 from newllm.provenance import Provenance
 
 logger = logging.getLogger(__name__)
@@ -408,12 +408,8 @@ def draw_pictures(folder: Path) -> None:
     saved = [path for path in sorted(folder.rglob(f"{FIGURES_FOLDER}/*.json")) if not path.with_suffix(".png").exists()]
     if not saved:
         return
-    try:
-        figures = [plotly.io.from_json(path.read_text(encoding="utf-8")) for path in saved]
-        write_pictures(figures, [path.with_suffix(".png") for path in saved], scale=2)
-    except (RuntimeError, ValueError) as error:  # kaleido, or the browser, is not there or does not start
-        reason = " ".join(str(error).split())
-        logger.info("The figures are saved without PNG, which needs kaleido and Chrome or Chromium: %s", reason)
+    figures = [plotly.io.from_json(path.read_text(encoding="utf-8")) for path in saved]
+    write_pictures_where_possible(figures, [path.with_suffix(".png") for path in saved], scale=2)
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -16,20 +16,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from newllm.arms import Arm
 from newllm.cell import Cell
-from newllm.config import (
-    NOTEBOOKS,
-    DataParameters,
-    ExperimentParameters,
-    ParameterError,
-    explain,
-    load_parameters,
-    nearest,
-    sweeps_folder,
-)
+from newllm.config import NOTEBOOKS, DataParameters, ExperimentParameters, load_parameters, sweeps_folder
 from newllm.data import TextData, prepare_data
 from newllm.experiment import run_cells, unfinished
 from newllm.folders import outputs_folder
 from newllm.models.registry import find
+from newllm.parameter_errors import ParameterError, explain, nearest
 from newllm.runs import SWEEPS_FOLDER, Run, load_records
 from newllm.timing import expected_seconds
 

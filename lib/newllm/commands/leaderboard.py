@@ -9,12 +9,13 @@ from pydantic import ValidationError
 
 from newllm import figures
 from newllm.commands.shared import as_text, read_assignments
-from newllm.config import LeaderboardFilters, ParameterError, explain
+from newllm.config import LeaderboardFilters
 from newllm.files import write_atomically
 from newllm.folders import outputs_folder
 from newllm.leaderboard import Board, default_folders, read_board
 from newllm.leaderboard_page import render
-from newllm.pictures import write_pictures
+from newllm.parameter_errors import ParameterError, explain
+from newllm.pictures import write_pictures_where_possible
 
 logger = logging.getLogger(__name__)
 
@@ -85,13 +86,9 @@ def read_filters(assignments: list[str]) -> LeaderboardFilters:
 
 def draw(board: Board, path: Path) -> None:
     """Draw the picture of the first budget, where a browser is there to do it."""
-    if not board.budgets:
-        return
-    figure = figures.quality_against_bytes(board.budgets[0].summary)
-    try:
-        write_pictures([figure], [path], scale=2)
-    except (RuntimeError, ValueError) as error:
-        logger.info("No PNG, which needs kaleido and Chrome or Chromium: %s", " ".join(str(error).split()))
+    if board.budgets:
+        figure = figures.quality_against_bytes(board.budgets[0].summary)
+        write_pictures_where_possible([figure], [path], scale=2)
 
 
 def show(board: Board) -> None:

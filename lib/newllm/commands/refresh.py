@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 from newllm.commands.shared import available_notebooks, full_name, notebook_path
-from newllm.config import ParameterError
 from newllm.durations import describe_seconds
 from newllm.notebooks import refresh
+from newllm.parameter_errors import ParameterError
 
 logger = logging.getLogger(__name__)
 

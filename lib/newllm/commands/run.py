@@ -11,9 +11,10 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from newllm.commands.shared import as_text, available_notebooks, full_name, notebook_path, read_assignments
-from newllm.config import NOTEBOOKS, ParameterError, RunParameters, load_parameters, profiles, refuse_unknown
+from newllm.config import NOTEBOOKS, RunParameters, load_parameters, profiles, refuse_unknown
 from newllm.durations import describe_seconds
 from newllm.kernel import kernel_of_this_python
+from newllm.parameter_errors import ParameterError
 from newllm.runs import Run, RunError, draw_pictures, earlier_seconds, load_records, notebook_run, summarize
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
-from newllm.config import NOTEBOOKS, ParameterError
+from newllm.config import NOTEBOOKS
 from newllm.folders import project_root
+from newllm.parameter_errors import ParameterError
 
 
 def notebooks_folder() -> Path:

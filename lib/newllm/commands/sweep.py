@@ -11,9 +11,9 @@ import pandas as pd
 from newllm import figures
 from newllm.cell import Cell
 from newllm.commands.shared import as_text, read_assignments
-from newllm.config import ParameterError
 from newllm.durations import describe_seconds
 from newllm.learning_rates import best_learning_rates, judge, with_learning_rate
+from newllm.parameter_errors import ParameterError
 from newllm.runs import Run, RunError, draw_pictures, summarize
 from newllm.sweeps import SweepRun, available_sweeps, load_sweep, plan, sweep_path
 
