@@ -7,7 +7,8 @@ import torch
 
 from newllm.evaluation.perplexity import evaluate
 from newllm.evaluation.statistics import paired_difference
-from newllm.exchange import exchange, load_as
+from newllm.exchange import exchange
+from newllm.loading import load_model
 from newllm.models import create
 
 
@@ -64,8 +65,10 @@ def test_the_cache_changes_nothing_and_the_other_attention_does(table):
 def test_differences_are_those_of_the_same_windows(table, records):
     first = records[records["arm"] == "pythia"].iloc[0]["folder"]
     second = records[records["arm"] == "pythia"].iloc[1]["folder"]
-    ours = np.stack([evaluate(load_as(folder, "ka"), Windows()).window_losses for folder in (first, second)])
-    theirs = np.stack([evaluate(load_as(folder, "pythia"), Windows()).window_losses for folder in (first, second)])
+    ours = np.stack([evaluate(load_model(folder, method="ka"), Windows()).window_losses for folder in (first, second)])
+    theirs = np.stack(
+        [evaluate(load_model(folder, method="pythia"), Windows()).window_losses for folder in (first, second)]
+    )
     expected = paired_difference(ours.mean(0), theirs.mean(0))
     row = table.iloc[2]
     assert row["perplexity"] == pytest.approx(np.exp(ours.mean()), rel=1e-5)
@@ -84,11 +87,11 @@ def test_weights_of_another_shape_or_name_are_refused(records):
     for method, other in (("vdproj", "ka"), ("pythia", "mla")):
         folder = records[records["arm"] == method].iloc[0]["folder"]
         with pytest.raises(ValueError, match=f"are not those of {other}"):
-            load_as(folder, other)
+            load_model(folder, method=other)
 
 
 def test_a_loaded_model_is_the_other_method_with_the_same_weights(records):
     folder = records[records["arm"] == "pythia"].iloc[0]["folder"]
-    pythia, ka = load_as(folder, "pythia"), load_as(folder, "ka")
+    pythia, ka = load_model(folder, method="pythia"), load_model(folder, method="ka")
     assert type(ka).__name__ == "KAPythiaModel"
     assert all(torch.equal(value, ka.state_dict()[name]) for name, value in pythia.state_dict().items())

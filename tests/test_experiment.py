@@ -12,7 +12,7 @@ from newllm.arms import ArmError
 from newllm.cell import Cell
 from newllm.data import TextData
 from newllm.experiment import ComparisonError, compare, run_cell
-from newllm.results import load_trained
+from newllm.loading import load_model
 from tests.comparison_setup import cell_of, saved, settings
 
 
@@ -25,9 +25,7 @@ def test_equal_cells_of_another_notebook_are_taken_over(
     elsewhere = compare(settings(text_folder, arms=("narrow",)), text_data, tmp_path)
     assert elsewhere["perplexity"].item() == records["perplexity"]["narrow"]
     assert list(tmp_path.iterdir()) == [tmp_path / "narrow-seed1"]
-    torch.testing.assert_close(
-        load_trained(tmp_path / "narrow-seed1").state_dict(), saved(folder, "narrow").state_dict()
-    )
+    torch.testing.assert_close(load_model(tmp_path / "narrow-seed1").state_dict(), saved(folder, "narrow").state_dict())
 
 
 @pytest.mark.parametrize("change", [{"lr": 2e-3}, {"seeds": [2]}, {"rerun": True}])

@@ -9,7 +9,7 @@ from newllm.config import ReversalCurse
 from newllm.data import prepare_data
 from newllm.data.facts import FACTS
 from newllm.evaluation.reversal import evaluate_reversal_curse
-from newllm.results import load_trained
+from newllm.loading import load_model
 from newllm.reversal_comparison import compare_reversal, summarize_reversal
 
 
@@ -69,7 +69,7 @@ def test_teaching_makes_the_taught_sentences_likelier(compared):
 def test_the_answers_are_those_of_the_saved_models(compared, facts_file):
     row = compared.records.iloc[-1]
     tokenizer = prepare_data(parameters(facts_file)).tokenizer
-    report = evaluate_reversal_curse(load_trained(row.folder), tokenizer, FACTS[:4])
+    report = evaluate_reversal_curse(load_model(row.folder), tokenizer, FACTS[:4])
     chosen = (compared.models.arm == row.arm) & (compared.models.seed == row.seed) & compared.models.taught
     stored = compared.models[chosen & (compared.models.category == "all")].iloc[0]
     assert stored.backward_perplexity == pytest.approx(report.backward_perplexity, rel=1e-5)

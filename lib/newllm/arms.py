@@ -1,6 +1,5 @@
 """Arms of a comparison, by name: ``pythia``, ``dproj-random``, ``dproj-oacd-frozen-embedding``, ``mla@kv_dim=64``."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ from newllm import models
 from newllm.config import ModelParameters
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import configure, find
+from newllm.suggestions import did_you_mean
 
 PROJECTION_TREATMENTS = ("oacd", "random", "end-to-end")
 DEFAULT_TREATMENT = "oacd"
@@ -73,8 +73,7 @@ class Arm:
         # Names may hold hyphens themselves ("context-kv"), so the longest name that fits is the method.
         fitting = [name for name in models.names() if body == name or body.startswith(f"{name}-")]
         if not fitting:
-            close = difflib.get_close_matches(body.split("-")[0], models.names(), n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = did_you_mean(body.split("-")[0], models.names())
             raise ArmError(
                 f"arm {text!r} names no model{hint}: write {GRAMMAR} with one of {', '.join(models.names())}."
             )

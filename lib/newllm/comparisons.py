@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 
 from newllm.evaluation.perplexity import Windows, extrapolate
-from newllm.results import load_trained, summarize_arms
+from newllm.loading import load_model
+from newllm.results import summarize_arms
 from newllm.scoring import PRETRAINED
 
 # Plain Pythias that keep less because they are narrower or share heads.
@@ -86,7 +87,7 @@ def extrapolations(
     """
     frames = []
     for _, record in records[records["arm"] != PRETRAINED].iterrows():
-        model = load_trained(record["folder"])
+        model = load_model(record["folder"])
         scores = extrapolate(model, windows, factors=factors, batch_size=batch_size, device=device)
         frames.append(scores.assign(arm=record["arm"], seed=record["seed"]))
     return pd.concat(frames, ignore_index=True)

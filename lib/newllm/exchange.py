@@ -1,7 +1,6 @@
 """Models that are read in another way than they were trained: one method's weights in another method's decoding."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,39 +8,12 @@ import torch
 
 from newllm.evaluation.perplexity import Windows, evaluate
 from newllm.evaluation.statistics import difference_over_windows_and_seeds
-from newllm.models.language_model import LanguageModel
-from newllm.models.registry import find
-from newllm.results import load_trained
+from newllm.loading import load_model
 
 # Decoding is many small steps, which cost little more with many windows side by side.
 WINDOWS_AT_ONCE = 64
 ONE_PASS = "in one pass"
 CACHED = "through the cache"
-
-
-def load_as(folder: Path, method: str) -> LanguageModel:
-    """Load the trained model of a finished cell as a model of another method, weights by name.
-
-    Parameters
-    ----------
-    folder
-        Folder of the cell.
-    method
-        Name of the model to build, in the registry.
-
-    Raises
-    ------
-    ValueError
-        Where the two differ in a weight's name or shape: it would be left random.
-    """
-    trained, wanted = load_trained(folder), find(method)
-    shape = {name: value for name, value in trained.config.to_dict().items() if name != "model_type"}
-    model = wanted.model_class(wanted.config_class.from_dict(shape))
-    try:
-        model.load_state_dict(trained.state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {folder} are not those of {method}: {error}") from error
-    return model.eval()
 
 
 def exchange(
@@ -88,7 +60,7 @@ def exchange(
                 losses = np.stack(
                     [
                         evaluate(
-                            load_as(folder, read_as),
+                            load_model(folder, method=read_as),
                             windows,
                             batch_size=WINDOWS_AT_ONCE,
                             device=device,

@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 import torch
@@ -67,12 +67,12 @@ def find_saved_model(where: str | Path) -> Path:
     Returns
     -------
     Path
-        A folder with a configuration, weights and a tokenizer.
+        A folder with a configuration and weights.
 
     Raises
     ------
     LoadingError
-        Where there is no such folder, or it holds no model, or one without its tokenizer.
+        Where there is no such folder, or it holds no model.
     HubUnavailableError
         The hub did not answer.
     """
@@ -105,15 +105,11 @@ def _fetch(name: str) -> Path:
 def _complete(folder: Path) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise LoadingError(f"{folder} holds no {WEIGHTS}, and weights of another form are not read.")
-    if not (folder / TOKENIZER).is_file():
-        raise LoadingError(
-            f"{folder} holds no {TOKENIZER}: save the model's tokenizer beside it, with tokenizer.save_pretrained(...)."
-        )
     return folder
 
 
-def load_trained_model(where: str | Path, *, method: str | None = None) -> TrainedModel:
-    """Load a model and its tokenizer; no code of theirs is run, and nothing is unpickled.
+def load_model(where: str | Path, *, method: str | None = None) -> LanguageModel:
+    """Load a model, float32, in eval mode, on the CPU; no code of its own is run, and nothing is unpickled.
 
     Parameters
     ----------
@@ -125,14 +121,48 @@ def load_trained_model(where: str | Path, *, method: str | None = None) -> Train
     Raises
     ------
     LoadingError
-        Where nothing is there, the model is of a kind that is not known here, or its weights or its tokenizer do not
-        fit.
+        Where nothing is there, the model is of a kind that is not known here, or its weights do not fit.
     HubUnavailableError
         The hub did not answer.
     """
     folder = find_saved_model(where)
-    stored = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
-    method = _method_of(folder, stored) if method is None else method
+    return _load(folder, _method_of(folder) if method is None else method)
+
+
+def load_trained_model(where: str | Path, *, method: str | None = None) -> TrainedModel:
+    """Load a model and its tokenizer.
+
+    Parameters
+    ----------
+    where, method
+        As for :func:`load_model`.
+
+    Raises
+    ------
+    LoadingError
+        As for :func:`load_model`; or the tokenizer is missing, or that of another model.
+    HubUnavailableError
+        The hub did not answer.
+    """
+    folder = find_saved_model(where)
+    if not (folder / TOKENIZER).is_file():
+        raise LoadingError(
+            f"{folder} holds no {TOKENIZER}: save the model's tokenizer beside it, with tokenizer.save_pretrained(...)."
+        )
+    method = _method_of(folder) if method is None else method
+    model = _load(folder, method)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    if len(tokenizer) > model.config.vocab_size:
+        raise LoadingError(
+            f"{folder} has a tokenizer of {len(tokenizer)} tokens, but its model knows {model.config.vocab_size}: they "
+            "do not belong together."
+        )
+    if tokenizer.eos_token_id is None:
+        raise LoadingError(f"{folder} has a tokenizer without an end-of-text token.")
+    return TrainedModel(model, tokenizer, method)
+
+
+def _load(folder: Path, method: str) -> LanguageModel:
     try:
         model_class = find(method).model_class
         # What it would report of other weights is refused in one sentence below.
@@ -148,20 +178,17 @@ def load_trained_model(where: str | Path, *, method: str | None = None) -> Train
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise LoadingError(f"{folder} cannot be loaded as {method}: {_first_line(error)}") from error
     model, info = loaded
-    _refuse_other_weights(folder, stored, method, info)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    if len(tokenizer) > model.config.vocab_size:
-        raise LoadingError(
-            f"{folder} has a tokenizer of {len(tokenizer)} tokens, but its model knows {model.config.vocab_size}: they "
-            "do not belong together."
-        )
-    if tokenizer.eos_token_id is None:
-        raise LoadingError(f"{folder} has a tokenizer without an end-of-text token.")
-    return TrainedModel(model.eval(), tokenizer, method)
+    _refuse_other_weights(folder, method, info)
+    return cast(LanguageModel, model.eval())
 
 
-def _method_of(folder: Path, model_type: str | None) -> str:
+def _stored_type(folder: Path) -> str | None:
+    return cast(str | None, json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type"))
+
+
+def _method_of(folder: Path) -> str:
     """Name the model of a stored configuration; controls such as ``narrow`` are Pythias."""
+    model_type = _stored_type(folder)
     if model_type == PUBLISHED_TYPE:
         return "pythia"
     for name in ("pythia", *METHODS):
@@ -172,7 +199,7 @@ def _method_of(folder: Path, model_type: str | None) -> str:
     )
 
 
-def _refuse_other_weights(folder: Path, stored: str | None, method: str, info: dict[str, Any]) -> None:
+def _refuse_other_weights(folder: Path, method: str, info: dict[str, Any]) -> None:
     wrong = {
         name.removesuffix("_keys"): info[name]
         for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -182,7 +209,8 @@ def _refuse_other_weights(folder: Path, stored: str | None, method: str, info: d
         described = ", ".join(f"{len(keys)} {kind}" for kind, keys in wrong.items())
         first = next(iter(next(iter(wrong.values()))))
         raise LoadingError(
-            f"the weights in {folder}, of a {stored}, are not those of a {method} ({described}; one is {first})."
+            f"the weights in {folder}, of a {_stored_type(folder)}, are not those of {method} "
+            f"({described}; one is {first})."
         )
 
 

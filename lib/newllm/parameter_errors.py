@@ -1,11 +1,12 @@
 """What is wrong with a parameter, in one sentence: the key, its value and what is allowed."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+from newllm.suggestions import closest
 
 
 class ParameterError(ValueError):
@@ -14,8 +15,8 @@ class ParameterError(ValueError):
 
 def nearest(key: str, known: list[str]) -> str:
     """Return how a sentence about an unknown name ends: with the nearest known one, or with all of them."""
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}."
+    close = closest(key, known)
+    return f"; there are {', '.join(known)}." if close is None else f"; did you mean {close}?"
 
 
 def explain(

@@ -1,4 +1,4 @@
-"""What finished cells left: their trained models, their histories, and what all seeds of an arm say together."""
+"""What finished cells left: their histories, and what all seeds of an arm say together."""
 
 import json
 import math
@@ -7,12 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import AutoModelForCausalLM
 
 from newllm.evaluation.statistics import difference_over_windows_and_seeds, mean_interval
-from newllm.models.language_model import LanguageModel
-from newllm.quiet import no_progress_bar
-from newllm.runs import SAVED_MODEL
 from newllm.scoring import EVALUATION_FILE, HISTORY_FILE
 
 MEASURES = ("perplexity", "bits_per_byte", "accuracy", "run_on_perplexity", "effective_rank", "convergence_rate")
@@ -63,19 +59,6 @@ def _difference(group: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float
         for frame in (group, reference)
     )
     return difference_over_windows_and_seeds(ours, theirs)
-
-
-def load_trained(folder: Path) -> LanguageModel:
-    """Load the trained model of a finished cell, in eval mode.
-
-    Parameters
-    ----------
-    folder
-        Folder of the cell, as the rows of `compare` name it.
-    """
-    with no_progress_bar():
-        model: LanguageModel = AutoModelForCausalLM.from_pretrained(folder / SAVED_MODEL).eval()
-    return model
 
 
 def histories(records: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from newllm.devices import choose_device
 from newllm.evaluation.reversal import DIRECTIONS, evaluate_reversal_curse, wrong_answers
 from newllm.evaluation.statistics import bootstrap_interval, mean_interval
 from newllm.experiment import compare
-from newllm.results import load_trained
+from newllm.loading import load_model
 
 # Folders of the two trainings in a run, by whether the facts were among the text.
 FOLDERS = {False: "text", True: "text_and_facts"}
@@ -67,7 +67,7 @@ def compare_reversal(parameters: ReversalCurse, folder: Path) -> ReversalCompari
         records.append(cells)
         for _, cell in cells.iterrows():
             device = choose_device(parameters.device)
-            report = evaluate_reversal_curse(load_trained(cell["folder"]), data.tokenizer, facts, device)
+            report = evaluate_reversal_curse(load_model(cell["folder"]), data.tokenizer, facts, device)
             model = {"arm": cell["arm"], "seed": cell["seed"], "taught": taught}
             by_category.append(report.categories.assign(**model))
             by_fact.append(report.facts.assign(fact=range(len(facts)), **model))

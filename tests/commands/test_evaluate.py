@@ -134,7 +134,7 @@ def test_tasks_of_the_users_own(cell: Path, tmp_path: Path, capsys: pytest.Captu
         (["--facts", "--device", "cuda:77"], "--device cuda:77 cannot be used here"),
         (["--facts", "--device", "tpv"], "--device tpv cannot be used here"),
         (["--facts", "--output", "facts.csv"], "is a file"),
-        (["--facts", "--as", "mla"], "are not those of a mla"),
+        (["--facts", "--as", "mla"], "are not those of mla"),
     ],
 )
 def test_nothing_is_written_where_something_is_wrong(

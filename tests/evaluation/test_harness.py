@@ -256,7 +256,7 @@ def test_what_the_harness_would_fetch_is_refused(tmp_path: Path, changes: dict, 
 
 
 def test_unknown_tasks_and_limits_are_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"capitls is neither .*did you mean capitals"):
+    with pytest.raises(TaskError, match=r"capitls is neither .*did you mean 'capitals'"):
         find_tasks(["capitls"], write_task(tmp_path))
     with pytest.raises(TaskError, match="mmlu is neither"):
         find_tasks(["mmlu"])

@@ -4,7 +4,6 @@ It needs the extra ``eval``. A task of the harness is code of the installed harn
 hub is run. What a user's task folder may do is said in :mod:`newllm.evaluation.task_files`.
 """
 
-import difflib
 import logging
 import math
 import re
@@ -37,6 +36,7 @@ from newllm.evaluation.statistics import mean_interval, proportion_interval
 from newllm.evaluation.task_files import TaskFile, read_task_folder
 from newllm.evaluation.wikitext import rolling_windows
 from newllm.loading import load_trained_model
+from newllm.suggestions import did_you_mean
 
 # Of fewshot examples, and of sampling where a task asks for it.
 SEED = 1234
@@ -276,8 +276,7 @@ def find_tasks(names: Sequence[str], task_folder: Path | str | None = None) -> l
     own = {} if task_folder is None else read_task_folder(Path(task_folder))
     for name in names:
         if name not in own and name not in harness_tasks():
-            close = difflib.get_close_matches(name, [*own, *harness_tasks()], n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
+            hint = did_you_mean(name, [*own, *harness_tasks()])
             raise TaskError(f"{name} is neither a task of the harness nor of --task-folder{hint}; groups are not.")
     if not names:
         raise TaskError("no task is named.")

@@ -1,6 +1,5 @@
 """Every model by its name: what ``create`` builds and what notebooks offer."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -9,6 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from newllm.models.language_model import LanguageModel
+from newllm.suggestions import did_you_mean
 
 PYTHIA_VOCABULARY = 50304
 GPT2_VOCABULARY = 50257
@@ -112,9 +112,7 @@ def register(name: str, shape: Callable[[Size], dict[str, Any]], *, summary: str
 def _lookup(kind: str, key: str, table: dict[str, Any]) -> Any:
     if key in table:
         return table[key]
-    close = difflib.get_close_matches(str(key), table, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise ValueError(f"{kind}={key!r} is unknown{hint}: choose one of {sorted(table)}")
+    raise ValueError(f"{kind}={key!r} is unknown{did_you_mean(str(key), table)}: choose one of {sorted(table)}")
 
 
 def find(name: str) -> Method:
@@ -144,8 +142,7 @@ def configure(name: str, size: str = "70m", **overrides: Any) -> PreTrainedConfi
     }
     for key in overrides:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = did_you_mean(key, known)
             raise ValueError(f"{name} has no setting {key!r}{hint}: {config_class.__name__} lists them")
     try:
         # A model without layers or heads has no such fields.
