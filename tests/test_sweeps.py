@@ -131,6 +131,25 @@ def test_values_given_on_the_command_line_replace_axes_and_parameters(tmp_path):
     assert {cell.parameters.samples for cell in cells} == {65}
 
 
+def test_arms_given_on_the_command_line_choose_among_several_grids(tmp_path):
+    grids = [
+        {"arm": ["pythia", "mla"], "seed": [0], "lr": [0.1]},
+        {"arm": ["cascade"], "seed": [0], "stream_lr": [0.2]},
+    ]
+    path = written(tmp_path, grids)
+    assert {cell.arm.name for cell in plan(load_sweep(path, {"arm": "mla"}))} == {"mla"}
+    both = plan(load_sweep(path, {"arm": ["cascade", "pythia"], "lr": [0.3, 0.4]}))
+    assert [(cell.arm.name, cell.axes) for cell in both] == [
+        ("pythia", ("lr",)),
+        ("pythia", ("lr",)),
+        ("cascade-oacd", ("stream_lr",)),
+    ]
+    with pytest.raises(ParameterError, match="mqa is in none of the sweep's 2 grids, which have pythia, mla, cascade"):
+        load_sweep(path, {"arm": ["mqa", "mla"]})
+    alone = written(tmp_path, grids[0])
+    assert {cell.arm.name for cell in plan(load_sweep(alone, {"arm": "mqa"}))} == {"mqa"}
+
+
 def test_idle_parameters_are_those_of_another_way_of_training():
     def idle(arm):
         return idle_parameters(Arm.parse(arm))

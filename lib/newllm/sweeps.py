@@ -92,16 +92,38 @@ class Sweep(BaseModel):
     def replace(self, given: Mapping[str, Any]) -> Self:
         """Return the sweep with other values: of an axis of the grid, of ``profile``, or of a parameter.
 
+        Several grids stand for arms that need different axes, so that arms choose among them: each grid keeps those of
+        its arms that are given.
+
         Parameters
         ----------
         given
             New values by name; an axis takes a list, or one value.
+
+        Raises
+        ------
+        ParameterError
+            Where there are several grids, and a given arm is in none of them.
         """
-        axes = {key: value for key, value in given.items() if key in self.axes}
+        axes = {key: _listed(value) for key, value in given.items() if key in self.axes}
         rest = {key: value for key, value in given.items() if key not in axes and key != "profile"}
-        grid = [grid | {key: value for key, value in axes.items() if key in grid} for grid in self.grid]
+        grids = self.grid if len(self.grid) == 1 or ARM not in axes else _with_arms(self.grid, axes.pop(ARM))
+        grid = [grid | {key: value for key, value in axes.items() if key in grid} for grid in grids]
         changed = {"grid": grid, "parameters": self.parameters | rest, "profile": given.get("profile", self.profile)}
         return type(self).model_validate(self.model_dump() | changed)
+
+
+def _with_arms(grids: Sequence[Grid], arms: Sequence[Any]) -> list[Grid]:
+    """Return the grids that have some of these arms, with those arms alone."""
+    every = [arm for grid in grids for arm in grid[ARM]]
+    strange = [str(arm) for arm in arms if arm not in every]
+    if strange:
+        raise ParameterError(
+            f"{' and '.join(strange)} is in none of the sweep's {len(grids)} grids, which have "
+            f"{', '.join(map(str, every))}: add it to the one whose axes it needs, in a file of your own."
+        )
+    narrowed = [grid | {ARM: tuple(arm for arm in grid[ARM] if arm in arms)} for grid in grids]
+    return [grid for grid in narrowed if grid[ARM]]
 
 
 @dataclass(frozen=True)
