@@ -54,8 +54,13 @@ def _markdown(table: pd.DataFrame) -> str:
 
 def main_training() -> pd.DataFrame:
     """Write the arms of main training, the lowest perplexity first; † marks those that were trained otherwise."""
+    return _arms(reference_summary())
+
+
+def _arms(summary: pd.DataFrame) -> pd.DataFrame:
+    """Write a summary of arms, as `newllm.results.summarize_arms` makes it."""
     rows = []
-    for _, row in reference_summary().iterrows():
+    for _, row in summary.iterrows():
         half = (row["perplexity_high"] - row["perplexity_low"]) / 2
         rows.append(
             {
@@ -137,13 +142,70 @@ def reversal_curse() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def latent_widths() -> pd.DataFrame:
+    """Write each latent beside the control that keeps the same bytes."""
+    return pd.DataFrame(
+        [
+            {
+                "KV bytes/token": f"{row['kv_bytes_per_token']:,.0f}",
+                "latent": f"`{row['arm']}`",
+                "perplexity": f"{row['perplexity']:.1f}",
+                "control": f"`{row['control']}`",
+                "its perplexity": f"{row['control_perplexity']:.1f}",
+                "nats/token from the control": _with_interval(row, "difference"),
+            }
+            for _, row in published_table("06_latent_attention/tables/against_controls").iterrows()
+        ]
+    )
+
+
+def position_encodings() -> pd.DataFrame:
+    """Write the perplexity of each encoding, and that in windows longer than those of the training."""
+    summary = published_table("04_position_encodings/tables/summary").set_index("arm")
+    longer = published_table("04_position_encodings/tables/extrapolation")
+    by_length = longer.pivot_table("perplexity", index="arm", columns="seq_length")
+    rows = []
+    for arm, row in summary.iterrows():
+        lengths = {f"windows of {length}": f"{by_length.loc[arm, length]:.1f}" for length in by_length}
+        difference = "" if pd.isna(row["difference"]) else _with_interval(row, "difference")
+        rows.append(
+            {"model": f"`{arm}`", **lengths, "nats/token from RoPE": difference, "seeds": f"{row['seeds']:.0f}"}
+        )
+    return pd.DataFrame(rows)
+
+
+def exchanged_attention() -> pd.DataFrame:
+    """Write what becomes of weights that are read by another attention than that of their training."""
+    readings = published_table("09_key_attention_and_projected_values/tables/readings")
+    return pd.DataFrame(
+        [
+            {
+                "trained as": f"`{row['trained_as']}`",
+                "read as": f"`{row['read_as']}`, {row['scored']}",
+                "perplexity": f"{row['perplexity']:.1f}",
+                "nats/token from reading as trained": ""
+                if row["read_as"] == row["trained_as"]
+                else _with_interval(row, "difference"),
+                "seeds": row["seeds"],
+            }
+            for _, row in readings.iterrows()
+        ]
+    )
+
+
 def cascade() -> pd.DataFrame:
     """Write what each change of the cascade does."""
-    studies = published_table("08_cascade/tables/studies")
+    return _studies("08_cascade")
+
+
+def _studies(notebook: str) -> pd.DataFrame:
+    """Write arms that differ from a base arm in one thing each."""
+    studies = published_table(f"{notebook}/tables/studies")
     return pd.DataFrame(
         [
             {
                 "change of the base arm": row["change"].replace("_", " "),
+                "KV bytes in a window": f"{row['kv_bytes']:,.0f}",
                 "perplexity": f"{row['perplexity']:.1f}",
                 "nats/token from the base arm": _with_interval(row, "difference"),
                 "the same, one run-on stream": ""
@@ -159,7 +221,7 @@ def cascade() -> pd.DataFrame:
 
 def learning_rates() -> pd.DataFrame:
     """Write the perplexity of each arm at each learning rate that was tried."""
-    records = with_learning_rate(load_records(reference_folder() / SWEEPS_FOLDER))
+    records = with_learning_rate(load_records(reference_folder() / SWEEPS_FOLDER / "learning_rates"))
     table = records.pivot_table("perplexity", index="arm", columns="learning_rate")
     written = pd.DataFrame({"model": [f"`{arm}`" for arm in table.index]})
     for rate in table:
@@ -177,5 +239,8 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "models at 70m": models_at_70m,
     "decoding": decoding,
     "reversal curse": reversal_curse,
+    "latent widths": latent_widths,
+    "position encodings": position_encodings,
+    "exchanged attention": exchanged_attention,
     "cascade": cascade,
 }
