@@ -161,15 +161,18 @@ def latent_widths() -> pd.DataFrame:
 
 def position_encodings() -> pd.DataFrame:
     """Write the perplexity of each encoding, and that in windows longer than those of the training."""
-    summary = published_table("04_position_encodings/tables/summary").set_index("arm")
     longer = published_table("04_position_encodings/tables/extrapolation")
     by_length = longer.pivot_table("perplexity", index="arm", columns="seq_length")
     rows = []
-    for arm, row in summary.iterrows():
-        lengths = {f"windows of {length}": f"{by_length.loc[arm, length]:.1f}" for length in by_length}
-        difference = "" if pd.isna(row["difference"]) else _with_interval(row, "difference")
+    for _, row in published_table("04_position_encodings/tables/summary").iterrows():
+        perplexities = by_length.loc[row["arm"]]
         rows.append(
-            {"model": f"`{arm}`", **lengths, "nats/token from RoPE": difference, "seeds": f"{row['seeds']:.0f}"}
+            {
+                "model": f"`{row['arm']}`",
+                **{f"windows of {length}": f"{perplexities[length]:.1f}" for length in by_length},
+                "nats/token from RoPE": "" if pd.isna(row["difference"]) else _with_interval(row, "difference"),
+                "seeds": row["seeds"],
+            }
         )
     return pd.DataFrame(rows)
 
