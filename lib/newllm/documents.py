@@ -9,7 +9,9 @@ import pandas as pd
 from newllm.files import write_atomically
 from newllm.folders import project_root, reference_folder
 from newllm.learning_rates import with_learning_rate
+from newllm.models.registry import BASELINE
 from newllm.reference import published_table, reference_summary
+from newllm.results import summarize_arms
 from newllm.runs import SWEEPS_FOLDER, load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")
@@ -55,6 +57,12 @@ def _markdown(table: pd.DataFrame) -> str:
 def main_training() -> pd.DataFrame:
     """Write the arms of main training, the lowest perplexity first; † marks those that were trained otherwise."""
     return _arms(reference_summary())
+
+
+def tuned() -> pd.DataFrame:
+    """Write the arms that were trained at the learning rate that suits them."""
+    records = load_records(reference_folder() / SWEEPS_FOLDER / "tuned")
+    return _arms(summarize_arms(records, BASELINE).assign(trained_otherwise=False))
 
 
 def _arms(summary: pd.DataFrame) -> pd.DataFrame:
@@ -239,6 +247,7 @@ def _with_interval(row: pd.Series, name: str, digits: int = 3) -> str:
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "main training": main_training,
     "learning rates": learning_rates,
+    "tuned": tuned,
     "models at 70m": models_at_70m,
     "decoding": decoding,
     "reversal curse": reversal_curse,
