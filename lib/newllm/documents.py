@@ -204,6 +204,11 @@ def exchanged_attention() -> pd.DataFrame:
     )
 
 
+def context_kv() -> pd.DataFrame:
+    """Write what each change of Context-KV does."""
+    return _studies("07_context_kv")
+
+
 def cascade() -> pd.DataFrame:
     """Write what each change of the cascade does."""
     return _studies("08_cascade")
@@ -254,5 +259,6 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "latent widths": latent_widths,
     "position encodings": position_encodings,
     "exchanged attention": exchanged_attention,
+    "context-kv": context_kv,
     "cascade": cascade,
 }
