@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from newllm.arms import Arm
-from newllm.cell import Cell
-from newllm.config import MainTraining
+from newllm.config.notebooks import MainTraining
+from newllm.experiments.arms import Arm
+from newllm.experiments.trial import Cell
 
 ARMS = ("pythia", "narrow", "dproj-oacd", "dproj-random", "dproj-end-to-end", "dproj-oacd-frozen-embedding")
 CPU = torch.device("cpu")

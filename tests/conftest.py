@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from newllm.data import TextData, prepare_data
-from newllm.experiment import compare
+from newllm.experiments.comparison import compare
 from tests.comparison_setup import settings, write_texts
 
 # Tests run side by side, one a core, and numbers are equal to the bit only for equal numbers of threads: one, here and

@@ -5,18 +5,20 @@ import nbformat
 import pandas as pd
 import pytest
 
-from newllm import bootstrap, cli
+from newllm import cli
 from newllm.commands import models, shared
 from newllm.commands.run import plan
-from newllm.config import load_parameters
-from newllm.parameter_errors import ParameterError
-from newllm.runs import load_records, notebook_run
+from newllm.config.errors import ParameterError
+from newllm.config.profiles import load_parameters
+from newllm.notebook import first_cell
+from newllm.runs.folder import notebook_run
+from newllm.runs.record import load_records
 
 RECORD_CELL = """
 import os, sys
-from newllm import runs
-from newllm.runs import Record
-run = runs.open_run(parameters)
+from newllm.runs.folder import open_run
+from newllm.runs.record import Record
+run = open_run(parameters)
 part = run.part("dproj-oacd", {"seed": parameters.seed})
 print("interpreter", sys.executable)
 if not part.is_finished:
@@ -41,10 +43,11 @@ def notebook(tmp_path, monkeypatch):
     )
     parameters_cell.metadata["tags"] = ["parameters"]
     cells = [
-        nbformat.v4.new_code_cell(bootstrap.FIRST_CELL),
+        nbformat.v4.new_code_cell(first_cell.FIRST_CELL),
         parameters_cell,
         nbformat.v4.new_code_cell(
-            'from newllm import config\nparameters = config.from_notebook("01_projection_training", globals())'
+            "from newllm.notebook.parameters import from_notebook\n"
+            'parameters = from_notebook("01_projection_training", globals())'
         ),
         nbformat.v4.new_code_cell(RECORD_CELL),
     ]

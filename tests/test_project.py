@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from newllm.commands.shared import read_assignments
-from newllm.config import load_parameters
-from newllm.folders import project_root
+from newllm.config.profiles import load_parameters
+from newllm.files import project_root
 
 ROOT = project_root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

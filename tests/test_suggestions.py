@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newllm.suggestions import closest, did_you_mean
+from newllm.wording import closest, did_you_mean
 
 NAMES = st.lists(st.text("abcdefg_", min_size=4, max_size=12), min_size=1, max_size=6, unique=True)
 

@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import Dataset
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, TrainerCallback
 
-from newllm import checkpoints, main_training
-from newllm.config import TrainingParameters
-from newllm.main_training import TrainingResult, train
+from newllm.config.groups import TrainingParameters
+from newllm.training import checkpoints
+from newllm.training import main as main_training
+from newllm.training.main import TrainingResult, train
 
 VOCABULARY = 64
 LENGTH = 16

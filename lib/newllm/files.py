@@ -1,4 +1,4 @@
-"""How files are written: whole or not at all, and JSON without numbers that JSON does not have."""
+"""How files are written (whole or not at all; JSON without numbers that JSON does not have), and where they are."""
 
 import os
 from collections.abc import Iterator
@@ -40,3 +40,39 @@ def write_atomically(path: Path, text: str) -> Path:
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def project_root() -> Path:
+    """Return the clone this package runs from: the folder that holds ``lib``, ``params`` and ``notebooks``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the package runs from somewhere else, such as a wheel without the notebooks.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "params").is_dir():
+        raise FileNotFoundError(
+            f"newllm runs from {root}, which is not a clone of the project; clone it and install it with `make lab`."
+        )
+    return root
+
+
+def outputs_folder() -> Path:
+    """Return the folder that holds the run folders: ``NEWLLM_OUTPUTS``, or ``outputs`` in the clone."""
+    return _moved_by("NEWLLM_OUTPUTS", "outputs")
+
+
+def reference_folder() -> Path:
+    """Return the folder that holds the committed results."""
+    return project_root() / "outputs" / "reference"
+
+
+def cache_folder() -> Path:
+    """Return the folder that holds prepared data, safe to delete: ``NEWLLM_CACHE``, or ``outputs/cache``."""
+    return _moved_by("NEWLLM_CACHE", "outputs/cache")
+
+
+def _moved_by(variable: str, default: str) -> Path:
+    moved = os.environ.get(variable)
+    return Path(moved).expanduser().resolve() if moved else project_root() / default

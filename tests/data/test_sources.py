@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newllm.config import DataParameters
+from newllm.config.groups import DataParameters
 from newllm.data.sources import article_texts, open_source, source_names
 from tests.data.conftest import REVISION, FakeHub
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from newllm.config import DataParameters
+from newllm.config.groups import DataParameters
 from newllm.data import prepare_data
 from newllm.data.hub import HubUnavailableError
 from newllm.data.tokenizers import bytes_per_token, encode_documents, load_tokenizer, tokenizer_identity

@@ -5,7 +5,7 @@ import torch
 
 from newllm.evaluation.absorption import absorption_error
 from newllm.models import create
-from newllm.models.attention.latent import LatentAttention
+from newllm.models.methods.mla import LatentAttention
 
 
 def make(**overrides):

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from newllm.evaluation.cache import cached_equals_uncached, held_bytes, measure
+from newllm.evaluation.agreement import cached_equals_uncached
+from newllm.evaluation.cache import held_bytes, measure
 from newllm.models import create
 from tests.evaluation import toys
 

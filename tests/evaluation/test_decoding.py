@@ -6,8 +6,8 @@ import torch
 
 from newllm.evaluation import decoding
 from newllm.evaluation.decoding import DecodingSession, compare_decoding, crossovers
-from newllm.evaluation.stock_models import deepseek_like, gpt_neox_like
 from newllm.models import create
+from newllm.models.stock import deepseek_like, gpt_neox_like
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from newllm.evaluation.cache import cached_equals_uncached, measure
+from newllm.evaluation.agreement import cached_equals_uncached
+from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
 from newllm.models import configure, create, names
 from newllm.models.language_model import LanguageModel

@@ -6,9 +6,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from newllm.bootstrap import FIRST_CELL
-from newllm.config import NOTEBOOKS
-from newllm.notebooks import FIGURE, PICTURE
+from newllm.config.notebooks import NOTEBOOKS
+from newllm.notebook.first_cell import FIRST_CELL
+from newllm.notebook.refresh import FIGURE, PICTURE
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))

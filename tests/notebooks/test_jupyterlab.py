@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 
-from newllm.folders import project_root
-from newllm.kernel import kernel_of_this_python
+from newllm.files import project_root
+from newllm.notebook.kernel import kernel_of_this_python
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -5,7 +5,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from newllm.runs import RunError, parameter_differences
+from newllm.runs.differences import parameter_differences
+from newllm.runs.folder import RunError
 
 logger = logging.getLogger(__name__)
 

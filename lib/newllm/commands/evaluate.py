@@ -9,15 +9,16 @@ from typing import Any
 import pandas as pd
 import torch
 
-from newllm import benchmarks
-from newllm.benchmarks import BenchmarkRecord, Question, Settings
+from newllm.benchmarks import scores as benchmarks
+from newllm.benchmarks.scores import BenchmarkRecord, Question, Settings
 from newllm.commands.shared import as_text
 from newllm.data.hub import HubUnavailableError
-from newllm.devices import choose_device
 from newllm.evaluation.causality import certify
-from newllm.loading import TrainedModel, find_saved_model, load_trained_model, local_folder
 from newllm.models import names
-from newllm.runs import RECORD_FILE, SAVED_MODEL, Record, read_record
+from newllm.runs.folder import SAVED_MODEL
+from newllm.runs.record import RECORD_FILE, Record, read_record
+from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model, local_folder
+from newllm.runtime import choose_device
 
 logger = logging.getLogger(__name__)
 

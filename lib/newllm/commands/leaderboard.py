@@ -9,13 +9,12 @@ from pydantic import ValidationError
 
 from newllm import figures
 from newllm.commands.shared import as_text, read_assignments
-from newllm.config import LeaderboardFilters
-from newllm.files import write_atomically
-from newllm.folders import outputs_folder
-from newllm.leaderboard import Board, default_folders, read_board
-from newllm.leaderboard_page import render
-from newllm.parameter_errors import ParameterError, explain
-from newllm.pictures import write_pictures_where_possible
+from newllm.config.errors import ParameterError, explain
+from newllm.config.groups import LeaderboardFilters
+from newllm.files import outputs_folder, write_atomically
+from newllm.publication.leaderboard import Board, default_folders, read_board
+from newllm.publication.leaderboard_page import render
+from newllm.runs.pictures import write_pictures_where_possible
 
 logger = logging.getLogger(__name__)
 

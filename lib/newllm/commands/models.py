@@ -9,7 +9,7 @@ from newllm.commands.shared import as_text
 from newllm.evaluation.survey import survey
 from newllm.files import write_atomically
 from newllm.models import sizes
-from newllm.provenance import Provenance
+from newllm.runs.provenance import Provenance
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from newllm.documents import renew_tables
-from newllm.folders import reference_folder
-from newllm.reference import publish
+from newllm.files import reference_folder
+from newllm.publication.document_tables import renew_tables
+from newllm.publication.reference import publish
 
 logger = logging.getLogger(__name__)
 

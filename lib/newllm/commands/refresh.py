@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 from newllm.commands.shared import available_notebooks, full_name, notebook_path
-from newllm.durations import describe_seconds
-from newllm.notebooks import refresh
-from newllm.parameter_errors import ParameterError
+from newllm.config.errors import ParameterError
+from newllm.notebook.refresh import refresh
+from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
 

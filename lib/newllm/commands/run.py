@@ -10,12 +10,17 @@ from typing import Any
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from newllm.analysis.summary import summarize
 from newllm.commands.shared import as_text, available_notebooks, full_name, notebook_path, read_assignments
-from newllm.config import NOTEBOOKS, RunParameters, load_parameters, profiles, refuse_unknown
-from newllm.durations import describe_seconds
-from newllm.kernel import kernel_of_this_python
-from newllm.parameter_errors import ParameterError
-from newllm.runs import Run, RunError, draw_pictures, earlier_seconds, load_records, notebook_run, summarize
+from newllm.config.errors import ParameterError
+from newllm.config.groups import RunParameters
+from newllm.config.notebooks import NOTEBOOKS
+from newllm.config.profiles import load_parameters, profiles, refuse_unknown
+from newllm.notebook.kernel import kernel_of_this_python
+from newllm.runs.folder import Run, RunError, earlier_seconds, notebook_run
+from newllm.runs.pictures import draw_pictures
+from newllm.runs.record import load_records
+from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
 

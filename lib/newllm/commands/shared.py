@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from newllm.config import NOTEBOOKS
-from newllm.folders import project_root
-from newllm.parameter_errors import ParameterError
+from newllm.config.errors import ParameterError
+from newllm.config.notebooks import NOTEBOOKS
+from newllm.files import project_root
 
 
 def notebooks_folder() -> Path:

@@ -9,13 +9,15 @@ from typing import Any
 import pandas as pd
 
 from newllm import figures
-from newllm.cell import Cell
+from newllm.analysis.learning_rates import best_learning_rates, judge, with_learning_rate
+from newllm.analysis.summary import summarize
 from newllm.commands.shared import as_text, read_assignments
-from newllm.durations import describe_seconds
-from newllm.learning_rates import best_learning_rates, judge, with_learning_rate
-from newllm.parameter_errors import ParameterError
-from newllm.runs import Run, RunError, draw_pictures, summarize
-from newllm.sweeps import SweepRun, available_sweeps, load_sweep, plan, sweep_path
+from newllm.config.errors import ParameterError
+from newllm.experiments.sweeps import SweepRun, available_sweeps, load_sweep, plan, sweep_path
+from newllm.experiments.trial import Cell
+from newllm.runs.folder import Run, RunError
+from newllm.runs.pictures import draw_pictures
+from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
 

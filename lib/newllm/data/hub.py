@@ -10,8 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import datasets
 from huggingface_hub import HfApi
 
-from newllm.files import write_atomically
-from newllm.folders import cache_folder
+from newllm.files import cache_folder, write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from newllm.config import DataParameters
+from newllm.config.groups import DataParameters
 from newllm.data.facts import Fact, load_facts, training_sentences
 from newllm.data.sources import Source, open_source
 from newllm.data.splits import SPLIT_RULE, Block, Side, SplitDocuments

@@ -15,8 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from newllm.data.cache import cache_key
 from newllm.data.hub import ask_hub
-from newllm.files import atomic_file
-from newllm.folders import cache_folder
+from newllm.files import atomic_file, cache_folder
 
 logger = logging.getLogger(__name__)
 

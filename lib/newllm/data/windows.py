@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from newllm.data.cache import cache_key
-from newllm.files import atomic_file
-from newllm.folders import cache_folder
+from newllm.files import atomic_file, cache_folder
 
 logger = logging.getLogger(__name__)
 

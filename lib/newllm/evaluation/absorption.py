@@ -5,13 +5,7 @@ import copy
 import torch
 from transformers import PreTrainedModel
 
-from newllm.evaluation.probing import (
-    logits_in_pieces,
-    probe_copy,
-    probe_generator,
-    random_tokens,
-    untouched_randomness,
-)
+from newllm.evaluation.probing import logits_in_pieces, probe_copy, probe_generator, random_tokens, untouched_randomness
 
 # A prompt, single tokens, a longer piece, a single token: what decoding, chunked prefill and both together meet.
 PIECES = (13, 1, 1, 1, 8, 1)

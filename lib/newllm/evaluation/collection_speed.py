@@ -7,8 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from newllm.collection import collect_context_cache_sequential_multiblock, collect_model_contexts
 from newllm.models.language_model import LanguageModel
+from newllm.recurrence.collection import collect_context_cache_sequential_multiblock, collect_model_contexts
 
 # The first calls of every kernel cost more: they are not timed.
 WARM_UP_TOKENS = 4096
@@ -23,7 +23,7 @@ class CollectionSpeed:
     tokens, seconds
         The whole stream, collected in parallel.
     rounds, residual, sequential
-        What verified it, as in :class:`newllm.collection.ContextCollection`.
+        What verified it, as in :class:`newllm.recurrence.collection.ContextCollection`.
     loop_tokens, loop_seconds
         The part of the stream, from its beginning, that the loop over tokens collected.
     largest_difference

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from newllm.evaluation.probing import probe_generator, random_tokens, untouched_randomness
-from newllm.models.cache import ChunkContextLayer, RecurrentStateLayer
+from newllm.models.cache_layers import ChunkContextLayer, RecurrentStateLayer
 from newllm.models.language_model import LanguageModel
 
 KEYS, VALUES, SHARED, CHUNK_END, STATE = "keys", "values", "one vector for both", "context of a chunk", "last context"

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from newllm.models.methods.unified import UnifiedPythiaModel
 from newllm.models.position import PositionEncoding
 from newllm.models.step import Step
-from newllm.models.unified import UnifiedPythiaModel
 
 
 class _SwappedStep(Step):

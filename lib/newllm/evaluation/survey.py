@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from newllm.evaluation.cache import cached_equals_uncached, measure
+from newllm.evaluation.agreement import cached_equals_uncached
+from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
 from newllm.evaluation.decoding import compare_decoding
 from newllm.models import create, names

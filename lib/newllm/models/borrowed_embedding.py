@@ -12,8 +12,8 @@ from newllm.models.language_model import LanguageModel
 class BorrowedEmbeddingModel(LanguageModel):
     """Token embedding, its norm, and a head, tied to the embedding by default.
 
-    The embedding is random until :func:`newllm.embeddings.adopt_embedding` gives it what another model knows. A
-    subclass makes its other parts and calls ``post_init``, which ties the head.
+    The embedding is random until :func:`newllm.training.embeddings.adopt_embedding` gives it what another model knows.
+    A subclass makes its other parts and calls ``post_init``, which ties the head.
     """
 
     config_class = BorrowedEmbeddingConfig

@@ -71,8 +71,8 @@ class BorrowedEmbeddingConfig(LanguageModelConfig):
     freeze_embedding
         Whether training leaves the token embedding as it is.
     embedding_source
-        Whose embedding to take, as :func:`newllm.embeddings.read_embedding` reads it, or ``random``; None means that of
-        a baseline on the same data.
+        Whose embedding to take, as :func:`newllm.training.embeddings.read_embedding` reads it, or ``random``; None
+        means that of a baseline on the same data.
     embedding_digest
         Digest of the embedding that was taken, by which training knows that it was; not a setting.
     data_split

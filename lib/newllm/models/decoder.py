@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from newllm.models.attention.base import Attention
-from newllm.models.attention.multi_head import MultiHeadAttention
+from newllm.models.attention import Attention, MultiHeadAttention
 from newllm.models.config import DecoderConfig
 from newllm.models.language_model import LanguageModel
 from newllm.models.step import Step

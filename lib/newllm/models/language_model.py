@@ -8,7 +8,7 @@ from transformers import DynamicCache, GenerationMixin, PreTrainedConfig, PreTra
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from newllm.models.cache import fill_layers
+from newllm.models.cache_layers import fill_layers
 from newllm.models.loss import next_token_loss, next_token_loss_from_logits
 from newllm.models.projection import DiverseProjection, RecurrenceLinear, init_linear_weights, unroll_side_by_side
 from newllm.models.step import Step
@@ -25,7 +25,8 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     # What a recurrence remembers cannot be taken back token by token, so assisted generation is refused.
     _is_stateful = False
-    # How it is trained, by a name that `newllm.recipes` knows: on windows that each start from an empty cache.
+    # How it is trained, by a name that `newllm.experiments.recipes` knows: on windows that each start from an empty
+    # cache.
     training_recipe = "windows"
     # The recurrences of this model, each a DiverseProjection; empty where it has none.
     context_blocks: nn.ModuleList

@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from newllm.models.language_model import LanguageModel
-from newllm.suggestions import did_you_mean
+from newllm.wording import did_you_mean
 
 PYTHIA_VOCABULARY = 50304
 GPT2_VOCABULARY = 50257

@@ -1,0 +1,93 @@
+"""What is asked of a finished comparison: beside controls of equal cache, and beyond the training length."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from newllm.analysis.summary import summarize_arms
+from newllm.evaluation.perplexity import Windows, extrapolate
+from newllm.experiments.scoring import PRETRAINED
+from newllm.runs.saved_model import load_model
+
+# Plain Pythias that keep less because they are narrower or share heads.
+CONTROLS = ("narrow", "mqa")
+
+
+def against_controls(records: pd.DataFrame) -> pd.DataFrame:
+    """Set every arm beside the controls that keep as many bytes a token: a saving is claimed only beside them.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an arm and control of equal bytes, widest cache first: ``kv_bytes_per_token``, ``arm``, ``control``,
+        both perplexities, and the columns of ``difference`` that `newllm.analysis.summary.summarize_arms` gives (nats
+        per token, negative where the arm is better than the control). Arms without a control are left out.
+    """
+    rows = []
+    controls = records[records["method"].isin(CONTROLS)]
+    for arm, group in records[~records["method"].isin(CONTROLS)].groupby("arm", sort=False):
+        equal = controls[controls["kv_bytes_per_token"] == group["kv_bytes_per_token"].iloc[0]]
+        for control, beside in equal.groupby("arm", sort=False):
+            summary = summarize_arms(pd.concat([group, beside]), baseline=str(control)).set_index("arm")
+            row = summary.loc[arm]
+            rows.append(
+                {
+                    "kv_bytes_per_token": row["kv_bytes_per_token"],
+                    "arm": arm,
+                    "control": control,
+                    "perplexity": row["perplexity"],
+                    "control_perplexity": summary.loc[control, "perplexity"],
+                    **row.filter(like="difference").to_dict(),
+                }
+            )
+    columns = ["kv_bytes_per_token", "arm", "control", "perplexity", "control_perplexity"]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    return table.sort_values("kv_bytes_per_token", ascending=False, kind="stable", ignore_index=True)
+
+
+def extrapolations(
+    records: pd.DataFrame,
+    windows: Windows,
+    factors: Sequence[int],
+    *,
+    batch_size: int = 8,
+    device: torch.device | str | None = None,
+) -> pd.DataFrame:
+    """Score the trained models in windows longer than those of their training.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`; weights that were not trained here are left out, as their own
+        training length is another.
+    windows
+        Held-out windows of the training length.
+    factors
+        Multiples of the training length.
+    batch_size
+        Windows at once, at most.
+    device
+        Where to score; the CPU where omitted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows of `newllm.evaluation.perplexity.extrapolate`, with ``arm`` and ``seed``.
+
+    Raises
+    ------
+    ValueError
+        Where there are too few held-out windows for the longest length.
+    """
+    frames = []
+    for _, record in records[records["arm"] != PRETRAINED].iterrows():
+        model = load_model(record["folder"])
+        scores = extrapolate(model, windows, factors=factors, batch_size=batch_size, device=device)
+        frames.append(scores.assign(arm=record["arm"], seed=record["seed"]))
+    return pd.concat(frames, ignore_index=True)

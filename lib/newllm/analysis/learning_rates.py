@@ -1,0 +1,113 @@
+"""Which learning rate suits each arm, and whether a grid of them settles which arm is best."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from newllm.config.errors import ParameterError
+from newllm.evaluation.statistics import paired_difference
+from newllm.experiments.arms import Arm
+
+LOSS = "validation_loss"
+
+
+MIDDLE = "inside"
+
+
+def with_learning_rate(records: pd.DataFrame) -> pd.DataFrame:
+    """Add the column ``learning_rate``: what main training of each record ran with.
+
+    Parameters
+    ----------
+    records
+        Rows of :func:`newllm.runs.record.load_records`.
+    """
+    rates = [
+        parameters["stream_lr" if Arm.parse(method).reads_stream else "lr"]
+        for method, parameters in zip(records["method"], records["parameters"], strict=True)
+    ]
+    return records.assign(learning_rate=rates)
+
+
+def best_learning_rates(records: pd.DataFrame, by: Sequence[str] = ("arm",)) -> pd.DataFrame:
+    """Find for each arm the learning rate with the lowest held-out loss, and whether the grid encloses it.
+
+    Parameters
+    ----------
+    records
+        Rows of :func:`newllm.runs.record.load_records`, the same seeds at every learning rate. A loss that is missing
+        is one that was not finite.
+    by
+        Columns that tell apart what has a best learning rate of its own.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each value of ``by``, the lowest loss first: ``learning_rate``, ``validation_loss`` (nats per token,
+        mean over seeds), ``seeds``, ``grid`` (the learning rates that were tried, ascending), ``place`` of the best one
+        in the grid (``inside``, ``lowest``, ``highest`` or ``only``) and ``established``: whether it lies inside, so
+        that a better one outside is not to be expected.
+
+    Raises
+    ------
+    ParameterError
+        Where an arm was not run with the same seeds at each learning rate: means over other seeds do not compare.
+    """
+    rows = []
+    for key, group in with_learning_rate(records).groupby(list(by), sort=False, dropna=False):
+        seeds = {rate: frozenset(rows["seed"]) for rate, rows in group.groupby("learning_rate")}
+        if len(set(seeds.values())) > 1:
+            name = ", ".join(map(str, key))
+            raise ParameterError(f"{name} has not the same seeds at each learning rate: finish the grid first.")
+        losses = group[LOSS].fillna(math.inf).groupby(group["learning_rate"]).mean().sort_index()
+        grid = tuple(losses.index)
+        best = grid[int(losses.argmin())]
+        place = "only" if len(grid) == 1 else {grid[0]: "lowest", grid[-1]: "highest"}.get(best, MIDDLE)
+        rows.append(
+            {
+                **dict(zip(by, key, strict=True)),
+                "learning_rate": best,
+                LOSS: losses.min(),
+                "seeds": len(seeds[best]),
+                "grid": grid,
+                "place": place,
+                "established": place == MIDDLE,
+            }
+        )
+    return pd.DataFrame(rows).sort_values(LOSS, ignore_index=True)
+
+
+def judge(records: pd.DataFrame) -> str:
+    """Say in one sentence which arm is best at its own best learning rate, or why that is not established.
+
+    Parameters
+    ----------
+    records
+        As in `best_learning_rates`, of two arms or more.
+    """
+    best = best_learning_rates(records)
+    open_arms = [
+        f"{row['arm']} has one only"
+        if row["place"] == "only"
+        else f"that of {row['arm']}, {row['learning_rate']:g}, is the {row['place']} that was tried"
+        for _, row in best[~best["established"]].iterrows()
+    ]
+    if open_arms:
+        return f"No winner is established, as each best learning rate must lie inside a grid: {'; '.join(open_arms)}."
+    if len(best) == 1:
+        return f"{best['arm'][0]} stands alone: a winner needs arms to be compared with."
+    rated = with_learning_rate(records)
+    first, second = (
+        rated[(rated["arm"] == row["arm"]) & (rated["learning_rate"] == row["learning_rate"])].set_index("seed")[LOSS]
+        for _, row in best.head(2).iterrows()
+    )
+    shared = first.index.intersection(second.index)
+    names = (
+        f"{best['arm'][0]} has the lowest held-out loss and {best['arm'][1]} the next, each at its best learning rate"
+    )
+    if len(shared) < 2:
+        return f"{names}; no winner is established on {len(shared)} shared seed: run more."
+    difference = paired_difference(first[shared], second[shared])
+    verdict = "an established winner" if difference.high < 0 else "no established winner: the interval holds zero"
+    return f"{names}: {difference} nats per token over {len(shared)} seeds, {verdict}."

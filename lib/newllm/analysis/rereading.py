@@ -1,0 +1,88 @@
+"""Models that are read in another way than they were trained: one method's weights in another method's decoding."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from newllm.evaluation.perplexity import Windows, evaluate
+from newllm.evaluation.statistics import difference_over_windows_and_seeds
+from newllm.runs.saved_model import load_model
+
+# Decoding is many small steps, which cost little more with many windows side by side.
+WINDOWS_AT_ONCE = 64
+
+
+ONE_PASS = "in one pass"
+
+
+CACHED = "through the cache"
+
+
+def exchange(
+    records: pd.DataFrame,
+    methods: Sequence[str],
+    windows: Windows,
+    *,
+    tokens_a_step: int,
+    device: torch.device | str | None = None,
+) -> pd.DataFrame:
+    """Read the trained models of some methods as each of these methods, and compare with reading them as trained.
+
+    Each is scored through the cache, as it would be decoded; as what it was trained to be also in one pass, which is
+    what the others are compared with, on the same windows and seeds.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`; those whose arm is one of ``methods`` are read.
+    methods
+        Names of models that share names and shapes of weights, such as ``pythia`` and ``ka``.
+    windows
+        Held-out windows.
+    tokens_a_step
+        Tokens of each call through the cache.
+    device
+        Where to score.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a combination: ``trained_as``, ``read_as``, ``scored``, ``seeds``, ``perplexity`` (geometric mean over
+        the seeds); ``difference`` in nats per token from the same weights read as trained in one pass (positive:
+        worse), its intervals as `newllm.evaluation.statistics.difference_over_windows_and_seeds` gives them; and
+        ``largest_difference`` of a single window.
+    """
+    rows = []
+    for trained_as in (method for method in methods if method in set(records["arm"])):
+        folders = records.loc[records["arm"] == trained_as, "folder"]
+        reference = np.empty(0)
+        for read_as in sorted(methods, key=lambda method: method != trained_as):
+            for scored in (ONE_PASS, CACHED) if read_as == trained_as else (CACHED,):
+                step = tokens_a_step if scored == CACHED else None
+                losses = np.stack(
+                    [
+                        evaluate(
+                            load_model(folder, method=read_as),
+                            windows,
+                            batch_size=WINDOWS_AT_ONCE,
+                            device=device,
+                            tokens_a_step=step,
+                        ).window_losses
+                        for folder in folders
+                    ]
+                )
+                reference = losses if scored == ONE_PASS else reference
+                rows.append(
+                    {
+                        "trained_as": trained_as,
+                        "read_as": read_as,
+                        "scored": scored,
+                        "seeds": len(losses),
+                        "perplexity": float(np.exp(losses.mean())),
+                        **difference_over_windows_and_seeds(losses, reference),
+                        "largest_difference": float(np.abs(losses - reference).max()),
+                    }
+                )
+    return pd.DataFrame(rows)

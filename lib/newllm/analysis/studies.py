@@ -1,0 +1,80 @@
+"""Studies within a comparison: arms that differ from one base arm in one thing, and what that thing does."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from newllm.analysis.summary import summarize_arms
+from newllm.config.groups import StudyParameters
+from newllm.evaluation.statistics import paired_difference
+from newllm.experiments.arms import Arm
+from newllm.models.registry import configure
+
+RUN_ON = ("run_on_difference", "run_on_difference_low", "run_on_difference_high")
+
+
+def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.DataFrame:
+    """Compare each arm of the base arm's model with the base arm.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`, the base arm's among them.
+    parameters
+        Name the base arm, and give the arms the settings that they do not give themselves.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an arm that differs from the base, arms that change the same settings one after the other: ``study``
+        (what is changed), ``change`` (from what to what); what `newllm.analysis.summary.summarize_arms` says of the
+        arm, with ``difference`` in nats per token from the base arm (negative: better than it) and its intervals over
+        windows and over seeds; and ``run_on_difference`` likewise, with ``run_on_difference_low`` and ``_high`` over
+        the seeds, NaN for models that are not scored on one run-on stream.
+    """
+    base = Arm.parse(parameters.base_arm)
+    summary = summarize_arms(records, baseline=base.name)
+    rows = []
+    for name in records.loc[records["method"] == base.method, "arm"].unique():
+        arm = Arm.parse(name)
+        if arm == base:
+            continue
+        changes = changed_settings(base, arm, parameters)
+        row: dict[str, Any] = {
+            "study": " and ".join(changes),
+            "change": ", ".join(f"{key} {_written(old)} → {_written(new)}" for key, (old, new) in changes.items()),
+            "arm": name,
+        }
+        rows.append(row | _run_on_difference(records, name, base.name))
+    studies = list(dict.fromkeys(row["study"] for row in rows))
+    ordered = sorted(rows, key=lambda row: studies.index(row["study"]))
+    return pd.DataFrame(ordered, columns=["study", "change", "arm", *RUN_ON]).merge(summary, on="arm")
+
+
+def changed_settings(base: Arm, arm: Arm, parameters: StudyParameters) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two arms of a model differ, by name: the value in ``base`` and in ``arm``."""
+    before, after = (configure(each.method, parameters.size, **each.settings(parameters)) for each in (base, arm))
+    names = dict.fromkeys(key for each in (arm, base) for key, _ in each.overrides)
+    values = {name: (getattr(before, name), getattr(after, name)) for name in names}
+    values["projection"] = (base.projection, arm.projection)
+    values["frozen embedding"] = (base.frozen_embedding, arm.frozen_embedding)
+    return {name: (old, new) for name, (old, new) in values.items() if old != new}
+
+
+def _written(value: Any) -> str:
+    """Write a value as in an arm's name, so that true and false look as they are typed."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _run_on_difference(records: pd.DataFrame, arm: str, base: str) -> dict[str, float]:
+    """Difference of the run-on losses, paired over the seeds that both arms have; nothing where there are none."""
+    if "run_on_perplexity" not in records:
+        return {}
+    table = records.pivot_table("run_on_perplexity", index="seed", columns="arm")
+    if not {arm, base} <= set(table.columns):
+        return {}
+    shared = table[[arm, base]].dropna()
+    if shared.empty:
+        return {}
+    return paired_difference(np.log(shared[arm]), np.log(shared[base])).columns(RUN_ON[0])

@@ -1,0 +1,1 @@
+"""Published benchmarks, asked of any trained model."""

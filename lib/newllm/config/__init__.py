@@ -1,0 +1,1 @@
+"""Every parameter of every notebook, typed."""

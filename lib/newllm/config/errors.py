@@ -1,0 +1,68 @@
+"""What is wrong with a parameter, in one sentence: the key, its value and what is allowed."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from newllm.wording import closest
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be used; every line of the message is one sentence about one key."""
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """Return how a sentence about an unknown name ends: with the nearest known one, or with all of them."""
+    close = closest(key, known)
+    return f"; there are {', '.join(known)}." if close is None else f"; did you mean {close}?"
+
+
+def explain(
+    error: ValidationError,
+    kind: type[BaseModel],
+    owner: str,
+    given: Mapping[str, Any],
+    where: str,
+    *,
+    option: str = "",
+) -> str:
+    """Say in one sentence a line what pydantic found: the key, its value and what is allowed.
+
+    Parameters
+    ----------
+    error
+        What validation raised.
+    kind
+        The class that was to be made.
+    owner
+        What the keys are parameters of, as a reader knows it.
+    given
+        What the user gave beside the file.
+    where
+        The file that the other values come from.
+    option
+        The option that gives a value too, such as ``-p``, if there is one.
+    """
+    sentences = [_sentence(dict(problem), kind, owner, given, where, option) for problem in error.errors()]
+    return "\n".join(dict.fromkeys(sentences))
+
+
+def _sentence(
+    problem: dict[str, Any], kind: type[BaseModel], owner: str, given: Mapping[str, Any], where: str, option: str
+) -> str:
+    message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
+    if not problem["loc"]:  # a rule about several keys, which names them itself
+        return f"{message}."
+    key = str(problem["loc"][0])
+    origin = "" if key in given else f" (in {where})"
+    if problem["type"] == "extra_forbidden":
+        return f"{key} is not a parameter of {owner}{origin}{nearest(key, list(kind.model_fields))}"
+    if problem["type"] == "missing":
+        described = kind.model_fields[key].description
+        what = f" is {described} and" if described else ""
+        otherwise = f" or with {option} {key}=<value>" if option else ""
+        return f"{key}{what} has no default; give it a value in {where}{otherwise}."
+    message = re.sub(r"^\w+ should", "it must", message).replace(" after validation", "")
+    return f"{key} is {problem['input']!r}{origin}, but {message}."

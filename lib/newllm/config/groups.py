@@ -1,0 +1,291 @@
+"""Every parameter, typed, in groups: text, model, projection training, main training, comparison, run.
+
+Names are flat, and one name means the same thing everywhere.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+LONGEST_WINDOW = 2048  # positions a Pythia model is defined for
+
+
+def _number(value: Any) -> Any:
+    """Refuse booleans, which Python counts as numbers, and read ``"1e-4"``, which YAML 1.1 leaves a string."""
+    if isinstance(value, bool):
+        raise ValueError("it must be a number")
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError("it must be a number") from None
+    return value
+
+
+def _list(value: Any) -> Any:
+    """Read ``"[0, 1]"``, as papermill passes lists given on the command line."""
+    if isinstance(value, str):
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            value = None
+        if not isinstance(value, list):
+            raise ValueError("it must be a list such as [a, b]")
+    return value
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("no item may be given twice")
+    return values
+
+
+SizeName = Literal["tiny", "mini", "70m", "160m", "410m", "1b", "1.4b"]
+
+
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+
+
+Count = Annotated[Whole, Field(gt=0)]
+
+
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
+
+
+Counts = Annotated[tuple[Count, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
+
+
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
+
+
+class _Group(BaseModel):
+    """What all parameter groups share: unknown names are errors and values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataParameters(_Group):
+    """Which text is read, how it is cut into tokens, and how much of it."""
+
+    source: Literal["pile", "wikitext", "ultrachat", "sotu", "stdlib", "text"] = "sotu"
+    text_files: Names | None = Field(None, description="patterns of .txt and .jsonl files, for the source `text`")
+    tokenizer: str = Field("bpe:4096", description="a hub id, a tokenizer.json, or bpe:<size> trained on the text")
+    samples: Count = Field(description="the number of training windows")
+    seq_length: Annotated[Whole, Field(ge=2, le=LONGEST_WINDOW)] = Field(description="the tokens of one window")
+    val_samples: Count = Field(200, description="the number of validation windows")
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _check_tokenizer(cls, value: str) -> str:
+        kind, colon, size = value.partition(":")
+        # 256 byte values and the end-of-text token are in every byte-level vocabulary.
+        if not value.strip() or (colon and kind == "bpe" and not (size.isdecimal() and int(size) > 256)):
+            raise ValueError("it must be a hub id, a path of a tokenizer.json, or bpe:<size> with a size over 256")
+        return value
+
+    @model_validator(mode="after")
+    def _check_text_files(self) -> Self:
+        if (self.source == "text") != (self.text_files is not None):
+            raise ValueError(
+                f"text_files is {self.text_files}, but it must be given with source text, and only with it "
+                f"(source is {self.source})"
+            )
+        return self
+
+
+class ModelParameters(_Group):
+    """The size of the models."""
+
+    size: SizeName = "mini"
+
+
+class ProjectionParameters(_Group):
+    """The recurrence and its training without labels (orthogonality and diversity, "OACD")."""
+
+    proj_dim: Count | None = Field(None, description="width of a context; None: as the model's size says")
+    projection_samples: Count = Field(1000, description="the number of training windows the projection learns from")
+    projection_lr: Annotated[Real, Field(gt=0)] = 0.003
+    proj_noise: Annotated[Real, Field(ge=0)] = Field(0.05, description="standard deviation of the added noise")
+    max_iterations: Annotated[Whole, Field(ge=2)] = Field(100, description="passes at most, the first one included")
+    convergence_threshold: Annotated[Real, Field(gt=0)] = 0.03
+    convergence_target: Annotated[Real, Field(gt=0, le=1)] = Field(0.95, description="share of tokens to stop at")
+    centroid_weight: Annotated[Real, Field(ge=0)] = 0.1
+    projection_batch_size: Annotated[Whole, Field(ge=2)] = Field(5000, description="tokens in a mini-batch")
+    projection_clip: Annotated[Real, Field(gt=0)] = Field(2.0, description="largest gradient norm")
+
+
+class ProjectionDataParameters(DataParameters, ProjectionParameters):
+    """Data and a projection that learns from a part of it."""
+
+    @model_validator(mode="after")
+    def _check_projection_samples(self) -> Self:
+        if self.projection_samples > self.samples:
+            raise ValueError(
+                f"projection_samples is {self.projection_samples}, but it must be at most samples ({self.samples})"
+            )
+        return self
+
+
+class TrainingParameters(_Group):
+    """Main training: next-token cross-entropy."""
+
+    epochs: Count = Field(description="the number of passes over the training windows, at most")
+    lr: Annotated[Real, Field(gt=0)] = 1e-4
+    batch_size: Count = 8
+    clip: Annotated[Real, Field(gt=0)] = Field(1.0, description="largest gradient norm")
+    patience: Count = Field(1, description="epochs without improvement after which training stops")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.01
+
+
+class StreamParameters(ProjectionParameters, TrainingParameters):
+    """Training of the models that read contexts of one run-on stream (cascade, context-kv), which has its own rates."""
+
+    embedding_source: str | None = Field(
+        None, description="a hub id, a file, the folder of a run, or random; None: a baseline on the same data"
+    )
+    stream_lr: Annotated[Real, Field(gt=0)] = Field(0.001, description="lr of what reads the contexts")
+    stream_tokens: Count = Field(1000, description="tokens of a step, one stretch of the stream")
+    stream_projection_lr: Annotated[Real, Field(gt=0)] = Field(0.002, description="projection_lr of context blocks")
+    stream_proj_noise: Annotated[Real, Field(ge=0)] = Field(0.1, description="proj_noise of context blocks")
+    stream_max_iterations: Annotated[Whole, Field(ge=2)] = Field(60, description="max_iterations of context blocks")
+    stream_convergence_target: Annotated[Real, Field(gt=0, le=1)] = Field(
+        0.9, description="convergence_target of context blocks"
+    )
+
+    def for_context_blocks(self) -> Self:
+        """Return these parameters with the stream's own values where projection training reads them."""
+        names = ("projection_lr", "proj_noise", "max_iterations", "convergence_target")
+        return self.model_copy(update={name: getattr(self, f"stream_{name}") for name in names})
+
+    def for_reader(self, batch_size: int) -> Self:
+        """Return these parameters with the stream's own lr, and so many stretches a step, for main training."""
+        return self.model_copy(update={"lr": self.stream_lr, "batch_size": batch_size})
+
+
+class ComparisonParameters(_Group):
+    """Which arms are compared, and over which seeds. `newllm.experiments.arms` says which arms there are."""
+
+    pretrained: str | None = Field(
+        None, description="trained Pythia weights to score beside the arms: a hub id, or a folder with their tokenizer"
+    )
+
+    arms: Names
+    seeds: Seeds
+    processes: Count = Field(1, description="cells trained side by side, each on its share of the cores")
+
+
+class SeedParameters(_Group):
+    """The seed of a notebook that compares nothing; it changes initialisation, order and noise, never the data."""
+
+    seed: Seed = 0
+
+
+class LeaderboardFilters(_Group):
+    """Which rows of the leaderboard are shown; None leaves out nothing."""
+
+    sizes: Names | None = Field(None, description="sizes to show, such as [mini]")
+    methods: Names | None = Field(None, description="models to show, such as [pythia, mla]")
+    min_seeds: Count = Field(1, description="the fewest seeds that a row may have")
+    budget: str | None = Field(None, description="the budget to show first, by its eight digits; None: the fullest")
+
+
+class RunParameters(_Group):
+    """Where and how a notebook runs."""
+
+    notebook: ClassVar[str]
+
+    profile: str
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:<number> or mps")
+    output_folder: Path | None = Field(None, description="the run folder; None: one is named after the parameters")
+    rerun: bool = Field(False, description="whether to run again what is finished")
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError("it must be auto, cpu, cuda, cuda:<number> or mps")
+        return value
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as plain JSON values, the parameters that decide the result: all but where and whether to run."""
+        return self.model_dump(mode="json", exclude={"output_folder", "rerun", "processes"})
+
+    def fingerprint(self) -> str:
+        """Return eight hexadecimal digits which differ where the identity differs."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+
+    def to_yaml(self) -> str:
+        """Return all parameters as YAML that `load_parameters` and papermill's ``-f`` read back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class ExperimentParameters(
+    ProjectionDataParameters, ModelParameters, StreamParameters, ComparisonParameters, RunParameters
+):
+    """What every notebook that trains and compares arms has."""
+
+    def cell_identity(self, arm: str, seed: int, *, trains_projection: bool, reads_stream: bool) -> dict[str, Any]:
+        """Return, as plain JSON values, what decides the result of one arm with one seed, in whichever notebook.
+
+        Parameters
+        ----------
+        arm
+            The arm's full name.
+        seed
+            The cell's seed.
+        trains_projection
+            Whether the arm has recurrences that projection training trains; its settings matter to no other.
+        reads_stream
+            Whether the arm's model is trained on one run-on stream; its settings matter to no other.
+        """
+        names = self.reaching(trains_projection=trains_projection, reads_stream=reads_stream)
+        shared = {name: value for name, value in self.identity().items() if name in names}
+        return shared | {"arms": [arm], "seeds": [seed]}
+
+    @staticmethod
+    def reaching(*, trains_projection: bool, reads_stream: bool) -> set[str]:
+        """Return the names of the parameters that reach such an arm; `cell_identity` says what the two mean."""
+        names = set(ExperimentParameters.model_fields) - {"pretrained"}
+        projection, training = set(ProjectionParameters.model_fields), set(TrainingParameters.model_fields)
+        if not trains_projection:
+            names -= projection - {"proj_dim"}
+        if not reads_stream:
+            names -= set(StreamParameters.model_fields) - projection - training
+        return names
+
+
+class StudyParameters(ExperimentParameters):
+    """What the notebooks have in which arms differ from one base arm, each in one thing."""
+
+    base_arm: str = Field(description="the one of the arms that the others differ from")
+
+    @model_validator(mode="after")
+    def _check_base_arm(self) -> Self:
+        if self.base_arm not in self.arms:
+            raise ValueError(f"base_arm is {self.base_arm!r}, but it must be one of arms ({', '.join(self.arms)})")
+        return self
+
+
+# The settings that make results comparable: the same text and windows, the same training, models of one size. A record
+# names them among its parameters.
+BUDGET = (*DataParameters.model_fields, "data", *ModelParameters.model_fields, "epochs", "lr", "batch_size")

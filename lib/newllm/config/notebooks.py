@@ -1,0 +1,163 @@
+"""The parameters of each notebook: one class, put together from the groups.
+
+A new notebook adds a class of a few lines, an entry in `NOTEBOOKS` and its YAML files.
+"""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    model_validator,
+)
+
+from newllm.config.groups import (
+    Count,
+    Counts,
+    DataParameters,
+    ExperimentParameters,
+    LeaderboardFilters,
+    ModelParameters,
+    ProjectionDataParameters,
+    Real,
+    RunParameters,
+    SeedParameters,
+    SizeName,
+    StudyParameters,
+    TrainingParameters,
+)
+
+
+class Overview(ModelParameters, SeedParameters, RunParameters):
+    """Notebook 00: what every model keeps, and what that costs."""
+
+    notebook = "00_overview"
+
+    pictured_tokens: Count = Field(description="the length of the sequences in the pictures and of the checks")
+    calculator_size: SizeName = Field("70m", description="the size that the calculator begins with")
+    calculator_tokens: Count = Field(8192, description="the tokens of a sequence that the calculator begins with")
+    calculator_sequences: Count = Field(1, description="the sequences, decoded at once, that it begins with")
+    calculator_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="and the dtype")
+
+
+class ProjectionTraining(ProjectionDataParameters, ModelParameters, SeedParameters, RunParameters):
+    """Notebook 01: one recurrence trained with OACD, beside the same one untrained."""
+
+    notebook = "01_projection_training"
+
+
+class MainTraining(ExperimentParameters):
+    """Notebook 02: whole models trained and compared, arm by arm."""
+
+    notebook = "02_main_training"
+
+
+class ReversalCurse(ExperimentParameters):
+    """Notebook 05: facts taught in one direction, asked in both."""
+
+    notebook = "05_reversal_curse"
+
+    facts_file: Path | None = Field(
+        None, description="a CSV of category, subject, relation, object; None: the 33 facts of the workbench"
+    )
+
+
+class Cascade(StudyParameters):
+    """Notebook 08: recurrences side by side and no attention, one thing changed at a time."""
+
+    notebook = "08_cascade"
+
+    loop_tokens: Count = Field(20_000, description="tokens collected one by one, to time and check the parallel way")
+
+
+class ContextKV(StudyParameters):
+    """Notebook 07: attention to contexts that are kept once a chunk."""
+
+    notebook = "07_context_kv"
+
+    attended_position: Count = Field(350, description="the position whose attended contexts are counted")
+    attended_chunk_size: Count = Field(100, description="the tokens of a chunk in the picture of what is attended")
+    cache_lengths: Counts = Field((100, 400, 1600), description="tokens after which the bytes of caches are counted")
+
+
+class KeyAttention(ExperimentParameters):
+    """Notebook 09: outputs in the place of values, and narrow values; read as trained and as not trained."""
+
+    notebook = "09_key_attention_and_projected_values"
+
+    tokens_a_step: Count = Field(1, description="tokens of each call where models are scored through the cache")
+
+
+class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParameters, RunParameters):
+    """Notebook 03: every model's causality certificate, and a swapped mask that is caught."""
+
+    notebook = "03_causal_masks"
+
+    alibi_slope: Annotated[Real, Field(gt=0)] = 0.0625
+
+
+class PositionEncodings(ExperimentParameters):
+    """Notebook 04: RoPE, ALiBi and no position encoding, in the training length and beyond."""
+
+    notebook = "04_position_encodings"
+
+    extrapolation_factors: Counts = Field((1, 2, 4), description="multiples of seq_length to score windows of")
+
+    @model_validator(mode="after")
+    def _check_extrapolation(self) -> Self:
+        needed = math.lcm(*self.extrapolation_factors)
+        if self.val_samples < needed:
+            raise ValueError(
+                f"extrapolation_factors is {list(self.extrapolation_factors)}, which needs val_samples of {needed} or "
+                f"more (their least common multiple) and not {self.val_samples}"
+            )
+        return self
+
+
+class LatentAttention(ExperimentParameters):
+    """Notebook 06: multi-head latent attention, what it keeps, and what it costs to decode."""
+
+    notebook = "06_latent_attention"
+
+    decode_size: SizeName = Field("70m", description="the size of the models that are timed")
+    decode_contexts: Counts = Field((256, 1024, 2048, 4096, 8192), description="tokens of context that are timed")
+    decode_steps: Count = Field(16, description="timed tokens for each model and context")
+    decode_prefill: Count | None = Field(
+        None, description="tokens that are computed to fill a cache, then repeated; None: all of them"
+    )
+
+    @model_validator(mode="after")
+    def _check_contexts(self) -> Self:
+        ordered = sorted(self.decode_contexts)
+        if any(longer - context <= self.decode_steps for context, longer in itertools.pairwise(ordered)):
+            raise ValueError(
+                f"decode_contexts is {list(self.decode_contexts)}, but they must lie more than decode_steps "
+                f"({self.decode_steps}) apart"
+            )
+        return self
+
+
+class Leaderboard(LeaderboardFilters, RunParameters):
+    """Notebook 10: every record there is, compared where budgets are equal."""
+
+    notebook = "10_leaderboard"
+
+
+NOTEBOOKS: dict[str, type[RunParameters]] = {
+    kind.notebook: kind
+    for kind in (
+        Overview,
+        ProjectionTraining,
+        MainTraining,
+        CausalMasks,
+        PositionEncodings,
+        ReversalCurse,
+        LatentAttention,
+        ContextKV,
+        Cascade,
+        KeyAttention,
+        Leaderboard,
+    )
+}

@@ -1,0 +1,1 @@
+"""Arms, trials and comparisons of them."""

@@ -1,0 +1,212 @@
+"""Arms of a comparison, by name: ``pythia``, ``dproj-random``, ``dproj-oacd-frozen-embedding``, ``mla@kv_dim=64``."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Self
+
+import torch
+import yaml
+
+from newllm import models
+from newllm.config.groups import ModelParameters
+from newllm.models.language_model import LanguageModel
+from newllm.models.registry import configure, find
+from newllm.wording import did_you_mean
+
+PROJECTION_TREATMENTS = ("oacd", "random", "end-to-end")
+
+
+DEFAULT_TREATMENT = "oacd"
+
+
+FROZEN_EMBEDDING = "frozen-embedding"
+
+
+# Kernels like widths that are multiples of a power of two; Pythia pads its vocabulary (50,277 -> 50,304) likewise.
+VOCABULARY_MULTIPLE = 64
+
+
+# A comma, but not one within a list or a mapping: context_dims=[256,128], position={type: alibi, alibi_slope: 0.25}.
+_BETWEEN_SETTINGS = re.compile(r",(?![^\[\]{}]*[\]}])")
+
+
+GRAMMAR = "<model>[-oacd|-random|-end-to-end][-frozen-embedding][@setting=value,...]"
+
+
+class ArmError(ValueError):
+    """An arm that cannot be built; the message is one sentence that says what is allowed."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to build and train a model.
+
+    Attributes
+    ----------
+    method
+        Name of the model in the registry.
+    projection
+        What happens to the recurrence: ``oacd`` (trained by OACD, then frozen), ``random`` (frozen as initialised),
+        ``end-to-end`` (trained with the rest). None for a model without one.
+    frozen_embedding
+        Whether the token embedding stays as it is in main training.
+    overrides
+        Fields of the model's config, by name; lists as tuples, mappings as frozen sets of pairs.
+    """
+
+    method: str
+    projection: str | None = None
+    frozen_embedding: bool = False
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an arm as users write it.
+
+        A recurrence is trained by OACD where nothing is said: projection training is left out by name only.
+
+        Parameters
+        ----------
+        text
+            A model's name; for a model with a recurrence its treatment; whether the embedding is frozen; overrides.
+
+        Raises
+        ------
+        ArmError
+            For whatever is not of this form, with the nearest thing that is.
+        """
+        body, at, settings = text.strip().partition("@")
+        # Names may hold hyphens themselves ("context-kv"), so the longest name that fits is the method.
+        fitting = [name for name in models.names() if body == name or body.startswith(f"{name}-")]
+        if not fitting:
+            hint = did_you_mean(body.split("-")[0], models.names())
+            raise ArmError(
+                f"arm {text!r} names no model{hint}: write {GRAMMAR} with one of {', '.join(models.names())}."
+            )
+        method = max(fitting, key=len)
+        rest = body.removeprefix(method)
+        frozen_embedding = rest.endswith(f"-{FROZEN_EMBEDDING}")
+        treatment = rest.removesuffix(f"-{FROZEN_EMBEDDING}").removeprefix("-")
+        if treatment and treatment not in PROJECTION_TREATMENTS:
+            raise ArmError(
+                f"arm {text!r} asks for {treatment!r}: after the model {method} comes one of "
+                f"{', '.join(PROJECTION_TREATMENTS)}, or {FROZEN_EMBEDDING}, or nothing ({GRAMMAR})."
+            )
+        if treatment and not has_recurrence(method):
+            raise ArmError(f"arm {text!r} treats a recurrence, but {method} has none: write {method!r}.")
+        if not treatment and has_recurrence(method):
+            treatment = DEFAULT_TREATMENT
+        overrides = _overrides(text, settings) if at else ()
+        return cls(method, treatment or None, frozen_embedding, overrides)
+
+    @property
+    def name(self) -> str:
+        """The arm's full name; equal arms have equal names, and `parse` reads it back."""
+        parts = [self.method, self.projection, FROZEN_EMBEDDING if self.frozen_embedding else None]
+        settings = ",".join(f"{key}={_written(value)}" for key, value in self.overrides)
+        return "-".join(part for part in parts if part) + (f"@{settings}" if settings else "")
+
+    @property
+    def folder_name(self) -> str:
+        """The name with nothing that a file system or a shell could mind."""
+        return re.sub(r"[^A-Za-z0-9_.=-]+", "_", self.name)
+
+    @property
+    def trains_projection(self) -> bool:
+        """Whether its recurrences are trained by projection training."""
+        return self.projection == DEFAULT_TREATMENT
+
+    @property
+    def reads_stream(self) -> bool:
+        """Whether its model is trained on one run-on stream."""
+        return find(self.method).model_class.training_recipe == "contexts"
+
+    def settings(self, parameters: ModelParameters) -> dict[str, Any]:
+        """Fields of the model's config that are not the size's: what the parameters give, then the arm's own.
+
+        A parameter that is named as a field of the config sets that field, where it is not None.
+        """
+        own = {key: _thawed(value) for key, value in self.overrides}
+        known = {field.name for field in fields(find(self.method).config_class)}
+        given = {name: getattr(parameters, name) for name in type(parameters).model_fields if name in known}
+        return {name: value for name, value in given.items() if value is not None} | own
+
+    def check(self, parameters: ModelParameters) -> None:
+        """Raise `ArmError` where the model cannot be built with these parameters; nothing is built."""
+        try:
+            configure(self.method, parameters.size, **self.settings(parameters))
+        except ValueError as error:
+            raise ArmError(f"arm {self.name!r}: {error}") from error
+
+    def build(self, parameters: ModelParameters, vocabulary: int, seed: int) -> LanguageModel:
+        """Build the model as ``seed`` initialises it; the treatments of one method start from the same weights.
+
+        Parameters
+        ----------
+        parameters
+            The run's parameters: the size, and settings of the model.
+        vocabulary
+            Tokens in the tokenizer; the model's vocabulary is the next multiple of 64.
+        seed
+            Seed of the weights.
+        """
+        padded = -(-vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+        settings: Mapping[str, Any] = {"vocab_size": padded, **self.settings(parameters)}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return models.create(self.method, parameters.size, **settings)
+
+
+@cache
+def has_recurrence(method: str) -> bool:
+    """Tell whether a model has context blocks, by building its smallest size."""
+    with torch.random.fork_rng():
+        return len(models.create(method, "tiny").context_blocks) > 0
+
+
+def _overrides(text: str, settings: str) -> tuple[tuple[str, Any], ...]:
+    pairs = [setting.partition("=") for setting in _BETWEEN_SETTINGS.split(settings)]
+    if not all(key.strip() and equals and value.strip() for key, equals, value in pairs):
+        raise ArmError(f"arm {text!r} has settings that are not of the form @setting=value,setting=value.")
+    try:
+        values = {key.strip(): _frozen(yaml.safe_load(value)) for key, _, value in pairs}
+    except yaml.YAMLError as error:
+        raise ArmError(f"arm {text!r} has a setting that is no value: write [a, b] or {{key: value}}.") from error
+    if len(values) < len(pairs):
+        raise ArmError(f"arm {text!r} gives a setting twice.")
+    return tuple(sorted(values.items()))
+
+
+def _frozen(value: Any) -> Any:
+    """Make a value of YAML comparable and hashable, as arms are."""
+    match value:
+        case list():
+            return tuple(map(_frozen, value))
+        case dict():
+            return frozenset((key, _frozen(item)) for key, item in value.items())
+        case _:
+            return value
+
+
+def _thawed(value: Any) -> Any:
+    """Return what :func:`_frozen` was given."""
+    match value:
+        case tuple():
+            return list(map(_thawed, value))
+        case frozenset():
+            return {key: _thawed(item) for key, item in value}
+        case _:
+            return value
+
+
+def _written(value: Any) -> str:
+    """Write a setting as `Arm.parse` reads it."""
+    match value:
+        case tuple():
+            return f"[{','.join(map(_written, value))}]"
+        case frozenset():
+            return f"{{{', '.join(sorted(f'{key}: {_written(item)}' for key, item in value))}}}"
+        case _:
+            return str(value)

@@ -1,0 +1,62 @@
+"""Cells side by side: run in this process or in several, each on its share of the cores."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from functools import partial
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from newllm.data import TextData
+from newllm.experiments.trial import Cell
+from newllm.runs.record import Record
+from newllm.runtime import environment
+
+
+def run_side_by_side(
+    run_cell: Callable[[Cell, TextData], Record], cells: Sequence[Cell], data: TextData, processes: int
+) -> Iterator[tuple[Cell, Exception | None]]:
+    """Run cells in this process or in several, and yield each when it is done, with its error if it failed.
+
+    Parameters
+    ----------
+    run_cell
+        Runs one cell; a function of a module, as other processes find it by its name.
+    cells
+        What to run; none of them may need another one.
+    data
+        Training and held-out windows, the same for all.
+    processes
+        How many cells run at the same time; with 1, all run in this process.
+    """
+    if processes == 1:
+        for cell in cells:
+            yield cell, _error_of(partial(run_cell, cell, data))
+        return
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    context = multiprocessing.get_context("spawn")
+    # Progress bars of several processes would write over one another; tqdm reads the variable when it is imported.
+    with (
+        environment(TQDM_DISABLE="1"),
+        ProcessPoolExecutor(processes, context, _start_worker, (threads,)) as pool,
+    ):
+        futures: dict[Future[Record], Cell] = {pool.submit(run_cell, cell, data): cell for cell in cells}
+        for future in as_completed(futures):
+            yield futures[future], _error_of(future.result)
+
+
+def _start_worker(threads: int) -> None:
+    """Give a process its share of the cores, and leave the terminal to the process that waits for it."""
+    torch.set_num_threads(threads)
+    transformers_logging.set_verbosity_error()
+
+
+def _error_of(run: Callable[[], Record]) -> Exception | None:
+    """Return what went wrong, if anything did."""
+    try:
+        run()
+    except Exception as error:
+        return error
+    return None

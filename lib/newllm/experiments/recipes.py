@@ -1,0 +1,140 @@
+"""Recipes: how the model of a cell is trained, its recurrences by their treatment and then the rest."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from newllm.data import TextData
+from newllm.data.tokenizers import tokenizer_identity
+from newllm.experiments.trial import Cell, embedding_cell
+from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
+from newllm.models.language_model import LanguageModel
+from newllm.recurrence.checkpoint import DESCRIPTION, load_projection, save_projection
+from newllm.recurrence.training import ProjectionResult, train_projections
+from newllm.training.embeddings import RANDOM, adopt_embedding, read_embedding
+from newllm.training.main import TrainingResult, estimate_seconds, train
+from newllm.training.stream import estimate_stream_seconds, train_on_stream
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a recipe did.
+
+    Attributes
+    ----------
+    main
+        Main training.
+    projection
+        Projection training; None where the arm has none.
+    """
+
+    main: TrainingResult
+    projection: ProjectionResult | None = None
+
+
+Treatment = Callable[[Cell, LanguageModel, TextData, Path, torch.device], ProjectionResult | None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way of training.
+
+    Attributes
+    ----------
+    train
+        Trains the model of a cell.
+    estimate
+        Says how many seconds its main training takes at most, given what `newllm.training.main.estimate_seconds` takes.
+    """
+
+    train: Callable[[Cell, LanguageModel, TextData, Path, torch.device], Trained]
+    estimate: Callable[..., float]
+
+
+def train_and_freeze_projection(
+    cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device
+) -> ProjectionResult:
+    """Treatment ``oacd``: train the recurrences on the first ``projection_samples`` windows, then freeze them."""
+    place, identity = folder / "projection", tokenizer_identity(data.tokenizer)
+    if (place / DESCRIPTION).exists():
+        # The model was killed later, in main training.
+        result = load_projection(place, model, identity)
+    else:
+        result = train_projections(
+            model,
+            data.train.stream(cell.parameters.projection_samples),
+            cell.parameters,
+            data_split=getattr(model.config, "data_split", "disjoint"),
+            device=device,
+            seed=cell.seed,
+            resume_folder=place,
+        )
+        save_projection(place, model, result, identity)
+    model.freeze_context_blocks()
+    return result
+
+
+def freeze_projection(cell: Cell, model: LanguageModel, *_: Any) -> None:
+    """Treatment ``random``: the recurrences stay as they were initialised."""
+    model.freeze_context_blocks()
+
+
+def leave_projection(*_: Any) -> None:
+    """Treatment ``end-to-end``, and models without a recurrence: everything trains together."""
+
+
+TREATMENTS: dict[str | None, Treatment] = {
+    "oacd": train_and_freeze_projection,
+    "random": freeze_projection,
+    "end-to-end": leave_projection,
+    None: leave_projection,
+}
+
+
+def train_on_windows(cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device) -> Trained:
+    """Train the recurrences by their treatment, then the rest by cross-entropy, each window from an empty cache."""
+    projection = TREATMENTS[cell.arm.projection](cell, model, data, folder, device)
+    if cell.arm.frozen_embedding:
+        model.get_input_embeddings().requires_grad_(False)
+    main = train(model, data, cell.parameters, folder / "training", seed=cell.seed, device=device)
+    return Trained(main, projection)
+
+
+def prepare_context_blocks(
+    cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device
+) -> ProjectionResult | None:
+    """Give a model its embedding, train its context blocks by their treatment, and freeze what shall be frozen.
+
+    The embedding is that of ``embedding_source``, or of :func:`newllm.experiments.trial.embedding_cell`, which must be
+    finished. The latter lends its output rows, which its few epochs have taught more than the input rows, also where
+    they are not going to be a head: arms that differ in their head alone have the same embedding.
+    """
+    source, lender = model.config.embedding_source, embedding_cell(cell)
+    if lender is not None:
+        place = lender.run().folder
+        adopt_embedding(model, replace(read_embedding(str(place), for_head=True), source=place.name), data.tokenizer)
+    elif source != RANDOM:
+        adopt_embedding(model, read_embedding(source, for_head=model.config.tie_word_embeddings), data.tokenizer)
+    blocks = replace(cell, parameters=cell.parameters.for_context_blocks())
+    projection = TREATMENTS[cell.arm.projection](blocks, model, data, folder, device)
+    frozen = model.config.freeze_embedding or cell.arm.frozen_embedding
+    model.get_input_embeddings().requires_grad_(not frozen)
+    return projection
+
+
+def train_on_contexts(cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device) -> Trained:
+    """Train the context blocks of a model, then what reads their contexts, on one run-on stream."""
+    assert isinstance(model, BorrowedEmbeddingModel)
+    projection = prepare_context_blocks(cell, model, data, folder, device)
+    main = train_on_stream(model, data, cell.parameters, folder / "training", seed=cell.seed, device=device)
+    return Trained(main, projection)
+
+
+# A model class names its recipe in `training_recipe`; a new way of training is two functions and an entry here.
+RECIPES: dict[str, Recipe] = {
+    "windows": Recipe(train_on_windows, estimate_seconds),
+    "contexts": Recipe(train_on_contexts, estimate_stream_seconds),
+}

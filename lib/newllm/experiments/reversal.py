@@ -1,0 +1,115 @@
+"""The reversal curse across models: every arm trained with facts in its text and without, then asked both ways."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from newllm.config.notebooks import ReversalCurse
+from newllm.data import prepare_data
+from newllm.data.facts import load_facts
+from newllm.evaluation.reversal import DIRECTIONS, evaluate_reversal_curse, wrong_answers
+from newllm.evaluation.statistics import bootstrap_interval, mean_interval
+from newllm.experiments.comparison import compare
+from newllm.runs.saved_model import load_model
+from newllm.runtime import choose_device
+
+# Folders of the two trainings in a run, by whether the facts were among the text.
+FOLDERS = {False: "text", True: "text_and_facts"}
+
+
+@dataclass(frozen=True)
+class ReversalComparison:
+    """What models know of facts that they were taught in one direction, or not at all.
+
+    Attributes
+    ----------
+    records
+        One row a trained model: the rows of :func:`newllm.experiments.comparison.compare` with ``taught``.
+    models
+        One row a trained model and category ("all" among them): arm, seed, taught, and the columns of
+        :attr:`newllm.evaluation.reversal.ReversalReport.categories`.
+    facts
+        One row a trained model and fact: arm, seed, taught, and the columns of
+        :attr:`newllm.evaluation.reversal.ReversalReport.facts`.
+    """
+
+    records: pd.DataFrame
+    models: pd.DataFrame
+    facts: pd.DataFrame
+
+
+def compare_reversal(parameters: ReversalCurse, folder: Path) -> ReversalComparison:
+    """Train every arm on the text, and again on the text with the facts in it, and ask both.
+
+    The second training text is the first with whole windows of forward sentences behind it, ten of each fact, so that
+    the two differ by the facts alone.
+
+    Parameters
+    ----------
+    parameters
+        Arms, seeds and training; ``facts_file`` for facts of the user's own.
+    folder
+        Where the cells lie, in a folder for either training.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        Before anything is trained, where the facts cannot be read or a category has one fact only.
+    """
+    facts = load_facts(parameters.facts_file)
+    wrong_answers(facts)
+    records, by_category, by_fact = [], [], []
+    for taught, name in FOLDERS.items():
+        data = prepare_data(parameters, facts=facts if taught else ())
+        cells = compare(parameters, data, folder / name).assign(taught=taught)
+        records.append(cells)
+        for _, cell in cells.iterrows():
+            device = choose_device(parameters.device)
+            report = evaluate_reversal_curse(load_model(cell["folder"]), data.tokenizer, facts, device)
+            model = {"arm": cell["arm"], "seed": cell["seed"], "taught": taught}
+            by_category.append(report.categories.assign(**model))
+            by_fact.append(report.facts.assign(fact=range(len(facts)), **model))
+    return ReversalComparison(*(pd.concat(frames, ignore_index=True) for frames in (records, by_category, by_fact)))
+
+
+def summarize_reversal(comparison: ReversalComparison) -> pd.DataFrame:
+    """Condense a comparison to one row an arm and training.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``arm``, ``taught``, ``seeds``; ``text_perplexity`` (held-out text); ``forward_perplexity``,
+        ``backward_perplexity``, ``ratio``, ``gap`` and the shares ``forward_first`` and ``backward_first``, means over
+        seeds, the perplexities with ``_low`` and ``_high`` (95 %, Student's t over seeds; NaN with one);
+        ``forward_margin`` and ``backward_margin`` in nats with ``_low`` and ``_high`` (95 %, bootstrap over facts,
+        seeds averaged); and for the taught ones ``forward_gain`` and ``backward_gain``, by how much the margin of each
+        fact is above that of the same arm and seeds that were not taught it, likewise.
+    """
+    rows = []
+    for arm in comparison.records["arm"].unique():
+        margins = {taught: _margins(comparison.facts, arm, taught) for taught in FOLDERS}
+        for taught, known in margins.items():
+            records, group = (_rows(frame, arm, taught) for frame in (comparison.records, comparison.models))
+            group = group[group["category"] == "all"]
+            row: dict[str, Any] = {"arm": arm, "taught": taught, "seeds": len(group)}
+            row["text_perplexity"] = records["perplexity"].mean()
+            for direction in DIRECTIONS:
+                row |= mean_interval(group[f"{direction}_perplexity"]).columns(f"{direction}_perplexity")
+                row |= bootstrap_interval(known[f"{direction}_margin"]).columns(f"{direction}_margin")
+                row[f"{direction}_first"] = group[f"{direction}_first"].mean()
+                if taught:
+                    gained = known[f"{direction}_margin"] - margins[False][f"{direction}_margin"]
+                    row |= bootstrap_interval(gained).columns(f"{direction}_gain")
+            rows.append(row | {name: group[name].mean() for name in ("ratio", "gap")})
+    return pd.DataFrame(rows)
+
+
+def _rows(frame: pd.DataFrame, arm: str, taught: bool) -> pd.DataFrame:
+    return frame[(frame["arm"] == arm) & (frame["taught"] == taught)]
+
+
+def _margins(facts: pd.DataFrame, arm: str, taught: bool) -> pd.DataFrame:
+    """Margins of each fact, seeds averaged."""
+    return _rows(facts, arm, taught).groupby("fact")[[f"{name}_margin" for name in DIRECTIONS]].mean()

@@ -1,0 +1,377 @@
+"""Sweeps: a file names a base and a grid, the grid becomes cells, and the cells run as those of a comparison do.
+
+A cell's folder is ``<outputs>/sweeps/<name>/<profile>-<fingerprint>/<arm>-seed<seed>``; the fingerprint is that of all
+parameters but arm and seed. So a grid that has grown finds its finished cells again.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from newllm.config.errors import ParameterError, explain, nearest
+from newllm.config.groups import DataParameters, ExperimentParameters
+from newllm.config.notebooks import NOTEBOOKS
+from newllm.config.profiles import load_parameters, sweeps_folder
+from newllm.data import TextData, prepare_data
+from newllm.experiments.arms import Arm
+from newllm.experiments.comparison import run_cells, unfinished
+from newllm.experiments.timing import expected_seconds
+from newllm.experiments.trial import Cell
+from newllm.files import outputs_folder
+from newllm.models.registry import find
+from newllm.runs.folder import SWEEPS_FOLDER, Run
+from newllm.runs.record import load_records
+
+ARM, SEED = "arm", "seed"
+
+
+COMPARISON = ExperimentParameters.model_fields
+
+
+# What a grid cannot vary and `parameters` cannot hold, and what to do instead.
+ELSEWHERE = {
+    "arms": "the grid's axis arm gives the arms",
+    "seeds": "the grid's axis seed gives the seeds",
+    "processes": "--processes gives it",
+    "output_folder": "cells go under outputs/sweeps (NEWLLM_OUTPUTS moves it)",
+    "rerun": "delete the folder of what shall run again",
+    "pretrained": "a sweep trains; newllm run scores pretrained weights",
+    "profile": "it stands beside notebook",
+}
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Axis = Annotated[tuple[Any, ...], BeforeValidator(_listed)]
+
+
+Grid = dict[str, Axis]
+
+
+class Sweep(BaseModel):
+    """What a file of ``params/sweeps`` says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    question: str = Field(min_length=1, description="what the sweep shall answer")
+    notebook: str = Field(description="the notebook whose parameters these are, such as 02_main_training")
+    profile: str = Field(description="the profile that the parameters start from")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="what replaces the profile's, in every cell")
+    grid: Annotated[tuple[Grid, ...], BeforeValidator(_listed), Field(min_length=1)] = Field(
+        description="values by axis: arm, seed, parameters of the notebook, settings of the arms; or a list of such"
+    )
+
+    @field_validator("notebook")
+    @classmethod
+    def _check_notebook(cls, value: str) -> str:
+        # A notebook's own parameters would do nothing in a sweep, such as facts that its cells are to be taught.
+        able = [name for name, kind in NOTEBOOKS.items() if set(kind.model_fields) == set(COMPARISON)]
+        if value not in able:
+            raise ValueError(f"it must be a notebook that compares arms and nothing else{nearest(value, able)}")
+        return value
+
+    @field_validator("grid")
+    @classmethod
+    def _check_axes(cls, grids: tuple[Grid, ...]) -> tuple[Grid, ...]:
+        for grid in grids:
+            missing = [axis for axis in (ARM, SEED) if axis not in grid]
+            if missing:
+                raise ValueError(f"each grid must have the axes {ARM} and {SEED}; {' and '.join(missing)} is missing")
+            empty = [axis for axis, values in grid.items() if not values]
+            if empty:
+                raise ValueError(f"each axis must have a value; {' and '.join(empty)} has none")
+            twice = [axis for axis, values in grid.items() if len({repr(value) for value in values}) < len(values)]
+            if twice:
+                raise ValueError(f"no value may be given twice, as it is for {' and '.join(twice)}")
+        return grids
+
+    @property
+    def axes(self) -> list[str]:
+        """The names of all axes, in their order."""
+        return list(dict.fromkeys(axis for grid in self.grid for axis in grid))
+
+    def replace(self, given: Mapping[str, Any]) -> Self:
+        """Return the sweep with other values: of an axis of the grid, of ``profile``, or of a parameter.
+
+        Several grids stand for arms that need different axes, so that arms choose among them: each grid keeps those of
+        its arms that are given.
+
+        Parameters
+        ----------
+        given
+            New values by name; an axis takes a list, or one value.
+
+        Raises
+        ------
+        ParameterError
+            Where there are several grids, and a given arm is in none of them.
+        """
+        axes = {key: _listed(value) for key, value in given.items() if key in self.axes}
+        rest = {key: value for key, value in given.items() if key not in axes and key != "profile"}
+        grids = self.grid if len(self.grid) == 1 or ARM not in axes else _with_arms(self.grid, axes.pop(ARM))
+        grid = [grid | {key: value for key, value in axes.items() if key in grid} for grid in grids]
+        changed = {"grid": grid, "parameters": self.parameters | rest, "profile": given.get("profile", self.profile)}
+        return type(self).model_validate(self.model_dump() | changed)
+
+
+def _with_arms(grids: Sequence[Grid], arms: Sequence[Any]) -> list[Grid]:
+    """Return the grids that have some of these arms, with those arms alone."""
+    every = [arm for grid in grids for arm in grid[ARM]]
+    strange = [str(arm) for arm in arms if arm not in every]
+    if strange:
+        raise ParameterError(
+            f"{' and '.join(strange)} is in none of the sweep's {len(grids)} grids, which have "
+            f"{', '.join(map(str, every))}: add it to the one whose axes it needs, in a file of your own."
+        )
+    narrowed = [grid | {ARM: tuple(arm for arm in grid[ARM] if arm in arms)} for grid in grids]
+    return [grid for grid in narrowed if grid[ARM]]
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One point of the grid, checked.
+
+    Attributes
+    ----------
+    arm, seed, parameters
+        What is trained, and how; arms and seeds of the parameters are empty.
+    axes
+        The axes that are parameters; the values on the others are in the arm's name and the seed.
+    """
+
+    arm: Arm
+    seed: int
+    parameters: ExperimentParameters
+    axes: tuple[str, ...]
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the folder for all cells with these parameters."""
+        return f"{self.parameters.profile}-{self.parameters.fingerprint()}"
+
+
+def available_sweeps() -> list[str]:
+    """Return the names of the files in ``params/sweeps``."""
+    return sorted(path.stem for path in sweeps_folder().glob("*.yaml"))
+
+
+def sweep_path(name: str) -> Path:
+    """Return the file of a sweep, given by its path or by the name of a file in ``params/sweeps``.
+
+    Raises
+    ------
+    ParameterError
+        Where there is none.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise ParameterError(f"{name} is not a file; a sweep is a YAML file or one of {_names()}.")
+        return path
+    if name not in available_sweeps():
+        raise ParameterError(f"{name} is not a file of params/sweeps{nearest(name, available_sweeps())}")
+    return sweeps_folder() / f"{name}.yaml"
+
+
+def _names() -> str:
+    return ", ".join(available_sweeps())
+
+
+def load_sweep(path: Path, given: Mapping[str, Any]) -> Sweep:
+    """Read a sweep and put in what was given.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    given
+        As in :meth:`Sweep.replace`.
+
+    Raises
+    ------
+    ParameterError
+        One sentence for every key that is unknown, missing or has an impossible value.
+    """
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is not YAML: {error}") from error
+    if not isinstance(stored, dict):
+        raise ParameterError(f"{path} must be a list of `key: value` lines: {', '.join(Sweep.model_fields)}.")
+    try:
+        return Sweep.model_validate(stored).replace(given)
+    except ValidationError as error:
+        raise ParameterError(explain(error, Sweep, "a sweep", given, path.name)) from None
+
+
+def plan(sweep: Sweep) -> list[PlannedCell]:
+    """Expand the grid and check every cell; nothing is read or written but the profile.
+
+    Raises
+    ------
+    ParameterError, ArmError
+        For an axis or a parameter that is unknown, has an impossible value, or does nothing for an arm.
+    """
+    _refuse_what_belongs_elsewhere(sweep)
+    planned: dict[tuple[Any, ...], PlannedCell] = {}
+    for grid in sweep.grid:
+        for values in itertools.product(*grid.values()):
+            cell = _plan_cell(sweep, dict(zip(grid, values, strict=True)))
+            # Grids may overlap; what they share is run once.
+            planned.setdefault((cell.arm, cell.seed, cell.parameters), cell)
+    return list(planned.values())
+
+
+def _refuse_what_belongs_elsewhere(sweep: Sweep) -> None:
+    for key in (*sweep.parameters, *sweep.axes):
+        if key in ELSEWHERE:
+            raise ParameterError(f"{key} is not for a sweep's parameters or grid: {ELSEWHERE[key]}.")
+
+
+def _plan_cell(sweep: Sweep, point: dict[str, Any]) -> PlannedCell:
+    changed = {axis: value for axis, value in point.items() if axis in COMPARISON}
+    settings = {axis: value for axis, value in point.items() if axis not in {*COMPARISON, ARM, SEED}}
+    arm = _with_settings(str(point[ARM]), settings, sweep)
+    given = sweep.parameters | changed | {"arms": [arm.name], "seeds": [point[SEED]]}
+    parameters = load_parameters(sweep.notebook, sweep.profile, given)
+    assert isinstance(parameters, ExperimentParameters)
+    arm.check(parameters)
+    fixed = {setting for setting, _ in arm.overrides}
+    for axis in changed:
+        if axis in fixed or axis in idle_parameters(arm):
+            reason = "which sets it itself" if axis in fixed else "which does not use it"
+            raise ParameterError(
+                f"the axis {axis} does nothing for {arm.name}, {reason}: give {arm.name} its own grid."
+            )
+    shared = parameters.model_copy(update={"arms": (), "seeds": ()})
+    return PlannedCell(arm, parameters.seeds[0], shared, tuple(changed))
+
+
+def _with_settings(text: str, settings: Mapping[str, Any], sweep: Sweep) -> Arm:
+    """Parse an arm and put the settings of the grid's axes in."""
+    arm = Arm.parse(text)
+    known = find(arm.method).config_class.__dataclass_fields__
+    for name in settings:
+        if name not in known:
+            every = [ARM, SEED, *COMPARISON, *known]
+            raise ParameterError(
+                f"the axis {name} is neither a parameter of {sweep.notebook} nor a setting of {arm.method}"
+                f"{nearest(name, every)}"
+            )
+    written = ",".join(f"{name}={_as_setting(value)}" for name, value in settings.items())
+    return Arm.parse(f"{text}{',' if arm.overrides else '@'}{written}") if written else arm
+
+
+def _as_setting(value: Any) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
+
+
+def idle_parameters(arm: Arm) -> set[str]:
+    """Return the parameters that make no difference to an arm.
+
+    Parameters
+    ----------
+    arm
+        An arm of a comparison.
+    """
+    idle = set(COMPARISON) - ExperimentParameters.reaching(
+        trains_projection=arm.trains_projection, reads_stream=arm.reads_stream
+    )
+    if arm.reads_stream:
+        replaced = {name.removeprefix("stream_") for name in COMPARISON if name.startswith("stream_")}
+        idle |= {"batch_size", *replaced} & set(COMPARISON)
+    # These set the field of the same name in the model's config, where there is one.
+    fields = set(find(arm.method).config_class.__dataclass_fields__)
+    return idle | ({"proj_dim"} - fields)
+
+
+class SweepRun:
+    """The cells of a sweep on their data, and the folder that holds them.
+
+    Parameters
+    ----------
+    name
+        Name of the sweep's file, and of the folder.
+    planned
+        The checked grid. Its data are prepared here, in the cache.
+
+    Raises
+    ------
+    NotEnoughTextError, HubUnavailableError, FileNotFoundError
+        Where there are no such data.
+    RunError
+        Where the folder of a cell holds something else.
+    """
+
+    def __init__(self, name: str, planned: Sequence[PlannedCell]) -> None:
+        self.run = Run(outputs_folder() / SWEEPS_FOLDER / name, {"sweep": name})
+        self.data: dict[str, TextData] = {}
+        self.cells: dict[Cell, PlannedCell] = {}
+        by_settings: dict[tuple[Any, ...], TextData] = {}
+        for cell in planned:
+            settings = tuple(getattr(cell.parameters, field) for field in DataParameters.model_fields)
+            if settings not in by_settings:
+                by_settings[settings] = prepare_data(cell.parameters)
+            data = by_settings[settings]
+            self.data[data.fingerprint] = data
+            folder = self.run.folder / cell.folder_name
+            self.cells[Cell(cell.arm, cell.seed, cell.parameters, folder, data.fingerprint)] = cell
+        self.waiting = [
+            cell
+            for fingerprint, _, cells in self._by_data()
+            for cell in unfinished(cells)
+            if cell.run().is_started or cell.run().equal_run(outputs_folder()) is None
+        ]
+
+    def _by_data(self) -> Iterator[tuple[str, TextData, list[Cell]]]:
+        for fingerprint, data in self.data.items():
+            yield fingerprint, data, [cell for cell in self.cells if cell.data == fingerprint]
+
+    def expected_seconds(self) -> dict[Cell, float]:
+        """Say how long main training of each cell that is left takes at most, by timing a few steps."""
+        return {
+            cell: seconds
+            for fingerprint, data, _ in self._by_data()
+            for cell, seconds in expected_seconds(
+                [cell for cell in self.waiting if cell.data == fingerprint], data
+            ).items()
+        }
+
+    def train(self, expected: Mapping[Cell, float], processes: int) -> dict[Cell, Exception]:
+        """Run the cells that are not finished, and return those that failed.
+
+        Parameters
+        ----------
+        expected
+            What `expected_seconds` gave.
+        processes
+            How many cells run side by side.
+        """
+        self.run.start()
+        failures: dict[Cell, Exception] = {}
+        for _, data, cells in self._by_data():
+            failures |= run_cells(cells, data, processes, expected)
+        return failures
+
+    def records(self) -> pd.DataFrame:
+        """Read the records of the finished cells, with a column for each axis."""
+        folders = [cell.run().folder for cell in self.cells]
+        records = load_records(self.run.folder)
+        records = records[[folder in folders for folder in records.get("folder", [])]].reset_index(drop=True)
+        for axis in self.axes:
+            # A parameter that does not reach an arm is not in its record.
+            records[axis] = [parameters.get(axis) for parameters in records["parameters"]]
+        return records
+
+    @property
+    def axes(self) -> list[str]:
+        """The axes of the grid that are parameters."""
+        return list(dict.fromkeys(axis for planned in self.cells.values() for axis in planned.axes))

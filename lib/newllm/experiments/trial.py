@@ -1,0 +1,61 @@
+"""A cell of a comparison: one arm with one seed on some data, where its run is, and who lends it an embedding."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from newllm.config.groups import ExperimentParameters
+from newllm.experiments.arms import Arm
+from newllm.models.config import BorrowedEmbeddingConfig
+from newllm.models.registry import BASELINE, configure
+from newllm.runs.folder import Run
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm with a seed, on some data, and the folder that holds its run's.
+
+    Attributes
+    ----------
+    arm, seed, parameters
+        What is trained, and how.
+    folder
+        Holds the folders of the cells.
+    data
+        Fingerprint of the windows: those with facts among them are other data.
+    """
+
+    arm: Arm
+    seed: int
+    parameters: ExperimentParameters
+    folder: Path
+    data: str
+
+    def run(self) -> Run:
+        """Open the run of the cell; it stays the same when arms or seeds are added to the comparison."""
+        identity = self.parameters.cell_identity(
+            self.arm.name,
+            self.seed,
+            trains_projection=self.arm.trains_projection,
+            reads_stream=self.arm.reads_stream,
+        )
+        identity["data"] = self.data
+        return Run(self.folder / f"{self.arm.folder_name}-seed{self.seed}", identity)
+
+    def __str__(self) -> str:
+        """Return the cell as messages name it."""
+        return f"{self.arm.name} with seed {self.seed}"
+
+
+def embedding_cell(cell: Cell) -> Cell | None:
+    """Return the cell whose embedding this one takes over; None where it takes none, or one from elsewhere.
+
+    It is the baseline of the same width, on the same data and with the same seed.
+    """
+    settings = cell.arm.settings(cell.parameters)
+    config = configure(cell.arm.method, cell.parameters.size, **settings)
+    if not isinstance(config, BorrowedEmbeddingConfig) or config.embedding_source is not None:
+        return None
+    baseline = Arm.parse(BASELINE)
+    if configure(BASELINE, cell.parameters.size).hidden_size != config.hidden_size:
+        baseline = replace(baseline, overrides=(("hidden_size", config.hidden_size),))
+    return replace(cell, arm=baseline)

@@ -1,0 +1,32 @@
+"""One plotly figure a function, by theme: a data frame in, a figure out.
+
+Arms, losses and encodings keep one colour order, and every axis says its unit.
+"""
+
+from newllm.figures.attention import attention_biases, certificate, score_by_distance, visible_slots
+from newllm.figures.comparison import arms, differences, extrapolation, position_perplexity, quality_against_bytes
+from newllm.figures.memory import against_context_length, cache_sizes, kept_by_token
+from newllm.figures.reversal import directions, knowledge_gains
+from newllm.figures.training import convergence, learning_rates, loss_terms, spectrum, training_curves
+
+__all__ = [
+    "against_context_length",
+    "arms",
+    "attention_biases",
+    "cache_sizes",
+    "certificate",
+    "convergence",
+    "differences",
+    "directions",
+    "extrapolation",
+    "kept_by_token",
+    "knowledge_gains",
+    "learning_rates",
+    "loss_terms",
+    "position_perplexity",
+    "quality_against_bytes",
+    "score_by_distance",
+    "spectrum",
+    "training_curves",
+    "visible_slots",
+]

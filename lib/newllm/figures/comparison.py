@@ -1,0 +1,213 @@
+"""Figures of comparisons: arms, differences, positions, quality against bytes."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from newllm.evaluation.statistics import mean_interval
+from newllm.figures.pareto import BREAK, alike, lay_out
+from newllm.figures.style import BYTES_TITLE, COLOURS, finish, lines
+
+
+def position_perplexity(positions: pd.DataFrame) -> go.Figure:
+    """Perplexity by the number of tokens that came before in the window.
+
+    Parameters
+    ----------
+    positions
+        Columns arm, start, end, perplexity; one row a band of positions, arm and seed.
+    """
+    means = positions.groupby(["arm", "start", "end"], sort=False)[["perplexity"]].mean().reset_index()
+    means["band"] = means["start"].astype(str) + "-" + means["end"].astype(str)
+    figure = lines(means, "band", "perplexity", "arm")
+    return finish(figure, "Perplexity by position in the window", "tokens before", "perplexity")
+
+
+def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
+    """Every seed of every arm as a dot, the mean of each arm as a bar beside the name.
+
+    Parameters
+    ----------
+    results
+        Columns arm, seed and ``metric``.
+    metric
+        The column to draw.
+    label
+        The axis title, with its unit.
+    """
+    order = results.groupby("arm")[metric].mean().sort_values().index
+    figure = go.Figure()
+    for index, arm in enumerate(order):
+        rows = results[results["arm"] == arm]
+        colour = COLOURS[index % len(COLOURS)]
+        figure.add_scatter(
+            x=rows[metric],
+            y=[arm] * len(rows),
+            mode="markers",
+            marker={"color": colour, "size": 9, "opacity": 0.7},
+            text=[f"seed {seed}" for seed in rows["seed"]],
+            showlegend=False,
+        )
+        figure.add_scatter(
+            x=[rows[metric].mean()],
+            y=[arm],
+            mode="markers",
+            marker={"color": colour, "symbol": "line-ns-open", "size": 26, "line_width": 3},
+            showlegend=False,
+        )
+    figure = finish(figure, f"{label}: every seed, and the mean of each arm", label, "")
+    return figure.update_yaxes(autorange="reversed")
+
+
+def differences(studies: pd.DataFrame, base: str) -> go.Figure:
+    """Difference of each change from what it changes, with its intervals over windows and over seeds.
+
+    Parameters
+    ----------
+    studies
+        Rows of `newllm.analysis.studies.one_change_each`: columns study, change, difference (nats per token), and the
+        ends of its intervals, difference_low and _high over windows, difference_over_seeds_low and _high over seeds.
+    base
+        What the differences are from, in words.
+    """
+    figure = go.Figure()
+    for index, (study, rows) in enumerate(studies.groupby("study", sort=False)):
+        for kind, marker, thickness, width in (("windows", "circle", 4, 0), ("seeds", "line-ns-open", 1, 6)):
+            over = "difference" if kind == "windows" else "difference_over_seeds"
+            figure.add_scatter(
+                x=rows["difference"],
+                y=rows["change"],
+                mode="markers",
+                marker={"color": COLOURS[index % len(COLOURS)], "symbol": marker, "size": 9},
+                error_x={
+                    "array": rows[f"{over}_high"] - rows["difference"],
+                    "arrayminus": rows["difference"] - rows[f"{over}_low"],
+                    "thickness": thickness,
+                    "width": width,
+                },
+                name=f"{study}, 95 % over {kind}",
+                showlegend=False,
+            )
+    figure.add_vline(x=0, line_dash="dot", annotation_text=f"as good as {base}")
+    title = "One change each: left is better (95 %: thick over windows, thin over seeds)"
+    figure = finish(figure, title, f"difference from {base} (nats per token, held out)", "")
+    return figure.update_yaxes(autorange="reversed", automargin=True)
+
+
+def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
+    """Bits per byte against the bytes a token leaves in the cache, with the front that nothing beats on both.
+
+    Parameters
+    ----------
+    summary
+        Columns arm, kv_bytes_per_token, bits_per_byte, and the ends of its interval, bits_per_byte_low and
+        bits_per_byte_high (NaN for one seed); trained_otherwise, where it is there, marks rows that the front leaves
+        out.
+    """
+    layout = lay_out(summary)
+    across, up, canvas = layout.bytes_axis, layout.bits_axis, layout.canvas
+    kept = summary["kv_bytes_per_token"]
+    drawn = summary.assign(x=kept.where(kept > 0, 10**layout.places))
+    figure = go.Figure()
+    front = drawn[layout.front].sort_values("x").drop_duplicates("x")
+    figure.add_scatter(
+        x=front["x"],
+        y=front["bits_per_byte"],
+        mode="lines",
+        line={"color": "#999999", "dash": "dot", "shape": "hv"},
+        name="nothing is better on both",
+        hoverinfo="skip",
+    )
+    single, regular = drawn["bits_per_byte_low"].isna(), alike(drawn)
+    for rows, name, symbol in (
+        (drawn[~single & regular], "mean over seeds, 95 % interval", "circle"),
+        (drawn[single & regular], "one seed", "circle-open"),
+        (drawn[~single & ~regular], "trained otherwise", "diamond"),
+        (drawn[single & ~regular], "trained otherwise, one seed", "diamond-open"),
+    ):
+        if rows.empty:
+            continue
+        figure.add_scatter(
+            x=rows["x"],
+            y=rows["bits_per_byte"],
+            mode="markers",
+            text=rows["arm"],
+            customdata=rows["kv_bytes_per_token"],
+            hovertemplate="%{text}<br>%{customdata:,.4g} bytes per token<br>%{y:.3f} bits per byte<extra></extra>",
+            marker={
+                "size": 10,
+                "color": COLOURS[0] if symbol.startswith("circle") else COLOURS[4],
+                "symbol": symbol,
+                "line_width": 2 * symbol.endswith("open"),
+            },
+            error_y={
+                "array": rows["bits_per_byte_high"] - rows["bits_per_byte"],
+                "arrayminus": rows["bits_per_byte"] - rows["bits_per_byte_low"],
+                "thickness": 1.5,
+            },
+            name=name,
+        )
+    shifts, joints = layout.names - layout.points, layout.joints - layout.points
+    for index, row in enumerate(drawn.to_dict("records")):
+        # A logarithmic axis places annotations by their power of ten.
+        point = {"x": layout.places[index], "y": row["bits_per_byte"]}
+        if layout.joined[index]:
+            # A line to the nearest edge of the name: an arrow without text, as the name's own starts at its middle.
+            figure.add_annotation(
+                **point,
+                ax=joints[index][0],
+                ay=joints[index][1],
+                text="",
+                arrowhead=0,
+                arrowwidth=0.8,
+                standoff=5,
+                arrowcolor="#999999",
+            )
+        figure.add_annotation(
+            **point,
+            xshift=shifts[index][0],
+            yshift=-shifts[index][1],
+            text=row["arm"],
+            font_size=11,
+            showarrow=False,
+            bgcolor="rgba(255,255,255,0.6)",
+            borderpad=0,
+        )
+    if across.zero is not None:
+        figure.add_vline(x=10 ** (across.zero + BREAK / 2), line_dash="dash", line_color="#999999", line_width=1)
+    title = "Quality against memory: down and to the left is better"
+    figure = finish(figure, title, BYTES_TITLE, "bits per byte, held out", log_x=True)
+    figure.update_layout(
+        width=canvas.width,
+        height=canvas.height,
+        margin={"l": canvas.left, "r": canvas.right, "t": canvas.top, "b": canvas.bottom, "autoexpand": False},
+        title={"y": 0.975, "yanchor": "top"},
+        legend={"orientation": "h", "y": 1.01, "yanchor": "bottom"},
+    )
+    figure.update_xaxes(
+        range=[across.low, across.high],
+        tickvals=[10**place for place, _ in across.ticks],
+        ticktext=[text for _, text in across.ticks],
+        zeroline=False,
+    )
+    return figure.update_yaxes(range=[up.low, up.high])
+
+
+def extrapolation(frame: pd.DataFrame, trained_length: int) -> go.Figure:
+    """Perplexity on windows longer than those of training: means over seeds, with 95 % intervals.
+
+    Parameters
+    ----------
+    frame
+        Columns arm, seq_length, perplexity; one row a length, arm and seed.
+    trained_length
+        Where training ended, in tokens.
+    """
+    rows = []
+    for (arm, length), group in frame.groupby(["arm", "seq_length"], sort=False):
+        interval = mean_interval(group["perplexity"])
+        rows.append((arm, length, interval.mean, interval.high - interval.mean))
+    means = pd.DataFrame(rows, columns=["arm", "seq_length", "perplexity", "error"])
+    figure = lines(means, "seq_length", "perplexity", "arm", error="error")
+    figure.add_vline(x=trained_length, line_dash="dot", annotation_text="trained up to here")
+    figure = finish(figure, "Beyond the training length", "window (tokens)", "perplexity", log_y=True)
+    return figure.update_xaxes(tickvals=sorted(set(means["seq_length"])))

@@ -1,0 +1,98 @@
+"""Figures of what is kept: bytes by length, by token, by model."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from newllm.figures.style import COLOURS, finish, lines, readable_bytes
+
+
+def against_context_length(frame: pd.DataFrame, column: str, title: str, label: str) -> go.Figure:
+    """One quantity of several models over the length of the context, both axes logarithmic.
+
+    Parameters
+    ----------
+    frame
+        Columns model, context (tokens) and ``column``.
+    column
+        What to draw.
+    title
+        The figure's title.
+    label
+        The axis title, with its unit.
+    """
+    figure = lines(frame, "context", column, "model")
+    figure = finish(figure, title, "context (tokens)", label, log_x=True, log_y=True)
+    figure.update_xaxes(tickvals=sorted(set(frame["context"])), tickformat=",")
+    return figure.update_yaxes(tickformat="~g")
+
+
+def kept_by_token(entries: pd.DataFrame) -> go.Figure:
+    """Draw what each model's cache still holds of each token: one small picture a model, all to the same scale.
+
+    Parameters
+    ----------
+    entries
+        Columns model, token, kind, values.
+    """
+    models = list(entries.groupby("model")["values"].sum().sort_values(ascending=False, kind="stable").index)
+    columns = 4
+    rows = -(-len(models) // columns)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=models,
+        shared_xaxes="all",
+        shared_yaxes="all",
+        vertical_spacing=0.09,
+        horizontal_spacing=0.03,
+    )
+    for index, (kind, of_kind) in enumerate(entries.groupby("kind", sort=False)):
+        for first, (model, chosen) in enumerate(of_kind.groupby("model", sort=False)):
+            place = models.index(model)
+            figure.add_bar(
+                x=chosen["token"],
+                y=chosen["values"],
+                width=1,
+                name=kind,
+                legendgroup=kind,
+                showlegend=first == 0,
+                marker={"color": COLOURS[index], "line_width": 0},
+                row=place // columns + 1,
+                col=place % columns + 1,
+            )
+    figure = finish(figure, "What is kept of each token", "", "")
+    figure.update_layout(barmode="stack", height=140 * rows + 150, bargap=0, legend={"orientation": "h", "y": -0.15})
+    tallest = entries.groupby(["model", "token"])["values"].sum().max()
+    figure.update_xaxes(range=[-0.5, entries["token"].max() + 0.5], nticks=4)
+    figure.update_yaxes(range=[0, 1.05 * tallest])
+    figure.update_xaxes(title="token", row=rows)
+    return figure.update_yaxes(title="values", col=1)
+
+
+def cache_sizes(table: pd.DataFrame) -> go.Figure:
+    """Bytes that each model keeps, as bars on a logarithmic axis.
+
+    Parameters
+    ----------
+    table
+        Columns model, bytes and share (of the baseline's).
+    """
+    figure = go.Figure()
+    figure.add_bar(
+        x=table["bytes"],
+        y=table["model"],
+        orientation="h",
+        marker_color=COLOURS[0],
+        text=[
+            f"{readable_bytes(number)} ({100 * share:.3g} %)" for number, share in table[["bytes", "share"]].to_numpy()
+        ],
+        textposition="outside",
+        cliponaxis=False,
+    )
+    figure = finish(figure, "What decoding keeps", "KV cache (bytes)", "", log_x=True)
+    low, high = np.log10([table["bytes"].min(), table["bytes"].max()])
+    # Room for the texts; the range of a logarithmic axis is given in powers of ten.
+    figure.update_xaxes(range=[low - 0.5, high + 0.3 * max(high - low, 1)])
+    return figure.update_yaxes(autorange="reversed", automargin=True)

@@ -1,0 +1,326 @@
+"""Quality against memory as a picture: where points, names, ticks and the front go, for whoever draws it.
+
+The byte axis is logarithmic. A model that keeps a state of fixed size leaves 0 bytes a token, which no such axis can
+show: it stands at the left, beyond a break.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+CHARACTER_WIDTH = 6.6  # pixels, of the 11 px letters of the names in a wide font
+
+
+LABEL_HEIGHT = 15.0
+
+
+MARKER = 12.0
+
+
+BREAK = 0.45  # powers of ten between zero and the smallest number of bytes
+
+
+LEADER = 6.0  # pixels between a point and its name from which a line joins them
+
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Size of a picture in pixels, and the margins around the area between its axes."""
+
+    width: int = 900
+    height: int = 590
+    left: int = 70
+    right: int = 20
+    top: int = 100
+    bottom: int = 60
+
+    @property
+    def area(self) -> tuple[float, float]:
+        """Width and height between the axes."""
+        return self.width - self.left - self.right, self.height - self.top - self.bottom
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range, and the ticks in it.
+
+    Attributes
+    ----------
+    low, high
+        Ends, in the axis' own measure: bits per byte, or powers of ten of bytes.
+    ticks
+        Place and text of each tick.
+    zero
+        Where no bytes are drawn; None where none are.
+    """
+
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+    zero: float | None = None
+
+    def share(self, places: ArrayLike) -> Numbers:
+        """Where places lie between the ends, 0 to 1."""
+        return (np.asarray(places, dtype=np.float64) - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything goes.
+
+    Attributes
+    ----------
+    canvas
+        The picture's size.
+    bytes_axis, bits_axis
+        The axes.
+    places
+        Powers of ten of the bytes of each point (N,), and of zero where the axis shows it.
+    points
+        Pixels (N, 2) from the upper left corner of the area.
+    names
+        Pixels (N, 2) of the middle of each name.
+    joints
+        Pixels (N, 2) of the edge of each name where it is nearest to its point.
+    joined
+        Whether a line should lead from there to the point (N,).
+    front
+        Whether nothing that was trained alike is better on both (N,).
+    """
+
+    canvas: Canvas
+    bytes_axis: Axis
+    bits_axis: Axis
+    places: Numbers
+    points: Numbers
+    names: Numbers
+    joints: Numbers
+    joined: NDArray[np.bool_]
+    front: NDArray[np.bool_]
+
+
+def alike(summary: pd.DataFrame) -> NDArray[np.bool_]:
+    """Tell which rows were trained like the others (N,): all of them where nothing is said.
+
+    Parameters
+    ----------
+    summary
+        Rows, with a column trained_otherwise or without.
+    """
+    otherwise = summary["trained_otherwise"] if "trained_otherwise" in summary else np.zeros(len(summary))
+    return ~np.asarray(otherwise, dtype=np.bool_)
+
+
+def on_front(
+    bytes_per_token: ArrayLike, bits_per_byte: ArrayLike, counted: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Tell which points no other one equals or beats in one measure and beats in the other.
+
+    Parameters
+    ----------
+    bytes_per_token, bits_per_byte
+        Two measures (N,), the lower the better.
+    counted
+        Which points take part (N,); all of them where omitted.
+    """
+    points = np.stack([np.asarray(bytes_per_token, dtype=np.float64), np.asarray(bits_per_byte, dtype=np.float64)])
+    others, each = points[:, :, None], points[:, None, :]
+    beaten = np.asarray((others <= each).all(0) & (others < each).any(0))
+    takes_part = np.ones(points.shape[1], dtype=np.bool_) if counted is None else counted
+    return np.asarray(takes_part & ~beaten[takes_part].any(0), dtype=np.bool_)
+
+
+def bytes_axis(values: ArrayLike) -> Axis:
+    """Make the logarithmic axis of bytes per token, with a place for zero where it is needed.
+
+    Parameters
+    ----------
+    values
+        Bytes per token (N,), at least 0.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    positive = numbers[numbers > 0]
+    # Without any bytes but zero there is nothing to scale by.
+    lowest, highest = (positive.min(), positive.max()) if positive.size else (1.0, 1.0)
+    first, last = np.log10(lowest), np.log10(highest)
+    room = max(0.08 * (last - first), 0.08)
+    zero = first - BREAK if (numbers == 0).any() else None
+    powers = np.arange(np.floor(np.log2(lowest)), np.ceil(np.log2(highest)) + 1)
+    step = 1 if powers.size <= 9 else 2
+    inside = [2.0**power for power in powers if power % step == 0]
+    low = (first if zero is None else zero) - room
+    ticks = [(float(np.log10(value)), f"{value:,g}") for value in inside]
+    shown = [
+        (place, text) for place, text in ticks if (zero is None or place > zero + BREAK / 2) and place <= last + room
+    ]
+    if zero is not None:
+        shown.insert(0, (float(zero), "0"))
+    return Axis(float(low), float(last + room), tuple(shown), zero)
+
+
+def bits_axis(values: ArrayLike, low_ends: ArrayLike, high_ends: ArrayLike) -> Axis:
+    """Make the axis of bits per byte; an interval that is longer than all points are apart may leave it.
+
+    Parameters
+    ----------
+    values, low_ends, high_ends
+        Bits per byte and the ends of their intervals (N,); NaN where there is no interval.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    span = max(np.ptp(numbers), 0.02)
+    low = max(np.nanmin(np.append(low_ends, numbers.min())), numbers.min() - 0.5 * span) - 0.06 * span
+    high = min(np.nanmax(np.append(high_ends, numbers.max())), numbers.max() + 0.5 * span) + 0.06 * span
+    rough = (high - low) / 6
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough)
+    decimals = max(0, int(-np.floor(np.log10(step))))
+    values_of_ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
+    return Axis(float(low), float(high), tuple((float(tick), f"{tick:.{decimals}f}") for tick in values_of_ticks))
+
+
+def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
+    """Decide where everything goes.
+
+    Parameters
+    ----------
+    summary
+        Columns arm, kv_bytes_per_token, bits_per_byte, and the ends of its interval, bits_per_byte_low and
+        bits_per_byte_high (NaN for one seed).
+        With a column trained_otherwise, such rows are no part of the front: it compares what was trained alike.
+    canvas
+        The picture's size; the usual one where omitted.
+    """
+    canvas = canvas or Canvas()
+    width, height = canvas.area
+    kept, bits = (summary[name].to_numpy(dtype=np.float64) for name in ("kv_bytes_per_token", "bits_per_byte"))
+    low, high = (summary[name].to_numpy(dtype=np.float64) for name in ("bits_per_byte_low", "bits_per_byte_high"))
+    across, up = bytes_axis(kept), bits_axis(bits, low, high)
+    with np.errstate(divide="ignore"):
+        places = np.where(kept > 0, np.log10(kept), np.nan if across.zero is None else across.zero)
+    points = np.stack([across.share(places) * width, (1 - up.share(bits)) * height], axis=1)
+    high_bits, low_bits = ((1 - up.share(np.where(np.isnan(end), bits, end))) * height for end in (high, low))
+    sizes = np.array([[CHARACTER_WIDTH * len(str(arm)) + 4, LABEL_HEIGHT] for arm in summary["arm"]])
+    front = on_front(kept, bits, alike(summary))
+    names = place_names(
+        points, sizes, np.concatenate([_bars(points, low_bits, high_bits), _steps(points[front])]), (width, height)
+    )
+    joints = np.clip(points, names - sizes / 2, names + sizes / 2)
+    return Layout(
+        canvas=canvas,
+        bytes_axis=across,
+        bits_axis=up,
+        places=places,
+        points=points,
+        names=names,
+        joints=joints,
+        joined=np.hypot(*(joints - points).T) > LEADER + MARKER / 2,
+        front=front,
+    )
+
+
+def place_names(points: Numbers, sizes: Numbers, lines: Numbers, area: tuple[float, float]) -> Numbers:
+    """Put a name near each point so that names cover neither one another nor points, if possible no line either.
+
+    Every name tries many places around its point, while the others stay where they are, until none finds a better one:
+    with some dozens of names this takes milliseconds.
+
+    Parameters
+    ----------
+    points
+        Pixels (N, 2).
+    sizes
+        Width and height of each name (N, 2).
+    lines
+        Both ends of each line, level or upright (M, 2, 2), in pixels: intervals, and the steps of the front.
+    area
+        Width and height that names have to stay in.
+
+    Returns
+    -------
+    numpy.ndarray
+        The middle of each name (N, 2).
+    """
+    count = len(points)
+    candidates = [_candidates(point, size, area) for point, size in zip(points, sizes, strict=True)]
+    places = np.array([options[0] for options, _ in candidates]) if count else np.zeros((0, 2))
+    markers = points, np.full((count, 2), MARKER / 2 + 1)
+    strokes = lines.mean(1), np.abs(lines[:, 1] - lines[:, 0]) / 2 + 1
+    for _ in range(30):
+        moved = False
+        for index, (options, distances) in enumerate(candidates):
+            others = np.arange(count) != index
+            cost = distances + 5 * _overlap(options, sizes[index] / 2, places[others], sizes[others] / 2)
+            cost += 2 * _overlap(options, sizes[index] / 2, *markers) + _overlap(options, sizes[index] / 2, *strokes)
+            joints = np.clip(points[index], options - sizes[index] / 2, options + sizes[index] / 2)
+            for middles, halves in ((places[others], sizes[others] / 2), (points[others], markers[1][others])):
+                cost += 100 * _crossings(joints, points[index], middles, halves)
+            best = options[int(cost.argmin())]
+            moved |= bool((best != places[index]).any())
+            places[index] = best
+        if not moved:
+            break
+    return places
+
+
+def _bars(points: Numbers, low: Numbers, high: Numbers) -> Numbers:
+    """Return both ends of each interval (N, 2, 2)."""
+    return np.stack([np.stack([points[:, 0], end], axis=1) for end in (low, high)], axis=1)
+
+
+def front_corners(front: Numbers) -> Numbers:
+    """Return the corners of the line along the front: from each point level to the next, then down to it.
+
+    Parameters
+    ----------
+    front
+        The points on it (F, 2), in pixels.
+    """
+    if not len(front):
+        return front
+    ordered = front[np.argsort(front[:, 0], kind="stable")]
+    corners = np.stack([ordered[1:, 0], ordered[:-1, 1]], axis=1)
+    return np.concatenate([ordered[:1], np.stack([corners, ordered[1:]], axis=1).reshape(-1, 2)])
+
+
+def _steps(front: Numbers) -> Numbers:
+    """Return the lines along the front (M, 2, 2)."""
+    corners = front_corners(front)
+    return np.stack([corners[:-1], corners[1:]], axis=1)
+
+
+def _candidates(point: Numbers, size: Numbers, area: tuple[float, float]) -> tuple[Numbers, Numbers]:
+    """Places around a point within the area, and how far each is: right first, then left, above and below."""
+    half_width = size[0] / 2
+    heights = np.arange(-160, 161, 8)
+    beside = [(side * (gap + half_width), dy) for gap in (9, 24, 48, 80) for side in (1, -1) for dy in heights]
+    above = [(dx, dy) for dy in heights if abs(dy) >= 16 for dx in (-half_width / 2, 0, half_width / 2)]
+    offsets = np.array(beside + above)
+    places = point + offsets
+    inside = (np.abs(places - np.array(area) / 2) <= (np.array(area) - size) / 2).all(1)
+    gaps = np.maximum(np.abs(offsets) - np.array([half_width, 0]), 0)
+    distances = np.hypot(*gaps.T) + 3 * (offsets[:, 0] < 0)
+    if not inside.any():  # a name wider than the area goes where it goes
+        inside[:] = True
+    order = np.argsort(distances[inside], kind="stable")
+    return places[inside][order], distances[inside][order]
+
+
+def _overlap(places: Numbers, half: Numbers, others: Numbers, other_halves: Numbers) -> Numbers:
+    """Pixels of overlap, as a length, of a rectangle at each place (C, 2) with all the others (M, 2)."""
+    common = half + other_halves - np.abs(places[:, None] - others)
+    area: Numbers = np.sqrt(np.prod(np.maximum(common, 0), axis=2)).sum(1)
+    return area
+
+
+def _crossings(joints: Numbers, point: Numbers, others: Numbers, other_halves: Numbers) -> Numbers:
+    """How much of the line from each joint (C, 2) to the point runs through other boxes (M, 2), 0 to 1 for each."""
+    along = np.linspace(0, 1, 9)[None, :, None]
+    line = point + along * (joints - point)[:, None]
+    covered = (np.abs(line[:, :, None] - others) <= other_halves).all(3)
+    share: Numbers = covered.mean(1).sum(1)
+    return share

@@ -1,0 +1,128 @@
+"""What a block asks of its attention, the softmax that most ways of remembering share, and the baseline's attention."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from newllm.models.config import DecoderConfig
+from newllm.models.position import PositionEncoding
+from newllm.models.step import Step
+
+
+class Attention(nn.Module):
+    """One way of remembering: reads a block's normed input, extends the cache, returns what the block adds.
+
+    Parameters
+    ----------
+    config
+        The decoder's config.
+    layer_index
+        Place in the cache.
+    """
+
+    def __init__(self, config: DecoderConfig, layer_index: int) -> None:
+        super().__init__()
+        self.layer_index = layer_index
+
+    @property
+    def cached_values_per_token(self) -> int:
+        """Values kept for each token."""
+        raise NotImplementedError
+
+    def forward(self, hidden: Tensor, step: Step) -> Tensor:
+        """Attend from normed states (B, T, width) to them and to the cached ones; returns (B, T, d)."""
+        raise NotImplementedError
+
+
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, step: Step, encoding: PositionEncoding, scale: float
+) -> Tensor:
+    """Causal softmax attention under the step's position bias and padding.
+
+    Parameters
+    ----------
+    queries
+        (B, H, T, d).
+    keys, values
+        (B, G, S, d) and (B, G, S, d_v), G a divisor of H.
+    step
+        What is known of the tokens.
+    encoding
+        Whose bias is added to the scores.
+    scale
+        Factor on the scores.
+
+    Returns
+    -------
+    Tensor
+        (B, H, T, d_v).
+    """
+    bias = step.attention_bias(encoding, queries.dtype)
+    batch, num_heads, length, _ = queries.shape
+    num_groups, _, value_width = values.shape[1:]
+    if length > 1 and value_width < keys.shape[-1]:
+        # Fused kernels want values as wide as keys. For a single query the copy would cost more than they save.
+        values = F.pad(values, (0, keys.shape[-1] - value_width))
+    if length == 1:
+        # One query a head: heads that share keys are the queries of one head, so that each key is read only once.
+        queries = queries.reshape(batch, num_groups, num_heads // num_groups, -1)
+        if bias is not None and bias.shape[1] > 1:
+            bias = bias.reshape(bias.shape[0], num_groups, num_heads // num_groups, -1)
+    output = F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=bias,
+        is_causal=bias is None and length > 1,
+        scale=scale,
+        enable_gqa=num_groups < num_heads and length > 1,
+    )
+    return output[..., :value_width].reshape(batch, num_heads, length, value_width)
+
+
+class MultiHeadAttention(Attention):
+    """Attention of GPT-NeoX, with its fused weight laid out as published; keys and values may be shared by groups.
+
+    Caches 2 x G x d_h values a token (G key-value heads of width d_h).
+
+    Parameters
+    ----------
+    config
+        A decoder's config; ``num_key_value_heads`` (G) divides ``num_attention_heads``.
+    layer_index
+        Place in the cache.
+    """
+
+    def __init__(self, config: DecoderConfig, layer_index: int) -> None:
+        super().__init__(config, layer_index)
+        self.num_heads = config.num_attention_heads
+        self.num_groups = config.num_key_value_heads or config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.position = config.build_position(self.head_dim)
+        width = (self.num_heads + 2 * self.num_groups) * self.head_dim
+        self.query_key_value = nn.Linear(config.hidden_size, width)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    @property
+    def cached_values_per_token(self) -> int:
+        """Values kept for each token."""
+        return 2 * self.num_groups * self.head_dim
+
+    def project(self, hidden: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, H, T, d_h), keys and values (B, G, T, d_h) of the new tokens, positions encoded."""
+        batch, length, _ = hidden.shape
+        per_group = self.num_heads // self.num_groups
+        # Each group's slice of the fused weight holds its queries, then its key, then its value.
+        fused = self.query_key_value(hidden).view(batch, length, self.num_groups, per_group + 2, self.head_dim)
+        queries, keys, values = fused.split([per_group, 1, 1], dim=3)
+        queries = queries.reshape(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
+        queries = self.position.rotate(queries, step.positions)
+        keys = self.position.rotate(keys.squeeze(3).transpose(1, 2), step.positions)
+        return queries, keys, values.squeeze(3).transpose(1, 2)
+
+    def forward(self, hidden: Tensor, step: Step) -> Tensor:
+        """Attend from and to ``hidden`` (B, T, d); returns (B, T, d)."""
+        queries, keys, values = self.project(hidden, step)
+        if step.cache is not None:
+            keys, values = step.cache.update(keys, values, self.layer_index)
+        output = attend(queries, keys, values, step, self.position, self.head_dim**-0.5)
+        return self.dense(output.transpose(1, 2).flatten(2))

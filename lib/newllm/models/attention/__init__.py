@@ -1,1 +1,0 @@
-"""One short file a way of remembering."""

@@ -1,0 +1,82 @@
+"""DProj-Pythia: the blocks run at the width of a compressed context, so keys and values shrink with it."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers.cache_utils import CacheLayerMixin
+
+from newllm.models.cache_layers import RecurrentStateLayer
+from newllm.models.config import DecoderConfig, round_to_heads
+from newllm.models.decoder import Decoder
+from newllm.models.projection import DiverseProjection
+from newllm.models.registry import register
+from newllm.models.step import Step
+
+
+@strict
+class DProjPythiaConfig(DecoderConfig):
+    """Blocks of width ``proj_dim`` behind an embedding of width ``embedding_size``.
+
+    Attributes
+    ----------
+    embedding_size
+        Width E of the token embedding.
+    proj_dim
+        Width P of a context and of the blocks; rounded up to a multiple of the heads. ``hidden_size`` follows it, and
+        the MLP is four times as wide.
+    """
+
+    model_type = "newllm-dproj"
+
+    embedding_size: int = 512
+    proj_dim: int = 320
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.embedding_size < 1:
+            raise ValueError(f"embedding_size={self.embedding_size} must be at least 1")
+        self.proj_dim = self.hidden_size = round_to_heads(self.proj_dim, self.num_attention_heads)
+        self.intermediate_size = 4 * self.proj_dim
+        super().__post_init__(**kwargs)
+
+
+@register(
+    "dproj",
+    lambda size: {"embedding_size": size.width, "proj_dim": size.scaled(5, 8)},
+    summary="keys and values of the compressed contexts, in every layer, and the last context",
+)
+class DProjPythiaModel(Decoder):
+    """Embedding -> embed_norm -> DiverseProjection -> Pythia's blocks at the context's width -> head."""
+
+    config_class = DProjPythiaConfig
+    _is_stateful = True
+
+    @staticmethod
+    def embedding_width(config: DecoderConfig) -> int:
+        """Width E of the token embedding, before projection."""
+        assert isinstance(config, DProjPythiaConfig)
+        return config.embedding_size
+
+    def add_parts(self, config: DecoderConfig) -> None:
+        """Make the norm of the embedding and the recurrence."""
+        assert isinstance(config, DProjPythiaConfig)
+        self.embed_norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+        self.context_blocks = nn.ModuleList([DiverseProjection(config.embedding_size, config.proj_dim)])
+
+    def embed(self, step: Step) -> Tensor:
+        """Contexts (B, T, P), going on from the state in the cache."""
+        state_layer = None if step.cache is None else step.cache.layers[-1]
+        assert state_layer is None or isinstance(state_layer, RecurrentStateLayer)
+        state = None if state_layer is None else state_layer.state
+        contexts = self.unroll_contexts(self.normed_embeddings(step.input_ids), state, step)
+        if state_layer is not None:
+            state_layer.advance(contexts)
+        return contexts
+
+    def cache_layout(self) -> list[type[CacheLayerMixin]]:
+        """Return the stock layers, then the recurrence's state."""
+        return [*super().cache_layout(), RecurrentStateLayer]
+
+    def cached_values(self, tokens: int) -> int:
+        """Keys and values a token, and one context a sequence."""
+        return super().cached_values(tokens) + self.config.proj_dim

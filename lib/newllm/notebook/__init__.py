@@ -1,0 +1,1 @@
+"""The notebook layer: nothing below imports it."""

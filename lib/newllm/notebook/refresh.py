@@ -1,0 +1,106 @@
+"""The committed notebooks: executed afresh, readable without running, small."""
+
+import base64
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import plotly.io
+from nbclient import NotebookClient
+
+from newllm.files import cache_folder, write_atomically
+from newllm.notebook.kernel import kernel_of_this_python
+from newllm.runs.pictures import write_pictures
+from newllm.runtime import environment
+
+FIGURE = "application/vnd.plotly.v1+json"
+
+
+PICTURE = "image/png"
+
+
+# What belongs to one execution on one machine, not to the notebook.
+EXECUTION_METADATA = ("execution", "papermill", "widgets")
+
+
+def refresh(path: Path) -> None:
+    """Execute a notebook with the profile that it names and write it back with its outputs.
+
+    Runs into an empty outputs folder, so that nothing is taken over from earlier runs; prepared text is.
+
+    Parameters
+    ----------
+    path
+        The notebook; replaced in one step, and only where every cell ran.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    with (
+        tempfile.TemporaryDirectory() as outputs,
+        environment(NEWLLM_OUTPUTS=outputs, NEWLLM_CACHE=str(cache_folder())),
+        kernel_of_this_python(),
+    ):
+        client = NotebookClient(
+            notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        )
+        client.execute()
+    write_atomically(path, nbformat.writes(_tidy(embed_pictures(notebook))))
+
+
+def embed_pictures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Put a PNG beside every plotly figure, for readers where no script runs.
+
+    Parameters
+    ----------
+    notebook
+        An executed notebook; changed in place and returned.
+
+    Raises
+    ------
+    RuntimeError
+        Where kaleido finds no Chrome or Chromium.
+    """
+    outputs = [data for data in _displayed(notebook) if FIGURE in data and PICTURE not in data]
+    if not outputs:
+        return notebook
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{number}.png" for number in range(len(outputs))]
+        write_pictures([plotly.io.from_json(_json(data[FIGURE])) for data in outputs], files)
+        for data, file in zip(outputs, files, strict=True):
+            data[PICTURE] = base64.b64encode(file.read_bytes()).decode()
+    return notebook
+
+
+def _tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Drop warnings, progress bars, widget state and what only tells of this one execution."""
+    for name in EXECUTION_METADATA:
+        notebook.metadata.pop(name, None)
+    # The kernel's own patch version would differ on every machine.
+    notebook.metadata.language_info = {"name": "python"}
+    for cell in notebook.cells:
+        for name in EXECUTION_METADATA:
+            cell.metadata.pop(name, None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_passing(output)]
+    return notebook
+
+
+def _is_passing(output: nbformat.NotebookNode) -> bool:
+    """Whether an output is for who waits, not for who reads: a warning or a progress bar."""
+    text = output.get("data", {}).get("text/plain", "")
+    return output.get("name") == "stderr" or re.search(r"\d+%\|", text) is not None
+
+
+def _displayed(notebook: nbformat.NotebookNode) -> Iterator[dict[str, Any]]:
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                yield output["data"]
+
+
+def _json(figure: dict[str, Any]) -> str:
+    # The renderer's settings travel beside data and layout, and are no part of a figure.
+    return json.dumps({key: figure[key] for key in ("data", "layout")})

@@ -1,0 +1,1 @@
+"""Results for readers: leaderboard, reference, tables of documents."""

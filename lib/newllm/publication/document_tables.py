@@ -1,0 +1,265 @@
+"""The tables of README and RESULTS, written from the reference results between marks: no number is typed by hand."""
+
+import math
+import re
+from collections.abc import Callable
+
+import pandas as pd
+
+from newllm.analysis.learning_rates import with_learning_rate
+from newllm.analysis.summary import summarize_arms
+from newllm.files import project_root, reference_folder, write_atomically
+from newllm.models.registry import BASELINE
+from newllm.publication.reference import published_table, reference_summary
+from newllm.runs.folder import SWEEPS_FOLDER
+from newllm.runs.record import load_records
+
+DOCUMENTS = ("README.md", "RESULTS.md")
+
+
+# <!-- table: name --> ... <!-- /table -->
+MARKED = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- /table -->\n)", re.DOTALL)
+
+
+def renew_tables() -> None:
+    """Write the tables of all documents anew."""
+    for name in DOCUMENTS:
+        path = project_root() / name
+        write_atomically(path, with_tables(path.read_text(encoding="utf-8")))
+
+
+def with_tables(text: str) -> str:
+    """Replace what stands between each pair of marks of a document by its table.
+
+    Raises
+    ------
+    ValueError
+        Where there are no marks, or a mark names no table.
+    """
+    if not MARKED.search(text):
+        raise ValueError("the document has no <!-- table: name --> ... <!-- /table --> to put tables between")
+    return MARKED.sub(lambda mark: f"{mark[1]}\n{_markdown(_table(mark[2]))}\n{mark[3]}", text)
+
+
+def _table(name: str) -> pd.DataFrame:
+    if name not in TABLES:
+        raise ValueError(f"the document asks for the table {name!r}, which is none of {', '.join(TABLES)}")
+    return TABLES[name]()
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    """Write a table of texts; the first column is on the left, the others on the right."""
+    rules = ["---", *["---:"] * (table.shape[1] - 1)]
+    return (
+        "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [table.columns, rules, *table.to_numpy()]) + "\n"
+    )
+
+
+def main_training() -> pd.DataFrame:
+    """Write the arms of main training, the lowest perplexity first; † marks those that were trained otherwise."""
+    return _arms(reference_summary())
+
+
+def tuned() -> pd.DataFrame:
+    """Write the arms that were trained at the learning rate that suits them."""
+    records = load_records(reference_folder() / SWEEPS_FOLDER / "tuned")
+    return _arms(summarize_arms(records, BASELINE).assign(trained_otherwise=False))
+
+
+def _arms(summary: pd.DataFrame) -> pd.DataFrame:
+    """Write a summary of arms, as `newllm.analysis.summary.summarize_arms` makes it."""
+    rows = []
+    for _, row in summary.iterrows():
+        half = (row["perplexity_high"] - row["perplexity_low"]) / 2
+        rows.append(
+            {
+                "model": f"`{row['arm']}`" + " †" * row["trained_otherwise"],
+                "parameters": f"{row['parameter_count']:,.0f}",
+                "KV bytes/token": f"{row['kv_bytes_per_token']:,.0f}",
+                "in a window": f"{row['kv_bytes']:,.0f}",
+                "perplexity": f"{row['perplexity']:.1f}" + (f" ± {half:.1f}" if row["seeds"] > 1 else ""),
+                "bits/byte": f"{row['bits_per_byte']:.3f}",
+                "nats/token from `pythia`": "" if pd.isna(row["difference"]) else _with_interval(row, "difference"),
+                "seeds": row["seeds"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def models_at_70m() -> pd.DataFrame:
+    """Write what each model costs and keeps at the 70M shape, as ``newllm models`` measured it, widest cache first."""
+    rows = []
+    for _, row in published_table("models_70m").iterrows():
+        speeds = {
+            f"tokens/s at {int(name.rpartition('_')[2]):,}": f"{row[name]:.0f}"
+            for name in row.index
+            if name.startswith("tokens_per_second_")
+        }
+        rows.append(
+            {
+                "model": f"`{row['model']}`",
+                "parameters": f"{row['parameters']:,.0f}",
+                "values/token": f"{row['values_per_token']:,.6g}",
+                "bytes/token": f"{row['bytes_per_token']:,.6g}",
+                "bytes of state": f"{row['state_bytes']:,.0f}",
+                "saved": f"{row['saved']:.1%}",
+                "formula": "agrees" if row["formula_agrees"] else "DIFFERS",
+                "certificate": "passed" if row["certificate"] else "FAILED",
+                "cached - uncached": f"{row['cache_error']:.0e}",
+                **speeds,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def decoding() -> pd.DataFrame:
+    """Write the time of a decoding step of each model, as a multiple of that of absorbed latent attention."""
+    timings = published_table("06_latent_attention/tables/decoding")
+    seconds = timings.pivot(index="context", columns="model", values="seconds_per_token")
+    ours = seconds["mla, absorbed"]
+    table = pd.DataFrame({"model": [ours.name, *seconds.loc[seconds.index[-1]].drop(ours.name).sort_values().index]})
+    for context in seconds.index:
+        table[f"{context:,} tokens"] = [
+            f"{1000 * ours[context]:.0f} ms"
+            if model == ours.name
+            else f"{seconds[model][context] / ours[context]:.1f} x"
+            for model in table["model"]
+        ]
+    return table
+
+
+def reversal_curse() -> pd.DataFrame:
+    """Write what models know of facts that they were taught in one direction."""
+    summary = published_table("05_reversal_curse/tables/reversal")
+    before = summary[~summary["taught"]].set_index("arm")
+    rows = []
+    for _, row in summary[summary["taught"]].iterrows():
+        untaught = before.loc[row["arm"]]
+        rows.append(
+            {
+                "model": f"`{row['arm']}`",
+                "held-out text": f"{untaught['text_perplexity']:.0f} → {row['text_perplexity']:.0f}",
+                "forward": f"{untaught['forward_perplexity']:.0f} → {row['forward_perplexity']:.1f}",
+                "backward": f"{untaught['backward_perplexity']:.0f} → {row['backward_perplexity']:.0f}",
+                "ratio": f"{row['ratio']:.3f}",
+                "gap": f"{row['gap']:.0f}",
+                "margin gained forward": _with_interval(row, "forward_gain", 2),
+                "margin gained backward": _with_interval(row, "backward_gain", 2),
+                "seeds": row["seeds"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def latent_widths() -> pd.DataFrame:
+    """Write each latent beside the control that keeps the same bytes."""
+    return pd.DataFrame(
+        [
+            {
+                "KV bytes/token": f"{row['kv_bytes_per_token']:,.0f}",
+                "latent": f"`{row['arm']}`",
+                "perplexity": f"{row['perplexity']:.1f}",
+                "control": f"`{row['control']}`",
+                "its perplexity": f"{row['control_perplexity']:.1f}",
+                "nats/token from the control": _with_interval(row, "difference"),
+            }
+            for _, row in published_table("06_latent_attention/tables/against_controls").iterrows()
+        ]
+    )
+
+
+def position_encodings() -> pd.DataFrame:
+    """Write the perplexity of each encoding, and that in windows longer than those of the training."""
+    longer = published_table("04_position_encodings/tables/extrapolation")
+    by_length = longer.pivot_table("perplexity", index="arm", columns="seq_length")
+    rows = []
+    for _, row in published_table("04_position_encodings/tables/summary").iterrows():
+        perplexities = by_length.loc[row["arm"]]
+        rows.append(
+            {
+                "model": f"`{row['arm']}`",
+                **{f"windows of {length}": f"{perplexities[length]:.1f}" for length in by_length},
+                "nats/token from RoPE": "" if pd.isna(row["difference"]) else _with_interval(row, "difference"),
+                "seeds": row["seeds"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def exchanged_attention() -> pd.DataFrame:
+    """Write what becomes of weights that are read by another attention than that of their training."""
+    readings = published_table("09_key_attention_and_projected_values/tables/readings")
+    return pd.DataFrame(
+        [
+            {
+                "trained as": f"`{row['trained_as']}`",
+                "read as": f"`{row['read_as']}`, {row['scored']}",
+                "perplexity": f"{row['perplexity']:.1f}",
+                "nats/token from reading as trained": ""
+                if row["read_as"] == row["trained_as"]
+                else _with_interval(row, "difference"),
+                "seeds": row["seeds"],
+            }
+            for _, row in readings.iterrows()
+        ]
+    )
+
+
+def context_kv() -> pd.DataFrame:
+    """Write what each change of Context-KV does."""
+    return _studies("07_context_kv")
+
+
+def cascade() -> pd.DataFrame:
+    """Write what each change of the cascade does."""
+    return _studies("08_cascade")
+
+
+def _studies(notebook: str) -> pd.DataFrame:
+    """Write arms that differ from a base arm in one thing each."""
+    studies = published_table(f"{notebook}/tables/studies")
+    return pd.DataFrame(
+        [
+            {
+                "change of the base arm": row["change"].replace("_", " "),
+                "KV bytes in a window": f"{row['kv_bytes']:,.0f}",
+                "perplexity": f"{row['perplexity']:.1f}",
+                "nats/token from the base arm": _with_interval(row, "difference"),
+                "the same, one run-on stream": ""
+                if pd.isna(row["run_on_difference"])
+                else f"{row['run_on_difference']:+.3f}",
+                "OACD converged": "" if pd.isna(row["convergence_rate"]) else f"{row['convergence_rate']:.0%}",
+                "seeds": row["seeds"],
+            }
+            for _, row in studies.iterrows()
+        ]
+    )
+
+
+def learning_rates() -> pd.DataFrame:
+    """Write the perplexity of each arm at each learning rate that was tried."""
+    records = with_learning_rate(load_records(reference_folder() / SWEEPS_FOLDER / "learning_rates"))
+    table = records.pivot_table("perplexity", index="arm", columns="learning_rate")
+    written = pd.DataFrame({"model": [f"`{arm}`" for arm in table.index]})
+    for rate in table:
+        written[f"lr {rate:g}"] = ["" if math.isnan(perplexity) else f"{perplexity:.1f}" for perplexity in table[rate]]
+    return written
+
+
+def _with_interval(row: pd.Series, name: str, digits: int = 3) -> str:
+    return f"{row[name]:+.{digits}f} [{row[f'{name}_low']:+.{digits}f}, {row[f'{name}_high']:+.{digits}f}]"
+
+
+TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "main training": main_training,
+    "learning rates": learning_rates,
+    "tuned": tuned,
+    "models at 70m": models_at_70m,
+    "decoding": decoding,
+    "reversal curse": reversal_curse,
+    "latent widths": latent_widths,
+    "position encodings": position_encodings,
+    "exchanged attention": exchanged_attention,
+    "context-kv": context_kv,
+    "cascade": cascade,
+}

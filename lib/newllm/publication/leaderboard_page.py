@@ -1,0 +1,156 @@
+"""The leaderboard as one HTML page: everything is in the file, nothing is fetched, and it works without scripts."""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from newllm.figures.pareto import BREAK, Layout, front_corners, lay_out
+from newllm.files import outputs_folder, project_root
+from newllm.publication.leaderboard import Board, Budget
+from newllm.runs.record import RECORD_FILE, read_record
+
+TEMPLATE = "leaderboard.html"
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of the picture, in pixels from the upper left corner of its area."""
+
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    name_x: float
+    name_y: float
+    joint_x: float
+    joint_y: float
+    joined: bool
+
+
+def render(board: Board, target: Path) -> str:
+    """Write the page.
+
+    Parameters
+    ----------
+    board
+        What to show.
+    target
+        Where the page will stand; links to records are relative to its folder.
+
+    Returns
+    -------
+    str
+        HTML. Every text from a record is escaped.
+    """
+    environment = Environment(
+        loader=PackageLoader("newllm.publication", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "interval": interval}
+    first = board.budgets[0] if board.budgets else None
+    return environment.get_template(TEMPLATE).render(
+        made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        sections=[_section(budget, first, target) for budget in board.budgets],
+        set_apart=[_apart(row) for _, row in board.set_apart.iterrows()],
+        methods=sorted({method for budget in board.budgets for method in budget.summary["method"]}),
+        sizes=sorted({budget.settings["size"] for budget in board.budgets}),
+        records=sum(len(budget.records) for budget in board.budgets),
+        copies=sum(len(places) - 1 for budget in board.budgets for places in budget.records["places"]),
+    )
+
+
+def number(value: Any, pattern: str) -> str:
+    """Format a number; what was not measured is empty."""
+    return "" if value is None or pd.isna(value) else pattern.format(value)
+
+
+def interval(row: dict[str, Any], name: str, pattern: str) -> str:
+    """Format a mean with half of its 95 % interval, where there is one."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    mean = number(row[name], pattern)
+    half = "" if low is None or high is None or pd.isna(low) else pattern.format((high - low) / 2)
+    return f"{mean} ± {half}" if half else mean
+
+
+def short_path(path: Path) -> str:
+    """Name a file by its place in the clone or in the outputs, without the machine's folders."""
+    for root in (project_root(), outputs_folder()):
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return Path(*path.parts[-4:]).as_posix()
+
+
+def _section(budget: Budget, first: Budget | None, target: Path) -> dict[str, Any]:
+    rows = [
+        {**row, "id": f"{budget.name}-{index}", "records": _records(budget.records, row["arm"], target)}
+        for index, row in enumerate(budget.summary.to_dict("records"))
+    ]
+    layout = lay_out(budget.summary)
+    return {
+        "name": budget.name,
+        "title": budget.title,
+        # The windows' fingerprint is long, and its beginning tells it from others.
+        "settings": {
+            key: value[:8] if key == "data" else value for key, value in budget.settings.items() if value is not None
+        },
+        "notebooks": sorted(set(budget.records["notebook"])),
+        "differences": "" if first is None else budget.differences(first),
+        "rows": rows,
+        "layout": layout,
+        "break": None if layout.bytes_axis.zero is None else layout.bytes_axis.zero + BREAK / 2,
+        "dots": _dots(budget.summary, layout),
+        "front": " ".join(f"{x:.1f},{y:.1f}" for x, y in front_corners(layout.points[layout.front])),
+    }
+
+
+def _dots(summary: pd.DataFrame, layout: Layout) -> list[Dot]:
+    _, height = layout.canvas.area
+    dots = []
+    for index, row in summary.iterrows():
+        place = int(str(index))
+        has_interval = not pd.isna(row["bits_per_byte_low"])
+        low, high = (
+            (1 - layout.bits_axis.share(row[f"bits_per_byte_{end}"])) * height if has_interval else None
+            for end in ("low", "high")
+        )
+        (x, y), (name_x, name_y), (joint_x, joint_y) = (
+            (float(pixels[place][0]), float(pixels[place][1]))
+            for pixels in (layout.points, layout.names, layout.joints)
+        )
+        ends = [None if end is None else float(end) for end in (low, high)]
+        dots.append(Dot(x, y, ends[0], ends[1], name_x, name_y, joint_x, joint_y, bool(layout.joined[place])))
+    return dots
+
+
+def _records(records: pd.DataFrame, row: str, target: Path) -> list[dict[str, Any]]:
+    """Describe the record of each seed of a row."""
+    described = []
+    for _, found in records[records["row"] == row].iterrows():
+        file = found["folder"] / RECORD_FILE
+        record = read_record(found["folder"])
+        described.append(
+            {
+                **found,
+                "file": short_path(file),
+                "link": quote(Path(os.path.relpath(file, target.parent)).as_posix()),
+                "finished": record.provenance.finished_at.strftime("%Y-%m-%d %H:%M"),
+                "parameters": yaml.safe_dump(record.parameters, sort_keys=False, default_flow_style=None),
+                "continuations": record.continuations,
+            }
+        )
+    return described
+
+
+def _apart(row: pd.Series) -> dict[str, Any]:
+    texts = {key: "" if row[key] is None else str(row[key]) for key in ("arm", "seed", "reason")}
+    return {**texts, "file": short_path(Path(row["file"]))}

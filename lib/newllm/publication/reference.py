@@ -1,0 +1,78 @@
+"""The reference results: records, tables and pictures of finished runs, small enough to be committed."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from newllm import figures
+from newllm.config.notebooks import MainTraining
+from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
+from newllm.files import reference_folder
+from newllm.publication.leaderboard import read_board
+from newllm.runs.folder import SWEEPS_FOLDER, TABLES_FOLDER
+from newllm.runs.pictures import FIGURES_FOLDER, write_pictures
+from newllm.runs.record import RECORD_FILE, read_record
+
+KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
+
+
+KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
+
+
+PICTURE = "quality_against_bytes.png"
+
+
+def publish(run: Path) -> None:
+    """Take the results of a run among the reference results, and renew the picture of main training.
+
+    Each record goes to the folder of the notebook that made it; tables and drawn figures to that of this run's
+    notebook. A sweep has a folder of its own: the same arm and seed may be in it with other parameters. Weights and
+    checkpoints stay behind.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run of a notebook, or of a sweep.
+
+    Raises
+    ------
+    ValueError
+        Where the folder holds no record.
+    RuntimeError
+        Where kaleido finds no Chrome or Chromium to draw the picture.
+    """
+    records = sorted(run.rglob(RECORD_FILE))
+    if not records:
+        raise ValueError(f"{run} holds no record: give the folder of a finished run.")
+    is_sweep = run.parent.name == SWEEPS_FOLDER
+    home = reference_folder() / run.parent.name / (run.name if is_sweep else "")
+    for record in records:
+        by_notebook = reference_folder() / read_record(record.parent).notebook / record.parent.name
+        target = home / record.parent.relative_to(run) if is_sweep else by_notebook
+        target.mkdir(parents=True, exist_ok=True)
+        for name in KEPT_FILES:
+            shutil.copyfile(record.parent / name, target / name)
+    for folder, pattern in KEPT_FOLDERS.items():
+        for path in sorted((run / folder).glob(pattern)):
+            target = home / folder
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / path.name)
+    figure = figures.quality_against_bytes(reference_summary())
+    write_pictures([figure], [reference_folder() / PICTURE], scale=2)
+
+
+def reference_summary() -> pd.DataFrame:
+    """Summarise the committed records of main training, as `newllm.publication.leaderboard.Budget` describes it."""
+    return read_board([reference_folder() / MainTraining.notebook]).budgets[0].summary
+
+
+def published_table(name: str) -> pd.DataFrame:
+    """Read a table of the reference results.
+
+    Parameters
+    ----------
+    name
+        Its path below the reference folder, without ``.csv``.
+    """
+    return pd.read_csv(reference_folder() / f"{name}.csv")

@@ -1,0 +1,1 @@
+"""The recurrence: its loss, measures, training, checkpoint and collected contexts."""

@@ -1,0 +1,451 @@
+"""Contexts of a frozen recurrence over a whole stream: token by token, and the same answer parallel in time."""
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from newllm.models.language_model import LanguageModel
+from newllm.models.projection import DiverseProjection, DiverseProjectionLayer
+from newllm.recurrence.convergence import Recurrence, contraction
+
+logger = logging.getLogger(__name__)
+
+
+CHUNK_SIZE = 250_000
+
+
+_MOST_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class ContextCollection:
+    """Contexts of a stream, and what verified them.
+
+    Attributes
+    ----------
+    contexts
+        Context after each token (T, P), on the CPU; memory-mapped where an output file was asked for.
+    rounds
+        Passes over segments until every start agreed with its predecessor's end (the largest count of any chunk);
+        0 where all was run token by token.
+    residual
+        Largest absolute difference left between a segment's start and its predecessor's end.
+    sequential
+        True where the recurrence did not contract, and (part of) the stream was run token by token.
+    """
+
+    contexts: Tensor
+    rounds: int
+    residual: float
+    sequential: bool
+
+
+@dataclass(frozen=True)
+class _Verification:
+    rounds: int
+    residual: float
+    sequential: bool
+
+
+def clear_gpu_cache() -> None:
+    """Give memory that torch holds in reserve back to the device; does nothing on a CPU."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def collect_context_cache_sequential(
+    model: LanguageModel, token_ids: Tensor, device: torch.device | str, chunk_size: int = 10_000
+) -> Tensor:
+    """Collect the contexts of a model's first block token by token: the reference.
+
+    Parameters
+    ----------
+    model
+        A model with a recurrence; moved to ``device``.
+    token_ids
+        The stream (T,).
+    device
+        Where to compute. A chunk of the stream is there at a time, so its memory is bounded by ``chunk_size``.
+    chunk_size
+        Tokens a chunk.
+
+    Returns
+    -------
+    Tensor
+        Context after each token (T, P), on the CPU.
+
+    Raises
+    ------
+    ValueError
+        Where the stream is not one row of at least one token, or the model has no recurrence.
+    """
+    return collect_context_cache_sequential_multiblock(model, token_ids, device, 1, chunk_size)
+
+
+@torch.no_grad()
+def collect_context_cache_sequential_multiblock(
+    model: LanguageModel,
+    token_ids: Tensor,
+    device: torch.device | str,
+    num_blocks: int,
+    chunk_size: int = 10_000,
+) -> Tensor:
+    """Collect the contexts of a model's first ``num_blocks`` blocks token by token, side by side.
+
+    Parameters
+    ----------
+    model
+        A model with recurrences; moved to ``device``.
+    token_ids
+        The stream (T,).
+    device
+        Where to compute. A chunk of the stream is there at a time, so its memory is bounded by ``chunk_size``.
+    num_blocks
+        Blocks to run, from the first on.
+    chunk_size
+        Tokens a chunk.
+
+    Returns
+    -------
+    Tensor
+        Contexts after each token, the blocks' widths one after the other (T, P_1 + ... + P_N), on the CPU.
+
+    Raises
+    ------
+    ValueError
+        Where the stream is not one row of at least one token, or the model has fewer blocks.
+    """
+    _check_stream(token_ids, chunk_size)
+    if not 1 <= num_blocks <= len(model.context_blocks):
+        raise ValueError(f"num_blocks={num_blocks}, but this model has {len(model.context_blocks)} context blocks")
+    blocks = _blocks_on(model, device)[:num_blocks]
+    states = [torch.zeros(1, block.proj_dim, device=device, dtype=_dtype_of(model)) for block in blocks]
+    contexts = torch.empty(len(token_ids), sum(block.proj_dim for block in blocks), dtype=_dtype_of(model))
+    for start in range(0, len(token_ids), chunk_size):
+        embeds = model.normed_embeddings(token_ids[start : start + chunk_size].to(device).long())[None]
+        done = []
+        for index, block in enumerate(blocks):
+            done.append(block.unroll(embeds, states[index])[0])
+            states[index] = done[-1][-1:].detach().clone()
+        contexts[start : start + chunk_size] = torch.cat(done, dim=-1).cpu()
+        del embeds, done
+        clear_gpu_cache()
+    return contexts
+
+
+@torch.no_grad()
+def collect_context_cache(
+    projection: Recurrence,
+    embeds: Tensor,
+    tolerance: float = 1e-5,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+    output: Path | None = None,
+) -> ContextCollection:
+    """Collect the contexts that the recurrence gives token by token, parallel in time.
+
+    The stream is cut into segments that run side by side as one batch. Each starts from a warm-up over the end of the
+    segment before, long enough for a contracting recurrence to forget where the warm-up began. Then every segment whose
+    start differs from its predecessor's end by more than ``tolerance`` runs again from that end, until none does. A
+    recurrence that does not contract runs token by token, exactly as ``projection`` is called by hand.
+
+    Parameters
+    ----------
+    projection
+        The frozen recurrence.
+    embeds
+        Normed embeddings of the stream (T, E); may stay on the CPU while ``projection`` is on another device.
+    tolerance
+        Largest absolute difference allowed between a segment's start and its predecessor's end.
+    chunk_size
+        Tokens that are on the device at a time; the state is carried from chunk to chunk.
+    output
+        Write the contexts to this ``.npy`` file and memory-map them; it appears only when it is complete.
+
+    Returns
+    -------
+    ContextCollection
+        The contexts (T, P), with the rounds and the residual of their verification.
+
+    Raises
+    ------
+    ValueError
+        Where the stream is empty or not a matrix, or the tolerance is negative.
+    """
+    if embeds.ndim != 2 or len(embeds) == 0:
+        raise ValueError(f"embeds must have shape (T, E) with T of at least 1, not {tuple(embeds.shape)}")
+    _check_limits(tolerance, chunk_size)
+    parameter = next(iter(getattr(projection, "parameters", list)()), embeds)
+    state = torch.zeros(1, projection.proj_dim, device=parameter.device, dtype=parameter.dtype)
+    reports = []
+    with _contexts_at(output, len(embeds), projection.proj_dim, parameter.dtype) as contexts:
+        for chunk in _even_chunks(len(embeds), chunk_size):
+            state, report = _collect_chunk(projection, embeds[chunk].to(state), state, contexts[chunk], tolerance)
+            reports.append(report)
+    return _summarise(contexts, reports)
+
+
+@torch.no_grad()
+def collect_model_contexts(
+    model: LanguageModel,
+    token_ids: Tensor,
+    device: torch.device | str,
+    tolerance: float = 1e-5,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+    output: Path | None = None,
+) -> ContextCollection:
+    """Collect the contexts of all of a model's blocks over a stream of tokens, parallel in time.
+
+    Same answer as :func:`collect_context_cache_sequential_multiblock` with all blocks. Embeddings exist for one chunk
+    at a time, so that with ``output`` the stream may be longer than memory.
+
+    Parameters
+    ----------
+    model
+        A model with recurrences; moved to ``device``.
+    token_ids
+        The stream (T,).
+    device
+        Where to compute.
+    tolerance
+        Largest absolute difference allowed between a segment's start and its predecessor's end.
+    chunk_size
+        Tokens that are on the device at a time; states are carried from chunk to chunk.
+    output
+        Write the contexts to this ``.npy`` file and memory-map them; it appears only when it is complete.
+
+    Returns
+    -------
+    ContextCollection
+        Contexts (T, P_1 + ... + P_N), with the most rounds and the largest residual of any block.
+
+    Raises
+    ------
+    ValueError
+        Where the stream is not one row of at least one token, or the model has no recurrence.
+    """
+    _check_stream(token_ids, chunk_size)
+    _check_limits(tolerance, chunk_size)
+    if len(model.context_blocks) == 0:
+        raise ValueError(f"{type(model).__name__} has no context block to collect contexts of")
+    blocks = _blocks_on(model, device)
+    widths = [block.proj_dim for block in blocks]
+    dtype = _dtype_of(model)
+    states = [torch.zeros(1, width, device=device, dtype=dtype) for width in widths]
+    reports = []
+    with _contexts_at(output, len(token_ids), sum(widths), dtype) as contexts:
+        for chunk in _even_chunks(len(token_ids), chunk_size):
+            embeds = model.normed_embeddings(token_ids[chunk].to(device).long())
+            parts = contexts[chunk].split(widths, dim=-1)
+            for index, block in enumerate(blocks):
+                states[index], report = _collect_chunk(block, embeds, states[index], parts[index], tolerance)
+                reports.append(report)
+            del embeds
+            clear_gpu_cache()
+    return _summarise(contexts, reports)
+
+
+def _collect_chunk(
+    projection: Recurrence, embeds: Tensor, state: Tensor, contexts: Tensor, tolerance: float
+) -> tuple[Tensor, _Verification]:
+    """Fill ``contexts`` (T, P) of one chunk on its device, from ``state`` (1, P) on; return the last state."""
+    target = contexts if embeds.device == contexts.device else torch.empty_like(contexts, device=embeds.device)
+    warm_up = contraction(projection, embeds).warm_up(tolerance)
+    segments = 1 if warm_up is None else _segment_count(len(embeds), warm_up, embeds.device)
+    if warm_up is None or segments == 1:
+        _run_sequentially(projection, embeds, state, target)
+        report = _Verification(rounds=0, residual=0.0, sequential=True)
+    else:
+        report = _run_in_parallel(projection, embeds, state, target, tolerance, warm_up, segments)
+    if target is not contexts:
+        contexts.copy_(target)
+    return target[-1:].clone(), report
+
+
+def _even_chunks(tokens: int, chunk_size: int) -> list[slice]:
+    """Cut a stream into chunks of at most ``chunk_size`` tokens, about equal, so that no short rest remains."""
+    count = math.ceil(tokens / chunk_size)
+    return [slice(tokens * index // count, tokens * (index + 1) // count) for index in range(count)]
+
+
+def _rows_worth_a_step(device: torch.device) -> int:
+    """Contexts that a step must work on at a time before its work costs as much as its fixed overhead."""
+    return 32 if device.type == "cpu" else 2048
+
+
+def _segment_count(tokens: int, warm_up: int, device: torch.device) -> int:
+    """Choose how many segments take least time; 1 where that is the sequential loop.
+
+    With S segments there are ``tokens / S + warm_up`` steps, and each costs a fixed overhead plus a share for each of
+    its S rows: least at the root of ``tokens * rows_worth_a_step / warm_up``.
+    """
+    segments = round(math.sqrt(tokens * _rows_worth_a_step(device) / warm_up))
+    # The warm-up of a segment must lie within the one before.
+    return max(1, min(segments, tokens // warm_up))
+
+
+def _run_sequentially(projection: Recurrence, embeds: Tensor, state: Tensor, target: Tensor) -> None:
+    """Fill ``target`` token by token.
+
+    Nothing is precomputed: where a recurrence amplifies rounding, only the very operations of the definition give its
+    very contexts.
+    """
+    for position in range(len(embeds)):
+        state = projection(state, embeds[position : position + 1])
+        target[position] = state[0]
+
+
+def _run_in_parallel(
+    projection: Recurrence,
+    embeds: Tensor,
+    state: Tensor,
+    target: Tensor,
+    tolerance: float,
+    warm_up: int,
+    segments: int,
+) -> _Verification:
+    """Fill ``target`` in rounds over segments, until each start agrees with its predecessor's end."""
+    tokens = len(embeds)
+    # Lengths differ by one at most, the longer ones come first.
+    lengths = torch.full((segments,), tokens // segments)
+    lengths[: tokens % segments] += 1
+    firsts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)[:-1]])
+    starts = state.repeat(segments, 1)
+    step = _fused(projection)
+    starts[1:] = _warm_starts(step, starts.new_zeros(segments - 1, starts.shape[1]), embeds, firsts[1:], warm_up)
+    ends = torch.empty_like(starts)
+    failing = torch.arange(segments)
+    residual = math.inf
+    for rounds in range(1, _MOST_ROUNDS + 1):
+        ends[failing] = _run_segments(step, embeds, firsts[failing], lengths[failing], starts[failing], target)
+        gaps = (starts[1:] - ends[:-1]).abs().amax(dim=1)
+        # Written so that a gap which is not a number fails.
+        still_failing = (~(gaps <= tolerance)).nonzero()[:, 0].cpu() + 1
+        if len(still_failing) == 0:
+            residual = gaps.max().item()
+            return _Verification(rounds, residual, sequential=False)
+        # A step costs hardly more with a few segments than with the one of the sequential loop.
+        if len(still_failing) > max(len(failing) // 2, _rows_worth_a_step(embeds.device)):
+            break
+        failing = still_failing
+        starts[failing] = ends[failing - 1]
+    # All before the first failing segment is verified; what follows is not worth another round.
+    first = int(still_failing[0])
+    begin = int(firsts[first])
+    logger.warning("the recurrence contracts too slowly: from token %d of a chunk on it runs token by token", begin)
+    _run_sequentially(projection, embeds[begin:], ends[first - 1 : first], target[begin:])
+    verified = gaps[: first - 1]
+    return _Verification(rounds, verified.max().item() if len(verified) else 0.0, sequential=True)
+
+
+def _fused(projection: Recurrence) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the step of a plain ``DiverseProjection`` with fewer passes over memory; any other recurrence as it is."""
+    if type(projection) is not DiverseProjection or type(projection.layer) is not DiverseProjectionLayer:
+        return projection
+    layer, width = projection.layer, projection.proj_dim
+    from_context = layer.linear.weight[:, :width].t().contiguous()
+    from_token = layer.linear.weight[:, width:].t().contiguous()
+
+    def step(prev: Tensor, embeds: Tensor) -> Tensor:
+        mixed = torch.addmm(layer.linear.bias, embeds, from_token).addmm_(prev, from_context)
+        return layer.norm(F.gelu(mixed).add_(prev))
+
+    return step
+
+
+def _warm_starts(
+    step: Callable[[Tensor, Tensor], Tensor], states: Tensor, embeds: Tensor, firsts: Tensor, warm_up: int
+) -> Tensor:
+    """Contexts before tokens ``firsts``, from ``states`` ``warm_up`` tokens earlier."""
+    rows = firsts.to(embeds.device)
+    for offset in range(-warm_up, 0):
+        states = step(states, embeds.index_select(0, rows + offset))
+    return states
+
+
+def _run_segments(
+    step: Callable[[Tensor, Tensor], Tensor],
+    embeds: Tensor,
+    firsts: Tensor,
+    lengths: Tensor,
+    states: Tensor,
+    target: Tensor,
+) -> Tensor:
+    """Run segments side by side from ``states`` (S, P), write every context to ``target``, return the last ones.
+
+    ``lengths`` must not increase.
+    """
+    rows = firsts.to(embeds.device)
+    for offset in range(int(lengths[0])):
+        active = int((lengths > offset).sum())
+        here = rows[:active] + offset
+        following = step(states[:active], embeds.index_select(0, here))
+        target.index_copy_(0, here, following)
+        states = following if active == len(states) else torch.cat([following, states[active:]])
+    return states
+
+
+@contextmanager
+def _contexts_at(output: Path | None, tokens: int, width: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Give an empty (tokens, width) matrix to fill: in memory, or in an npy file that is put in place when complete."""
+    if output is None:
+        yield torch.empty(tokens, width, dtype=dtype)
+        return
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"contexts of type {dtype} cannot be written to an npy file: use float32 or float64")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
+    try:
+        file = np.lib.format.open_memmap(
+            partial, mode="w+", dtype=np.dtype(str(dtype).removeprefix("torch.")), shape=(tokens, width)
+        )
+        yield torch.from_numpy(file)
+        file.flush()
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _summarise(contexts: Tensor, reports: list[_Verification]) -> ContextCollection:
+    return ContextCollection(
+        contexts,
+        rounds=max(report.rounds for report in reports),
+        residual=max(report.residual for report in reports),
+        sequential=any(report.sequential for report in reports),
+    )
+
+
+def _blocks_on(model: LanguageModel, device: torch.device | str) -> list[DiverseProjection]:
+    """Move the model to the device, return its recurrences."""
+    cast(nn.Module, model).to(device)
+    return cast(list[DiverseProjection], list(model.context_blocks))
+
+
+def _dtype_of(model: LanguageModel) -> torch.dtype:
+    return next(model.context_blocks.parameters()).dtype
+
+
+def _check_stream(token_ids: Tensor, chunk_size: int) -> None:
+    if token_ids.ndim != 1 or len(token_ids) == 0:
+        raise ValueError(f"token_ids must be one stream (T,) of at least one token, not {tuple(token_ids.shape)}")
+    _check_limits(0.0, chunk_size)
+
+
+def _check_limits(tolerance: float, chunk_size: int) -> None:
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance={tolerance} must be 0 or more")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size} must be at least 1")

@@ -1,0 +1,355 @@
+"""Training of the recurrence before any label is seen (OACD)."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from newllm.config.groups import ProjectionParameters
+from newllm.models.language_model import LanguageModel
+from newllm.models.projection import DiverseProjection
+from newllm.recurrence.convergence import compute_convergence_rate, effective_rank
+from newllm.recurrence.oacd import oacd_terms
+
+logger = logging.getLogger(__name__)
+
+
+INITIAL_CONTEXT_STD = 0.01
+
+
+RESUME_EVERY = 10
+PROJECTION_SETTINGS = (
+    "projection_lr",
+    "proj_noise",
+    "max_iterations",
+    "convergence_threshold",
+    "convergence_target",
+    "centroid_weight",
+    "projection_batch_size",
+    "projection_clip",
+)
+
+
+@dataclass(frozen=True)
+class ProjectionResult:
+    """What came of a projection training.
+
+    Attributes
+    ----------
+    history
+        One row per pass: ``block``, ``iteration`` (from 1 on; iteration 0 makes no pass), ``loss``, its
+        ``distance_term`` and ``centroid_term`` (not weighted), each the mean over mini-batches, ``convergence_rate``
+        and ``effective_rank`` of the pass's contexts, noise included.
+    converged
+        True where every block reached the convergence target.
+    """
+
+    history: list[dict[str, Any]]
+    converged: bool
+
+    @property
+    def convergence_rate(self) -> float:
+        """Convergence rate of the last pass, of the block where it is lowest."""
+        return min(row["convergence_rate"] for row in self._last_rows())
+
+    @property
+    def effective_rank(self) -> float:
+        """Effective rank of the last pass's contexts, of the block where it is lowest."""
+        return min(row["effective_rank"] for row in self._last_rows())
+
+    def _last_rows(self) -> list[dict[str, Any]]:
+        return list({row["block"]: row for row in self.history}.values())
+
+
+def train_projection(
+    model: LanguageModel,
+    token_ids: Tensor,
+    parameters: ProjectionParameters,
+    *,
+    block: int = 0,
+    device: torch.device | str,
+    seed: int,
+    resume_file: Path | None = None,
+) -> ProjectionResult:
+    """Train one recurrence of the model by OACD on a fixed stream of tokens, in place.
+
+    Every pass computes all contexts in parallel from the contexts of the pass before, shifted by one token, and makes
+    one Adam step. Embeddings and contexts stay in CPU memory; a mini-batch is on the device at a time.
+
+    Parameters
+    ----------
+    model
+        A model with recurrences; moved to ``device``. Only ``model.context_blocks[block]`` changes.
+    token_ids
+        The stream (T,).
+    parameters
+        Learning rate, noise, limits and mini-batch size.
+    block
+        Which recurrence to train.
+    device
+        Where to compute.
+    seed
+        Of the initial contexts and the noise.
+    resume_file
+        Where the state is written every 10 passes, so that a killed training goes on from there with the same numbers;
+        removed at the end.
+
+    Returns
+    -------
+    ProjectionResult
+        History and whether the target was reached.
+
+    Raises
+    ------
+    ValueError
+        Where the stream is not one row of at least one token, or the model has no such block.
+    """
+    if token_ids.ndim != 1 or len(token_ids) == 0:
+        raise ValueError(f"token_ids must be one stream (T,) of at least one token, not {tuple(token_ids.shape)}")
+    if not 0 <= block < len(model.context_blocks):
+        raise ValueError(f"block={block}, but this model has {len(model.context_blocks)} context blocks")
+    cast(nn.Module, model).to(device)
+    projection = cast(DiverseProjection, model.context_blocks[block])
+    embeds = _embed(model, token_ids, parameters.projection_batch_size, device)
+    with _only_these_train(projection):
+        training = _Training(projection, embeds, parameters, block, torch.device(device), seed)
+        return training.run(resume_file)
+
+
+def train_projections(
+    model: LanguageModel,
+    token_ids: Tensor,
+    parameters: ProjectionParameters,
+    *,
+    data_split: Literal["disjoint", "full"] = "disjoint",
+    device: torch.device | str,
+    seed: int,
+    resume_folder: Path | None = None,
+) -> ProjectionResult:
+    """Train every recurrence of the model, one after the other, each from a zero vector.
+
+    Parameters
+    ----------
+    model
+        A model with recurrences; moved to ``device``.
+    token_ids
+        The stream (T,).
+    parameters
+        As for :func:`train_projection`.
+    data_split
+        ``disjoint``: block k of N reads the k-th of N contiguous parts of the stream; ``full``: each reads all of it.
+    device
+        Where to compute.
+    seed
+        Block k uses ``seed + k``.
+    resume_folder
+        Where the state of a training is kept while it runs.
+
+    Returns
+    -------
+    ProjectionResult
+        The rows of all blocks, one block after the other.
+
+    Raises
+    ------
+    ValueError
+        Where the model has no recurrence, or fewer tokens than blocks are given.
+    """
+    count = len(model.context_blocks)
+    if count == 0:
+        raise ValueError(f"{type(model).__name__} has no context block to train")
+    if token_ids.ndim != 1 or len(token_ids) < count:
+        raise ValueError(f"token_ids must be one stream (T,) of at least {count} tokens, not {tuple(token_ids.shape)}")
+    results = []
+    for block in range(count):
+        part = slice(None)
+        if data_split == "disjoint":
+            part = slice(len(token_ids) * block // count, len(token_ids) * (block + 1) // count)
+        resume_file = None if resume_folder is None else resume_folder / f"projection_{block}.resume.safetensors"
+        results.append(
+            train_projection(
+                model,
+                token_ids[part],
+                parameters,
+                block=block,
+                device=device,
+                seed=seed + block,
+                resume_file=resume_file,
+            )
+        )
+    return ProjectionResult(
+        [row for result in results for row in result.history], all(result.converged for result in results)
+    )
+
+
+class _Training:
+    """State of a projection training between two passes: contexts, optimiser, generator, history."""
+
+    def __init__(
+        self,
+        projection: DiverseProjection,
+        embeds: Tensor,
+        parameters: ProjectionParameters,
+        block: int,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.projection, self.embeds, self.parameters = projection, embeds, parameters
+        self.block, self.device = block, device
+        self.optimizer = torch.optim.Adam(projection.parameters(), lr=parameters.projection_lr)
+        # On the CPU on every machine, so that a seed means the same noise everywhere.
+        self.generator = torch.Generator().manual_seed(seed)
+        self.history: list[dict[str, Any]] = []
+        self.identity = self._identity(seed)
+        # Iteration 0: contexts are drawn, nothing is updated.
+        self.contexts = self._draw(len(embeds)).mul_(INITIAL_CONTEXT_STD)
+
+    def run(self, resume_file: Path | None) -> ProjectionResult:
+        """Pass over the stream until the target or the limit is reached."""
+        if resume_file is not None:
+            self._resume(resume_file)
+        passes = self.parameters.max_iterations - 1
+        with tqdm(total=passes, initial=len(self.history), desc=f"projection {self.block}", unit="pass") as progress:
+            while not self._converged and len(self.history) < passes:
+                row = self._pass()
+                self.history.append(row)
+                progress.update()
+                progress.set_postfix(
+                    converged=f"{row['convergence_rate']:.1%}", rank=f"{row['effective_rank']:.0f}", refresh=False
+                )
+                if resume_file is not None and len(self.history) % RESUME_EVERY == 0:
+                    self._save(resume_file)
+        if resume_file is not None:
+            resume_file.unlink(missing_ok=True)
+        return ProjectionResult(self.history, self._converged)
+
+    @property
+    def _converged(self) -> bool:
+        return bool(self.history) and self.history[-1]["convergence_rate"] >= self.parameters.convergence_target
+
+    def _draw(self, rows: int) -> Tensor:
+        return torch.randn(rows, self.projection.proj_dim, generator=self.generator, dtype=self.embeds.dtype)
+
+    def _pass(self) -> dict[str, Any]:
+        """One pass over the stream and one optimiser step."""
+        settings, tokens = self.parameters, len(self.embeds)
+        starts = range(0, tokens, settings.projection_batch_size)
+        distance = centroid = converged = 0.0
+        # The context before a mini-batch, kept from being overwritten by the one before it.
+        before = torch.zeros_like(self.contexts[:1])
+        self.optimizer.zero_grad()
+        for start in starts:
+            batch = slice(start, start + settings.projection_batch_size)
+            previous = self.contexts[batch]
+            shifted = torch.cat([before, previous[:-1]])
+            before = previous[-1:].clone()
+            shifted += self._draw(len(previous)).mul_(settings.proj_noise)
+            contexts = self.projection(shifted.to(self.device), self.embeds[batch].to(self.device))
+            terms = oacd_terms(contexts)
+            (terms.loss(settings.centroid_weight) / len(starts)).backward()
+            contexts = contexts.detach()
+            rate = compute_convergence_rate(contexts, previous.to(self.device), settings.convergence_threshold)
+            converged += rate * len(previous)
+            distance += terms.distance.item() / len(starts)
+            centroid += terms.centroid.item() / len(starts)
+            self.contexts[batch] = contexts.cpu()
+        nn.utils.clip_grad_norm_(self.projection.parameters(), settings.projection_clip)
+        self.optimizer.step()
+        return {
+            "block": self.block,
+            "iteration": len(self.history) + 1,
+            "loss": distance + settings.centroid_weight * centroid,
+            "distance_term": distance,
+            "centroid_term": centroid,
+            "convergence_rate": converged / tokens,
+            "effective_rank": effective_rank(self.contexts),
+        }
+
+    def _identity(self, seed: int) -> str:
+        """Digest of all that decides the training's numbers."""
+        settings = {name: getattr(self.parameters, name) for name in PROJECTION_SETTINGS} | {
+            "seed": seed,
+            "block": self.block,
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for tensor in (self.embeds, *self.projection.state_dict().values()):
+            digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).numpy()))
+        return digest.hexdigest()
+
+    def _save(self, path: Path) -> None:
+        tensors = {f"projection.{name}": value for name, value in self.projection.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
+        tensors |= {"contexts": self.contexts, "generator": self.generator.get_state()}
+        write_tensors(path, tensors, {"identity": self.identity, "history": json.dumps(self.history)})
+
+    def _resume(self, path: Path) -> None:
+        """Go on from the file, if it is there and belongs to this training."""
+        if not path.exists():
+            return
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        if metadata["identity"] != self.identity:
+            logger.warning("%s belongs to another projection training: this one starts from its beginning", path)
+            return
+        tensors = load_file(path)
+        self.history = json.loads(metadata["history"])
+        self.contexts = tensors["contexts"]
+        self.generator.set_state(tensors["generator"])
+        names = self.projection.state_dict()
+        self.projection.load_state_dict({name: tensors[f"projection.{name}"] for name in names})
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, slot = key.split(".")
+                state.setdefault(int(index), {})[slot] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        logger.info("projection training goes on after pass %d", len(self.history))
+
+
+def _embed(model: LanguageModel, token_ids: Tensor, chunk_size: int, device: torch.device | str) -> Tensor:
+    """Normed embeddings of the stream (T, E) in CPU memory, made chunk by chunk on the device."""
+    embeds: Tensor | None = None
+    with torch.no_grad():
+        for start in range(0, len(token_ids), chunk_size):
+            chunk = model.normed_embeddings(token_ids[start : start + chunk_size].to(device).long())
+            if embeds is None:
+                embeds = torch.empty(len(token_ids), chunk.shape[-1], dtype=chunk.dtype)
+            embeds[start : start + chunk_size] = chunk.cpu()
+    assert embeds is not None
+    return embeds
+
+
+@contextmanager
+def _only_these_train(projection: nn.Module) -> Iterator[None]:
+    """Let gradients reach the projection, frozen or not, and leave it afterwards as it was found."""
+    flags = [(parameter, parameter.requires_grad) for parameter in projection.parameters()]
+    projection.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write safetensors so that a killed writer leaves the old file, or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,51 @@
+"""In what two runs differ."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas
+from pydantic import ValidationError
+
+from newllm.runs.folder import STATE_FILE, RunError
+from newllm.runs.record import RECORD_FILE, read_record
+
+
+def parameter_differences(first: Path, second: Path) -> pandas.DataFrame:
+    """Compare what two runs were run with.
+
+    Parameters
+    ----------
+    first, second
+        Folders that hold a record, or a run of any kind.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each parameter that differs, and for notebook, commit and versions where they are recorded:
+        ``name``, ``first`` and ``second``; None where one of them has nothing of that name.
+
+    Raises
+    ------
+    RunError
+        Where a folder holds neither record nor run.
+    """
+    ours, theirs = (_ran_with(folder) for folder in (first, second))
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if ours.get(name) != theirs.get(name)]
+    rows = [(name, ours.get(name), theirs.get(name)) for name in names]
+    return pandas.DataFrame(rows, columns=["name", "first", "second"], dtype=object)
+
+
+def _ran_with(folder: Path) -> dict[str, Any]:
+    if (folder / RECORD_FILE).is_file():
+        try:
+            record = read_record(folder)
+        except ValidationError as error:
+            raise RunError(f"{folder} holds no record of this version: {error.errors()[0]['msg']}.") from error
+        provenance = record.provenance
+        versions = {f"{name} (version)": version for name, version in provenance.versions.items()}
+        return {"notebook": record.notebook, **record.parameters, "commit": provenance.commit, **versions}
+    if (folder / STATE_FILE).is_file():
+        identity: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["identity"]
+        return identity
+    raise RunError(f"{folder} holds neither {RECORD_FILE} nor {STATE_FILE}: give the folder of a run or of a record.")

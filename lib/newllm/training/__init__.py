@@ -1,0 +1,1 @@
+"""Main training of whole models."""

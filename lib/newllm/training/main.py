@@ -1,0 +1,460 @@
+"""Main training: next-token cross-entropy on the Hugging Face Trainer, resumable to the last bit."""
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PrinterCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerCallback
+
+from newllm.config.groups import TrainingParameters
+from newllm.training.checkpoints import WEIGHTS, CheckpointCallback, SafeTrainer, last_complete_checkpoint
+from newllm.wording import describe_seconds
+
+logger = logging.getLogger(__name__)
+
+
+TIMED_STEPS = 2
+
+
+# A forward pass costs about a third of forward and backward together.
+FORWARD_SHARE = 1 / 3
+
+
+# accelerate shuffles epoch e with the seed data_seed + e: neighbouring seeds must not share their epochs' orders.
+SEED_SPACING = 1000
+
+
+class TrainingData(Protocol):
+    """What main training reads of the text: windows to train on, and held-out windows."""
+
+    @property
+    def train(self) -> Dataset[dict[str, torch.Tensor]]:
+        """Training windows."""
+
+    @property
+    def validation(self) -> Dataset[dict[str, torch.Tensor]]:
+        """Held-out windows."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the windows depend on."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What main training did.
+
+    Attributes
+    ----------
+    history
+        One row an epoch: ``epoch`` (from 1), ``train_loss`` and ``validation_loss`` (nats per token, the first as the
+        mean over the steps of the epoch), ``tokens_per_second`` (predicted tokens, validation left out), ``seconds``.
+    best_epoch
+        The epoch whose weights the model now has.
+    resumed
+        Whether this call went on from what an earlier one left (a finished run included).
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    resumed: bool
+
+    @property
+    def best_validation_loss(self) -> float:
+        """Held-out loss of the weights that were kept, nats per token."""
+        return self.history[self.best_epoch - 1]["validation_loss"]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Predicted tokens per second over all epochs."""
+        seconds = sum(row["seconds"] for row in self.history)
+        return sum(row["tokens_per_second"] * row["seconds"] for row in self.history) / seconds
+
+
+def should_stop(losses: list[float], patience: int) -> bool:
+    """Tell whether the last ``patience`` held-out losses all failed to beat the best one before them.
+
+    A pure function of the losses, so that a resumed run decides as an uninterrupted one.
+    """
+    return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
+
+
+def estimate_seconds(
+    model: PreTrainedModel, data: TrainingData, parameters: TrainingParameters, *, device: torch.device
+) -> float:
+    """Estimate how long training lasts if no epoch is saved by early stopping, by timing a few steps.
+
+    Neither weights nor random state change.
+
+    Parameters
+    ----------
+    model
+        The model that is going to be trained; it is moved to ``device``.
+    data
+        Training and held-out windows.
+    parameters
+        Epochs, batch size and precision.
+    device
+        Where training will run.
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
+    steps = math.ceil(len(data.train) / parameters.batch_size)  # type: ignore[arg-type]
+    validation_steps = math.ceil(len(data.validation) / parameters.batch_size)  # type: ignore[arg-type]
+    rows = range(min(parameters.batch_size, len(data.train)))  # type: ignore[arg-type]
+    batch = {name: value.to(device) for name, value in collate([data.train[row] for row in rows]).items()}
+    was_training = model.training
+    model.to(device).train()  # type: ignore[arg-type]
+    with torch.random.fork_rng(), torch.autocast(device.type, torch.bfloat16, parameters.precision == "bfloat16"):
+        seconds = math.inf
+        for _ in range(TIMED_STEPS):
+            start = time.perf_counter()
+            model(**batch).loss.backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds = min(seconds, time.perf_counter() - start)
+    model.zero_grad()
+    model.train(was_training)
+    return parameters.epochs * seconds * (steps + FORWARD_SHARE * validation_steps)
+
+
+def collate(windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Stack windows to a batch: each entry (T,) becomes (B, T)."""
+    return {name: torch.stack([window[name] for window in windows]) for name in windows[0]}
+
+
+def train(
+    model: PreTrainedModel,
+    data: TrainingData,
+    parameters: TrainingParameters,
+    folder: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    callbacks: list[TrainerCallback] | None = None,
+) -> TrainingResult:
+    """Train ``model`` in place and leave it with the weights that were best on the held-out windows.
+
+    AdamW with a constant learning rate, clipped gradients, early stopping. ``labels`` go to the model, which shifts
+    them; the loss is the plain mean over the predicted tokens. Parameters without ``requires_grad`` are not
+    optimised. The batch order depends on the seed alone, so that models are compared on the same sequence of batches.
+
+    Called again on a folder where an earlier call was killed, it goes on from the last epoch's checkpoint and ends with
+    the numbers that the earlier call would have had (to the bit on a CPU); called on a finished one, it restores the
+    best weights. While training, the folder holds two checkpoints at most; afterwards ``model.safetensors`` (the best
+    weights) and ``training.json`` only.
+
+    Parameters
+    ----------
+    model
+        The model to train. A fresh run keeps its weights as they are; a resumed one replaces them.
+    data
+        Training windows and held-out windows (SPEC section 2).
+    parameters
+        Epochs, learning rate and the other settings of main training.
+    folder
+        Where checkpoints and the result go; one folder a run.
+    seed
+        Decides the batch order and the random numbers drawn in training.
+    device
+        Where to train.
+    callbacks
+        Further Trainer callbacks.
+
+    Returns
+    -------
+    TrainingResult
+        History, best epoch, and whether the run was resumed.
+
+    Raises
+    ------
+    ValueError
+        The folder holds a run with other settings.
+    FloatingPointError
+        The held-out loss is no longer a finite number.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(device)  # type: ignore[arg-type]
+    settings = _settings(model, data, parameters, seed)
+    _refuse_other_settings(folder, settings)
+
+    finished = folder / "training.json"
+    if finished.exists():
+        load_model(model, folder / WEIGHTS, strict=True)
+        stored = json.loads(finished.read_text(encoding="utf-8"))
+        logger.info("%s is finished: its best weights are restored.", folder)
+        return TrainingResult(stored["history"], stored["best_epoch"], resumed=True)
+
+    checkpoint = last_complete_checkpoint(folder)
+    if checkpoint is None:
+        # A call that was stopped within its first epoch has changed the caller's model already: go back to the start.
+        _keep_or_restore_start(model, folder / "start.safetensors")
+    earlier = _losses(checkpoint)
+    # Nothing is left to train where the run was killed between its last checkpoint and its end.
+    epochs = len(earlier) if should_stop(earlier, parameters.patience) else parameters.epochs
+    seconds = estimate_seconds(model, data, parameters, device=device) * (epochs - len(earlier)) / parameters.epochs
+    logger.info(
+        "Training %d windows, epoch %d to %d: about %s at most.",
+        len(data.train),  # type: ignore[arg-type]
+        len(earlier) + 1,
+        epochs,
+        describe_seconds(seconds),
+    )
+
+    use_cache = model.config.use_cache
+    trainer = _trainer(model, data, parameters, folder, seed, device, callbacks or [])
+    trainer.args.num_train_epochs = epochs
+    try:
+        trainer.train(
+            resume_from_checkpoint=str(checkpoint) if checkpoint else None,
+            ignore_keys_for_eval=["logits", "past_key_values"],
+        )
+    finally:
+        # Whoever uses the model next shall not find the wrapper of mixed precision, nor its cache switched off.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        model.config.use_cache = use_cache
+
+    history = _history(trainer.state.log_history)
+    losses_by_epoch = [row["validation_loss"] for row in history]
+    result = TrainingResult(history, losses_by_epoch.index(min(losses_by_epoch)) + 1, resumed=checkpoint is not None)
+    _finish(model, folder, result)
+    return result
+
+
+def _losses(checkpoint: Path | None) -> list[float]:
+    """Held-out losses of the epochs before ``checkpoint``."""
+    if checkpoint is None:
+        return []
+    log = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["log_history"]
+    return [row["validation_loss"] for row in _history(log)]
+
+
+def _settings(model: PreTrainedModel, data: TrainingData, parameters: TrainingParameters, seed: int) -> dict[str, Any]:
+    """Everything that decides the numbers of a run, for the check that a resumed run is the same run."""
+    config = model.config.to_dict()
+    return {
+        "seed": seed,
+        "training": parameters.model_dump(include=set(TrainingParameters.model_fields)),
+        "data": data.identity,
+        "windows": [len(data.train), len(data.validation)],  # type: ignore[arg-type]
+        "model": {name: config[name] for name in sorted(config) if name != "transformers_version"},
+        "frozen": sorted(name for name, value in model.named_parameters() if not value.requires_grad),
+    }
+
+
+def _refuse_other_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Stop where ``folder`` belongs to a run with other settings; note the settings in a new folder."""
+    file = folder / "settings.json"
+    ours = json.loads(json.dumps(settings, default=str))
+    if not file.exists():
+        _write_text(file, json.dumps(ours, indent=2))
+        return
+    theirs = json.loads(file.read_text(encoding="utf-8"))
+    if different := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
+        raise ValueError(
+            f"{folder} holds a run with another {' and '.join(different)}: choose another output folder, or delete "
+            "this one to train anew."
+        )
+
+
+def _keep_or_restore_start(model: PreTrainedModel, file: Path) -> None:
+    if file.exists():
+        load_model(model, file, strict=True)
+        return
+    partial = file.with_suffix(".partial")
+    save_model(model, str(partial))
+    partial.replace(file)
+
+
+def _write_text(file: Path, text: str) -> None:
+    partial = file.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def _trainer(
+    model: PreTrainedModel,
+    data: TrainingData,
+    parameters: TrainingParameters,
+    folder: Path,
+    seed: int,
+    device: torch.device,
+    callbacks: list[TrainerCallback],
+) -> SafeTrainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=parameters.epochs,
+        per_device_train_batch_size=parameters.batch_size,
+        per_device_eval_batch_size=parameters.batch_size,
+        learning_rate=parameters.lr,
+        lr_scheduler_type="constant",
+        weight_decay=parameters.weight_decay,
+        max_grad_norm=parameters.clip,
+        bf16=parameters.precision == "bfloat16",
+        seed=seed,
+        data_seed=seed * SEED_SPACING,
+        use_cpu=device.type == "cpu",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        # A loss that is no number must be seen, not replaced by the mean of those before it.
+        logging_nan_inf_filter=False,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=device.type == "cuda",
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    # Without a launcher the Trainer would split batches over all GPUs by DataParallel: one process, one device.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    trainer = SafeTrainer(
+        model=model,
+        args=arguments,
+        data_collator=collate,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        callbacks=[
+            CheckpointCallback(),
+            StopEarly(parameters.patience),
+            Progress(_predicted_tokens(data.train)),
+            *callbacks,
+        ],
+    )
+    # Stated for every model alike: the loss is the model's own token mean, with no count of items handed down.
+    trainer.model_accepts_loss_kwargs = False
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _predicted_tokens(windows: Dataset[dict[str, torch.Tensor]]) -> int:
+    """Tokens predicted in one pass: every window but for its first token."""
+    return len(windows) * (windows[0]["input_ids"].shape[-1] - 1)  # type: ignore[arg-type]
+
+
+class StopEarly(TrainerCallback):
+    """Stop training where the held-out loss no longer falls, or is no number any more.
+
+    Transformers' own callback counts in a state of its own, which a resumed run does not take up in full.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Judge the held-out losses so far."""
+        losses = [row["eval_loss"] for row in state.log_history if "eval_loss" in row]
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(
+                f"The held-out loss is {losses[-1]} after epoch {len(losses)}: training diverged; lower lr "
+                f"(now {args.learning_rate:g}) or clip (now {args.max_grad_norm:g})."
+            )
+        if should_stop(losses, self.patience):
+            control.should_training_stop = True
+
+
+class Progress(TrainerCallback):
+    """Show a bar over all steps, with the losses of the last epoch, and note the speed of each epoch."""
+
+    def __init__(self, tokens_per_epoch: int) -> None:
+        self.tokens_per_epoch = tokens_per_epoch
+        self.bar: tqdm[Any] | None = None
+        self.epoch_start = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar at the step from which training goes on."""
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self.epoch_start = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop the clock before validation; the log is part of every checkpoint."""
+        seconds = time.perf_counter() - self.epoch_start
+        speed = self.tokens_per_epoch / seconds
+        state.log_history.append({"step": state.global_step, "seconds": seconds, "tokens_per_second": speed})
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Show the losses of the epoch."""
+        row = _history(state.log_history)[-1]
+        if self.bar is not None:
+            self.bar.set_postfix_str(
+                f"train {row['train_loss']:.3f}, held-out {row['validation_loss']:.3f} nats/token", refresh=False
+            )
+        logger.info(
+            "Epoch %d of %d: train %.4f, held-out %.4f nats/token, %.0f tokens/s, %s left at most.",
+            row["epoch"],
+            args.num_train_epochs,
+            row["train_loss"],
+            row["validation_loss"],
+            row["tokens_per_second"],
+            describe_seconds(row["seconds"] * (args.num_train_epochs - row["epoch"])),
+        )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Gather the Trainer's log entries of each finished epoch into one row."""
+    steps: dict[float, dict[str, float]] = {}
+    for entry in log:
+        steps.setdefault(entry["step"], {}).update(entry)
+    complete = [row for row in steps.values() if "eval_loss" in row]
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": row["loss"],
+            "validation_loss": row["eval_loss"],
+            "tokens_per_second": row["tokens_per_second"],
+            "seconds": row["seconds"],
+        }
+        for epoch, row in enumerate(complete, start=1)
+    ]
+
+
+def _finish(model: PreTrainedModel, folder: Path, result: TrainingResult) -> None:
+    """Leave the best weights and the result, and drop what only a resumption needed."""
+    partial = folder / "model.partial"
+    save_model(model, str(partial))
+    partial.replace(folder / WEIGHTS)
+    stored = {name: value for name, value in asdict(result).items() if name != "resumed"}
+    _write_text(folder / "training.json", json.dumps(stored, indent=2))
+    (folder / "start.safetensors").unlink(missing_ok=True)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)

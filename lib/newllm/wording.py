@@ -1,0 +1,24 @@
+"""How the project says things: durations, and what somebody may have meant who wrote an unknown name."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a duration as a reader says it: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like this one; None where none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return what a sentence adds, in brackets, behind an unknown name; nothing where no known name is like it."""
+    close = closest(name, known)
+    return "" if close is None else f" (did you mean {close!r}?)"

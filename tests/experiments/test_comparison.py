@@ -1,0 +1,105 @@
+"""Comparisons: what is run, what is taken over, and what happens to cells that fail or are killed."""
+
+import shutil
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from newllm.data import TextData
+from newllm.experiments import comparison as experiment
+from newllm.experiments import recipes
+from newllm.experiments.arms import ArmError
+from newllm.experiments.comparison import ComparisonError, compare, run_cell
+from newllm.experiments.trial import Cell
+from newllm.runs.saved_model import load_model
+from tests.comparison_setup import cell_of, saved, settings
+
+
+def test_equal_cells_of_another_notebook_are_taken_over(
+    finished_comparison, text_folder, text_data, tmp_path, monkeypatch
+):
+    records, folder = finished_comparison
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(folder.parent))
+    monkeypatch.setattr(experiment, "run_cell", lambda *_: pytest.fail("a finished cell was run again"))
+    elsewhere = compare(settings(text_folder, arms=("narrow",)), text_data, tmp_path)
+    assert elsewhere["perplexity"].item() == records["perplexity"]["narrow"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "narrow-seed1"]
+    torch.testing.assert_close(load_model(tmp_path / "narrow-seed1").state_dict(), saved(folder, "narrow").state_dict())
+
+
+@pytest.mark.parametrize("change", [{"lr": 2e-3}, {"seeds": [2]}, {"rerun": True}])
+def test_what_differs_is_not_taken_over(finished_comparison, text_folder, text_data, tmp_path, monkeypatch, change):
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(finished_comparison[1].parent))
+    monkeypatch.setattr(experiment, "run_cell", lambda *_: pytest.fail("run again"))
+    with pytest.raises((pytest.fail.Exception, ComparisonError), match="run again"):
+        compare(settings(text_folder, arms=("narrow",), **change), text_data, tmp_path)
+
+
+def test_finished_cells_are_not_run_again(finished_comparison, text_folder, text_data, tmp_path, monkeypatch):
+    records, finished = finished_comparison
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    trained: list[str] = []
+    real = experiment.run_cell
+
+    def note(cell: Cell, text: TextData) -> Any:
+        trained.append(cell.arm.name)
+        return real(cell, text)
+
+    monkeypatch.setattr(experiment, "run_cell", note)
+    again = compare(settings(text_folder), text_data, folder).set_index("arm")
+    assert trained == []
+    pd.testing.assert_frame_equal(again.drop(columns="folder"), records.drop(columns="folder"))
+    more = compare(settings(text_folder, arms=["mqa", "dproj-random"]), text_data, folder)
+    assert trained == ["mqa"]
+    assert list(more["arm"]) == ["mqa", "dproj-random"]
+
+
+def test_a_failed_cell_stops_no_other_and_goes_on_where_it_stopped(
+    finished_comparison, text_folder, text_data, tmp_path, monkeypatch
+):
+    records, _ = finished_comparison
+    arms = ("dproj-oacd", "pythia")
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes, "train", _fails_for("newllm-dproj", recipes.train))
+        with pytest.raises(ComparisonError, match=r"1 of 2 cells failed.*dproj-oacd with seed 1: OSError: disk full"):
+            compare(settings(text_folder, arms=arms), text_data, tmp_path)
+    monkeypatch.setattr(recipes, "train_projections", _fails_for("newllm-dproj", None))
+    resumed = compare(settings(text_folder, arms=arms), text_data, tmp_path).set_index("arm")
+    for arm in arms:
+        assert resumed.loc[arm, "perplexity"] == records.loc[arm, "perplexity"]
+    assert resumed.loc["dproj-oacd", "convergence_rate"] == records.loc["dproj-oacd", "convergence_rate"]
+
+
+def _fails_for(model_type: str, otherwise: Any) -> Any:
+    def call(model: Any, *arguments: Any, **named: Any) -> Any:
+        if model.config.model_type == model_type:
+            raise OSError("disk full")
+        return otherwise(model, *arguments, **named)
+
+    return call
+
+
+def test_a_killed_cell_finds_the_embedding_that_it_borrowed(text_folder, text_data, tmp_path, monkeypatch):
+    """The lender is run once, and a cell has the same numbers whether it was run by then or not."""
+    parameters = settings(text_folder, arms=["cascade"], epochs=1)
+    staged = compare(parameters, text_data, tmp_path / "staged").iloc[0]
+    cell = cell_of("cascade", parameters, tmp_path, text_data.fingerprint)
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes, "train_on_stream", lambda *_, **named: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            run_cell(cell, text_data)
+    assert (tmp_path / "pythia-seed1" / "record.json").exists()
+    monkeypatch.setattr(recipes, "train", lambda *_, **named: pytest.fail("the lender was run again"))
+    monkeypatch.setattr(recipes, "train_projections", lambda *_, **named: pytest.fail("projection training ran again"))
+    resumed = run_cell(cell, text_data)
+    assert resumed.metrics["perplexity"] == staged["perplexity"]
+    assert resumed.metrics["convergence_rate"] == staged["convergence_rate"]
+
+
+@pytest.mark.parametrize("arm", ["pythai", "dproj@proj_dim=0", "pythia@kv_dim=3"])
+def test_an_impossible_arm_stops_before_anything_runs(text_folder, text_data, tmp_path, arm):
+    with pytest.raises(ArmError):
+        compare(settings(text_folder, arms=["pythia", arm]), text_data, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,116 @@
+"""Recipes: what is trained and frozen in each arm, and on whose embedding it stands."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from newllm import models
+from newllm.data import TextData
+from newllm.experiments.arms import Arm
+from newllm.experiments.comparison import ComparisonError, compare
+from newllm.experiments.recipes import RECIPES, Recipe, Trained
+from newllm.experiments.trial import Cell
+from newllm.models.registry import find
+from tests.comparison_setup import saved, settings
+
+
+def moved(model: torch.nn.Module, start: torch.nn.Module) -> set[str]:
+    """Parts of the model whose weights training has changed."""
+    before = start.state_dict()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    parts = ("embed_in", "embed_norm", "context_blocks", "layers", "final_layer_norm", "embed_out")
+    assert all(any(part in name for part in parts) for name in before)
+    return {part for part in parts if any(part in name for name in changed)}
+
+
+def test_each_arm_trains_what_it_says(finished_comparison, text_folder, text_data):
+    _, folder = finished_comparison
+    always = {"layers", "final_layer_norm", "embed_out"}
+    expected = {
+        "pythia": always | {"embed_in"},
+        "dproj-oacd": always | {"embed_in", "context_blocks"},
+        "dproj-random": always | {"embed_in"},
+        "dproj-end-to-end": always | {"embed_in", "embed_norm", "context_blocks"},
+        "dproj-oacd-frozen-embedding": always | {"context_blocks"},
+    }
+    for arm, parts in expected.items():
+        start = Arm.parse(arm).build(settings(text_folder), len(text_data.tokenizer), seed=1)
+        assert moved(saved(folder, arm), start) == parts, arm
+    # OACD alone has changed the recurrence: main training of another arm, from the same start, has left it there.
+    ours, theirs = (saved(folder, arm).context_blocks for arm in ("dproj-oacd", "dproj-oacd-frozen-embedding"))
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_a_model_brings_its_own_way_of_training_by_name(text_folder, text_data, tmp_path, monkeypatch):
+    asked: list[tuple[str, int]] = []
+
+    def recipe(cell: Cell, model: Any, text: TextData, folder: Path, device: torch.device) -> Trained:
+        asked.append((cell.arm.name, cell.seed))
+        return RECIPES["windows"].train(cell, model, text, folder, device)
+
+    monkeypatch.setitem(RECIPES, "run-on", Recipe(recipe, RECIPES["windows"].estimate))
+    monkeypatch.setattr(find("mqa").model_class, "training_recipe", "run-on")
+    compare(settings(text_folder, arms=["mqa", "unified"], epochs=1), text_data, tmp_path)
+    assert asked == [("mqa", 1)]
+
+
+def test_every_model_has_a_recipe():
+    assert {find(name).model_class.training_recipe for name in models.names()} <= set(RECIPES)
+
+
+def test_a_cascade_stands_on_the_embedding_of_a_baseline_on_the_same_data(text_folder, text_data, tmp_path):
+    arms = ["cascade", "cascade@tie_word_embeddings=false", "cascade-random@freeze_embedding=false,num_blocks=1"]
+    records = compare(settings(text_folder, arms=arms, epochs=1), text_data, tmp_path).set_index("arm")
+    assert sorted(path.parent.name for path in tmp_path.rglob("record.json")) == [
+        "cascade-oacd-seed1",
+        "cascade-oacd_tie_word_embeddings=False-seed1",
+        "cascade-random_freeze_embedding=False_num_blocks=1-seed1",
+        "pythia-seed1",
+    ]
+    # It is the baseline's head that serves, whether it is going to be the head here or not.
+    baseline = saved(tmp_path, "pythia").get_output_embeddings().weight
+    cascade, untied = saved(tmp_path, "cascade-oacd"), saved(tmp_path, "cascade-oacd_tie_word_embeddings=False")
+    assert torch.equal(cascade.get_input_embeddings().weight, baseline)
+    assert torch.equal(untied.get_input_embeddings().weight, baseline)
+    assert not torch.equal(untied.get_output_embeddings().weight, baseline)
+    assert cascade.config.embedding_source == "pythia-seed1"
+    trained = saved(tmp_path, "cascade-random_freeze_embedding=False_num_blocks=1")
+    distance = (trained.get_input_embeddings().weight - baseline).abs().max()
+    assert 0 < distance < 0.2, "it starts from the baseline's too, and learns"
+    for arm, record in records.iterrows():
+        widths = 40 * (1 if "num_blocks=1" in str(arm) else 2)
+        assert record["kv_bytes"] == record["kv_formula_bytes"] == 4 * widths
+        assert record["run_on_perplexity"] != record["perplexity"]
+    history = pd.read_json(tmp_path / "cascade-oacd-seed1" / "history.json", typ="series")["projection"]
+    assert {row["block"] for row in history} == {0, 1}
+
+
+def test_context_kv_trains_by_the_same_recipe(text_folder, text_data, tmp_path):
+    arm = "context-kv@context_dims=[20,12]"
+    record = compare(settings(text_folder, arms=[arm], epochs=1, stream_tokens=64), text_data, tmp_path).iloc[0]
+    assert record["arm"] == "context-kv-oacd@context_dims=[20,12]"
+    # Windows of 16 tokens hold two chunks of 8.
+    assert record["kv_bytes"] == record["kv_formula_bytes"] == 4 * 3 * 32
+    assert record["run_on_perplexity"] != record["perplexity"]
+    folder = tmp_path / "context-kv-oacd_context_dims=_20_12_-seed1"
+    history = pd.read_json(folder / "history.json", typ="series")["projection"]
+    assert {row["block"] for row in history} == {0, 1}
+    baseline = AutoModelForCausalLM.from_pretrained(tmp_path / "pythia-seed1" / "model").get_output_embeddings()
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert torch.equal(model.get_output_embeddings().weight, baseline.weight)
+
+
+def test_a_cascade_may_take_an_embedding_from_elsewhere(finished_comparison, text_folder, text_data, tmp_path):
+    _, folder = finished_comparison
+    source = str(folder / "narrow-seed1")
+    asked = settings(text_folder, arms=["cascade@hidden_size=40"], embedding_source=source, epochs=1)
+    compare(asked, text_data, tmp_path)
+    cascade, lender = saved(tmp_path, "cascade-oacd_hidden_size=40"), saved(folder, "narrow")
+    assert torch.equal(cascade.get_input_embeddings().weight, lender.get_output_embeddings().weight)
+    refused = settings(text_folder, arms=["cascade"], embedding_source="random", epochs=1)
+    with pytest.raises(ComparisonError, match="must come from a trained model"):
+        compare(refused, text_data, tmp_path / "refused")

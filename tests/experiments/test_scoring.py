@@ -1,0 +1,70 @@
+"""Scores: what is recorded of trained and of pretrained models, and of which nothing is."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from transformers import AutoTokenizer
+
+from newllm.data import prepare_data
+from newllm.evaluation.causality import Certificate
+from newllm.evaluation.perplexity import evaluate
+from newllm.experiments import scoring
+from newllm.experiments.comparison import ComparisonError, compare
+from newllm.experiments.scoring import PROMPTS, score_pretrained
+from tests.comparison_setup import ARMS, cell_of, saved, settings
+
+
+def test_the_records_say_what_was_measured(finished_comparison, text_folder, text_data):
+    records, folder = finished_comparison
+    assert list(records.index) == list(ARMS)
+    for arm, record in records.iterrows():
+        report = evaluate(saved(folder, str(arm)), text_data.validation)
+        assert record["perplexity"] == pytest.approx(report.perplexity, rel=1e-6), "the best weights are the saved ones"
+        assert record["bits_per_byte"] == pytest.approx(report.bits_per_byte, rel=1e-6)
+        assert record["accuracy"] == report.accuracy
+        assert record["kv_bytes"] == record["kv_formula_bytes"]
+        assert record["decoded_tokens_per_second"] > 0
+        assert math.isnan(record["convergence_rate"]) == ("oacd" not in str(arm))
+        assert math.isnan(record["effective_rank"]) == ("dproj" not in str(arm))
+        kept = pd.read_json(folder / f"{arm}-seed1" / "evaluation.json", typ="series")
+        np.testing.assert_allclose(kept["window_losses"], report.window_losses, rtol=1e-6)
+        assert kept["certificate"]["passed"]
+    assert records["kv_bytes_per_token"]["dproj-oacd"] == records["kv_bytes_per_token"]["narrow"]
+    assert records["kv_bytes_per_token"]["dproj-oacd"] < records["kv_bytes_per_token"]["pythia"]
+    record = cell_of("narrow", settings(text_folder), folder, text_data.fingerprint).run().record()
+    assert [continuation.prompt for continuation in record.continuations] == list(PROMPTS)
+    assert all(continuation.text for continuation in record.continuations)
+    assert len(AutoTokenizer.from_pretrained(folder / "narrow-seed1" / "model")) == len(text_data.tokenizer)
+
+
+def test_nothing_is_recorded_without_a_certificate(text_folder, text_data, tmp_path, monkeypatch):
+    failed = Certificate(passed=False, max_change=1.0, checks=[])
+    monkeypatch.setattr(scoring, "certify", lambda model: failed)
+    monkeypatch.setattr(Certificate, "failures", lambda self: ["later tokens: seen"])
+    with pytest.raises(ComparisonError, match="pythia did not pass the causality certificate: later tokens: seen"):
+        compare(settings(text_folder, arms=["pythia"], epochs=1), text_data, tmp_path)
+    assert not list(tmp_path.rglob("record.json"))
+
+
+def test_pretrained_weights_are_a_row_on_the_same_windows(finished_comparison, text_folder, text_data, tmp_path):
+    row, folder = finished_comparison[0].loc["pythia"], finished_comparison[1]
+    weights = str(folder / "pythia-seed1" / "model")
+    results = compare(settings(text_folder, arms=["pythia"], pretrained=weights), text_data, tmp_path).set_index("arm")
+    assert list(results.index) == ["pythia", "pretrained"]
+    assert results.perplexity["pretrained"] == pytest.approx(row.perplexity, rel=1e-6)
+    assert np.isnan(results.epochs["pretrained"])
+
+
+def test_pretrained_weights_of_another_tokenizer_are_refused(finished_comparison, text_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEWLLM_CACHE", str(tmp_path / "cache"))
+    weights = str(finished_comparison[1] / "pythia-seed1" / "model")
+    other = settings(text_folder, arms=["pythia"], tokenizer="bpe:310", pretrained=weights)
+    with pytest.raises(ValueError, match="whose tokenizer is not 'bpe:310'"):
+        score_pretrained(other, prepare_data(other), tmp_path)
+
+
+def test_pretrained_weights_that_cannot_be_read_say_so(text_folder, text_data, tmp_path):
+    with pytest.raises(ValueError, match="leave it out to work offline"):
+        score_pretrained(settings(text_folder, pretrained=str(tmp_path / "nowhere")), text_data, tmp_path)

@@ -1,0 +1,232 @@
+"""Sweeps: what a file may say, which cells it becomes, and that each of them runs once."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from newllm import cli
+from newllm.config.errors import ParameterError
+from newllm.config.profiles import profiles
+from newllm.experiments import comparison as experiment
+from newllm.experiments.arms import Arm, ArmError
+from newllm.experiments.sweeps import Sweep, available_sweeps, idle_parameters, load_sweep, plan, sweep_path
+
+BASE = {"question": "Which?", "notebook": "02_main_training", "profile": "smoke"}
+
+
+def sweep(grid, **changes) -> Sweep:
+    return Sweep.model_validate({**BASE, "grid": grid, **changes})
+
+
+def written(folder: Path, grid, **changes) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({**BASE, "grid": grid, **changes}))
+    return path
+
+
+@pytest.mark.parametrize("name", available_sweeps())
+def test_shipped_sweeps_can_be_built(name):
+    cells = plan(load_sweep(sweep_path(name), {}))
+    assert len({(cell.arm, cell.seed, cell.parameters) for cell in cells}) == len(cells) > 1
+
+
+def test_learning_rates_have_a_grid_for_each_arm():
+    cells = plan(load_sweep(sweep_path("learning_rates"), {}))
+    rates: dict[str, set[float]] = {}
+    for cell in cells:
+        rate = cell.parameters.stream_lr if cell.arm.reads_stream else cell.parameters.lr
+        rates.setdefault(cell.arm.method, set()).add(rate)
+    assert set(rates) == {"pythia", "narrow", "mqa", "dproj", "mla", "context", "cascade", "context-kv"}
+    assert min(map(len, rates.values())) >= 3
+
+
+def test_the_folder_of_sweeps_is_no_profile():
+    assert "sweeps" not in profiles()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.sampled_from(["pythia", "narrow", "mqa"]), min_size=1, unique=True),
+    st.lists(st.sampled_from([1e-4, "3e-4", 0.01]), min_size=1, unique=True),
+    st.lists(st.integers(0, 5), min_size=1, unique=True),
+)
+def test_a_grid_becomes_every_combination_once(arms, rates, seeds):
+    grid = {"arm": arms, "lr": rates, "seed": seeds}
+    cells = plan(sweep([grid, grid | {"lr": rates[:1]}]))
+    found = {(cell.arm.name, cell.parameters.lr, cell.seed) for cell in cells}
+    assert found == {(arm, float(rate), seed) for arm in arms for rate in rates for seed in seeds}
+    assert len(cells) == len(found)
+    assert len({cell.folder_name for cell in cells}) == len(rates)
+
+
+def test_settings_of_arms_are_axes():
+    cells = plan(sweep({"arm": ["mla", "mla@rotary_dim=8"], "kv_dim": [8, 16], "position": ["none"], "seed": [0]}))
+    assert [cell.arm.name for cell in cells] == [
+        "mla@kv_dim=8,position=none",
+        "mla@kv_dim=16,position=none",
+        "mla@kv_dim=8,position=none,rotary_dim=8",
+        "mla@kv_dim=16,position=none,rotary_dim=8",
+    ]
+    (lists,) = plan(sweep({"arm": ["context-kv"], "context_dims": [[20, 12]], "seed": [0]}))
+    assert dict(lists.arm.overrides) == {"context_dims": (20, 12)}
+
+
+@pytest.mark.parametrize(
+    ("grid", "changes", "message"),
+    [
+        (
+            {"arm": ["pythia"], "seed": [0], "kv_dmi": [8]},
+            {},
+            "kv_dmi is neither a parameter of .* nor a setting of py",
+        ),
+        ({"arm": ["mla"], "seed": [0], "kv_dmi": [8]}, {}, "did you mean kv_dim"),
+        ({"arm": ["mla"], "seed": [0], "sampels": [8]}, {}, "did you mean samples"),
+        ({"arm": ["mla"], "seed": [0], "kv_dim": [0]}, {}, "kv_dim=0 must be at least 1"),
+        ({"arm": ["pythai"], "seed": [0]}, {}, "did you mean 'pythia'"),
+        ({"arm": ["pythia"], "seed": [-1]}, {}, "seeds is -1"),
+        ({"arm": ["pythia"], "seed": [0], "lr": ["fast"]}, {}, "lr is 'fast'"),
+        ({"arm": ["pythia"], "seed": [0]}, {"parameters": {"sampels": 3}}, "did you mean samples"),
+        ({"arm": ["pythia"], "seed": [0]}, {"parameters": {"processes": 3}}, "--processes"),
+        ({"arm": ["pythia"], "seeds": [0], "seed": [0]}, {}, "the grid's axis seed"),
+        ({"arm": ["pythia", "cascade"], "seed": [0], "lr": [0.1]}, {}, "lr does nothing for cascade-oacd"),
+        ({"arm": ["pythia"], "seed": [0], "stream_lr": [0.1]}, {}, "stream_lr does nothing for pythia"),
+        ({"arm": ["dproj@proj_dim=32"], "seed": [0], "proj_dim": [16]}, {}, "which sets it itself"),
+        ({"arm": ["pythia"], "seed": [0]}, {"profile": "smok"}, "profile is 'smok'"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(grid, changes, message):
+    with pytest.raises((ParameterError, ArmError), match=message):
+        plan(sweep(grid, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grid": {"arm": ["pythia"]}}, "grid is .* but each grid must have the axes arm and seed; seed is missing"),
+        ({"grid": {"arm": ["pythia"], "seed": []}}, "each axis must have a value; seed has none"),
+        ({"grid": {"arm": ["pythia"], "seed": [0, 0]}}, "given twice, as it is for seed"),
+        ({"gird": {}}, r"gird is not a parameter of a sweep \(in mine.yaml\); did you mean grid"),
+        ({"notebook": "02_main_trainin"}, "did you mean 02_main_training"),
+        ({"notebook": "01_projection_training"}, "a notebook that compares arms"),
+        ({"notebook": "05_reversal_curse"}, "and nothing else"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_refused(tmp_path, changes, message):
+    path = written(tmp_path, **({"grid": {"arm": ["pythia"], "seed": [0]}} | changes))
+    with pytest.raises(ParameterError, match=message):
+        load_sweep(path, {})
+
+
+def test_values_given_on_the_command_line_replace_axes_and_parameters(tmp_path):
+    path = written(tmp_path, [{"arm": ["pythia"], "seed": [0, 1], "lr": [0.1]}, {"arm": ["mla"], "seed": [2]}])
+    cells = plan(load_sweep(path, {"seed": 7, "lr": [0.2, 0.3], "samples": 65, "profile": "smoke"}))
+    assert [(cell.arm.name, cell.seed, cell.parameters.lr) for cell in cells] == [
+        ("pythia", 7, 0.2),
+        ("pythia", 7, 0.3),
+        ("mla", 7, 1e-4),
+    ]
+    assert {cell.parameters.samples for cell in cells} == {65}
+
+
+def test_arms_given_on_the_command_line_choose_among_several_grids(tmp_path):
+    grids = [
+        {"arm": ["pythia", "mla"], "seed": [0], "lr": [0.1]},
+        {"arm": ["cascade"], "seed": [0], "stream_lr": [0.2]},
+    ]
+    path = written(tmp_path, grids)
+    assert {cell.arm.name for cell in plan(load_sweep(path, {"arm": "mla"}))} == {"mla"}
+    both = plan(load_sweep(path, {"arm": ["cascade", "pythia"], "lr": [0.3, 0.4]}))
+    assert [(cell.arm.name, cell.axes) for cell in both] == [
+        ("pythia", ("lr",)),
+        ("pythia", ("lr",)),
+        ("cascade-oacd", ("stream_lr",)),
+    ]
+    with pytest.raises(ParameterError, match="mqa is in none of the sweep's 2 grids, which have pythia, mla, cascade"):
+        load_sweep(path, {"arm": ["mqa", "mla"]})
+    alone = written(tmp_path, grids[0])
+    assert {cell.arm.name for cell in plan(load_sweep(alone, {"arm": "mqa"}))} == {"mqa"}
+
+
+def test_idle_parameters_are_those_of_another_way_of_training():
+    def idle(arm):
+        return idle_parameters(Arm.parse(arm))
+
+    assert {"stream_lr", "projection_lr", "proj_dim"} <= idle("pythia")
+    assert "projection_lr" not in idle("dproj-oacd")
+    assert "proj_dim" not in idle("dproj-random")
+    assert {"lr", "batch_size", "projection_lr"} <= idle("cascade")
+    assert not {"epochs", "patience", "clip", "stream_lr"} & idle("cascade")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with a text, and outputs and a cache of its own."""
+    for number in range(40):
+        (tmp_path / f"{number}.txt").write_text(" ".join(f"The river crosses road {number * k}." for k in range(20)))
+    monkeypatch.setenv("NEWLLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path
+
+
+def tiny(home: Path, grid) -> str:
+    text = {"source": "text", "text_files": [str(home / "*.txt")], "tokenizer": "bpe:300", "samples": 16}
+    return str(written(home, grid, parameters=text | {"seq_length": 16, "val_samples": 4, "projection_samples": 8}))
+
+
+def test_a_failed_cell_stops_no_other_and_only_what_is_missing_runs_again(home, capsys, monkeypatch):
+    trained, failing = [], ["narrow"]
+    real = experiment.run_cell
+
+    def fails_once(cell, data):
+        trained.append((cell.arm.name, cell.parameters.lr))
+        if cell.arm.name in failing:
+            failing.remove(cell.arm.name)
+            raise OSError("disk full")
+        return real(cell, data)
+
+    monkeypatch.setattr(experiment, "run_cell", fails_once)
+    file = tiny(home, {"arm": ["narrow", "pythia"], "lr": ["1e-3"], "seed": [0]})
+
+    assert cli.main(["sweep", file, "--dry-run"]) == 0
+    assert "mine: 2 cells, 0 of them finished; main training of the others takes about" in capsys.readouterr().out
+    assert not (home / "outputs").exists()
+
+    assert cli.main(["sweep", file]) == 1
+    shown = capsys.readouterr().out
+    assert "narrow with seed 0 failed: OSError: disk full" in shown
+    assert len(trained) == 2
+    results = pd.read_csv(home / "outputs" / "sweeps" / "mine" / "tables" / "results.csv")
+    assert sorted(results["model"]) == ["pythia"]
+
+    trained.clear()
+    assert cli.main(["sweep", file, "-p", "lr=[1e-3, 0.01]"]) == 0
+    assert sorted(trained) == [("narrow", 1e-3), ("narrow", 0.01), ("pythia", 0.01)]
+    shown = capsys.readouterr().out
+    assert "4 cells, 1 of them finished" in shown
+    best = pd.read_csv(home / "outputs" / "sweeps" / "mine" / "tables" / "best_learning_rates.csv")
+    assert sorted(best["arm"]) == ["narrow", "pythia"]
+    assert "stablished" in shown
+
+    trained.clear()
+    assert cli.main(["sweep", file, "-p", "lr=[1e-3, 0.01]"]) == 0
+    assert trained == []
+    assert "4 cells, 4 of them finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["smok"], "did you mean smoke"),
+        (["no.yaml"], "no.yaml is not a file"),
+        (["smoke", "-p", "sampels=3"], "did you mean samples"),
+        (["smoke", "--processes", "0"], "--processes is 0"),
+    ],
+)
+def test_nothing_is_written_before_everything_is_right(home, arguments, message, capsys):
+    assert cli.main(["sweep", *arguments]) == 2
+    assert message in capsys.readouterr().out
+    assert not (home / "outputs").exists()

@@ -1,0 +1,34 @@
+"""Times: each kind of cell is timed as it is trained."""
+
+import functools
+from typing import Any
+
+from newllm.experiments.recipes import RECIPES, Recipe
+from newllm.experiments.timing import expected_seconds
+from tests.comparison_setup import cell_of, settings
+
+
+def test_what_takes_time_is_estimated_as_it_is_trained(text_folder, text_data, tmp_path, monkeypatch):
+    """By the model's own recipe, and with what the arm freezes frozen."""
+    arms = ["dproj-oacd", "dproj-end-to-end-frozen-embedding", "cascade", "cascade-end-to-end@freeze_embedding=false"]
+    asked: dict[str, tuple[bool, bool]] = {}
+
+    def estimate(name: str, model: Any, *given: Any, **settings: Any) -> float:
+        (blocks,), (embedding,) = (
+            {parameter.requires_grad for parameter in part.parameters()}
+            for part in (model.context_blocks, model.get_input_embeddings())
+        )
+        asked[f"{len(asked)} {name}"] = (blocks, embedding)
+        return 1.0
+
+    for name, recipe in RECIPES.items():
+        monkeypatch.setitem(RECIPES, name, Recipe(recipe.train, functools.partial(estimate, name)))
+    parameters = settings(text_folder, arms=arms)
+    cells = [cell_of(arm, parameters, tmp_path) for arm in arms]
+    assert expected_seconds([*cells, cells[0]], text_data) == dict.fromkeys(cells, 1.0)
+    assert asked == {
+        "0 windows": (False, True),
+        "1 windows": (True, False),
+        "2 contexts": (False, False),
+        "3 contexts": (True, True),
+    }

@@ -1,0 +1,94 @@
+"""Names of points: near them, in the picture, and never over one another."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from newllm.figures.pareto import Canvas, bits_axis, bytes_axis, lay_out, on_front
+
+NAMES = ("pythia", "mla", "mla@kv_dim=32", "dproj-oacd-frozen-embedding", "unified@position=alibi", "cascade-oacd")
+# As crowded as results are: several arms keep the same bytes, and differ little.
+BYTES = (0.0, 3.36, 512.0, 5120.0, 5120.0, 8192.0, 8192.0)
+
+
+def summary(points) -> pd.DataFrame:
+    rows = [
+        {
+            "arm": NAMES[index % len(NAMES)],
+            "kv_bytes_per_token": kept,
+            "bits_per_byte": bits,
+            "bits_per_byte_low": bits - 0.01 if index % 2 else np.nan,
+            "bits_per_byte_high": bits + 0.01 if index % 2 else np.nan,
+        }
+        for index, (kept, bits) in enumerate(points)
+    ]
+    return pd.DataFrame(rows)
+
+
+def boxes(frame, layout):
+    sizes = np.array([[6.6 * len(name), 14.0] for name in frame["arm"]])
+    return layout.names - sizes / 2, layout.names + sizes / 2
+
+
+points = st.lists(
+    st.tuples(st.sampled_from(BYTES), st.floats(1.85, 2.35)), min_size=1, max_size=18, unique_by=lambda point: point
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(points)
+def test_names_never_lie_over_one_another_and_stay_inside(points):
+    frame = summary(points)
+    layout = lay_out(frame)
+    low, high = boxes(frame, layout)
+    assert (low >= -1).all()
+    assert (high <= np.array(layout.canvas.area) + 1).all()
+    common = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
+    overlapping = (common > 0).all(2) & ~np.eye(len(frame), dtype=bool)
+    assert not overlapping.any()
+
+
+@settings(max_examples=15, deadline=None)
+@given(points)
+def test_points_are_in_the_picture_in_their_order(points):
+    frame = summary(points)
+    layout = lay_out(frame)
+    assert (layout.points >= 0).all()
+    assert (layout.points <= np.array(layout.canvas.area)).all()
+    kept, bits = frame["kv_bytes_per_token"].to_numpy(), frame["bits_per_byte"].to_numpy()
+    more, worse = kept[:, None] > kept, bits[:, None] > bits
+    across, down = layout.points.T
+    assert (across[:, None] > across)[more].all()
+    assert (down[:, None] < down)[worse].all()
+
+
+@given(points)
+def test_the_front_is_what_nothing_beats(points):
+    front = on_front(*zip(*points, strict=True))
+    for index, (kept, bits) in enumerate(points):
+        beaten = any(a <= kept and b <= bits and (a, b) != (kept, bits) for a, b in points)
+        assert front[index] == (not beaten)
+
+
+@pytest.mark.parametrize("values", [[8192.0], [0.0], [0.0, 8192.0], [3.36, 8192.0], [512.0, 1024.0]])
+def test_the_axis_of_bytes_has_ticks_and_holds_every_value(values):
+    axis = bytes_axis(values)
+    assert (axis.zero is not None) == (0.0 in values)
+    assert all(axis.low < place < axis.high for place, _ in axis.ticks)
+    texts = [text for _, text in axis.ticks]
+    assert len(set(texts)) == len(texts) >= 1
+    assert ("0" in texts) == (0.0 in values)
+
+
+def test_a_wide_interval_does_not_flatten_the_others():
+    axis = bits_axis([1.9, 2.0], [1.0, np.nan], [2.8, np.nan])
+    assert axis.high - axis.low < 0.3
+    assert axis.low < 1.9 < 2.0 < axis.high
+
+
+def test_a_larger_canvas_leaves_the_order_alone():
+    frame = summary([(512.0, 2.0), (8192.0, 1.9), (0.0, 2.3)])
+    small, large = lay_out(frame), lay_out(frame, Canvas(width=1400, height=900))
+    assert np.allclose(small.points / np.array(small.canvas.area), large.points / np.array(large.canvas.area))

@@ -1,0 +1,287 @@
+"""Cells are counted once, compared within a budget only, and nothing found is left out."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from newllm import cli
+from newllm.config.errors import ParameterError
+from newllm.config.groups import BUDGET, LeaderboardFilters
+from newllm.files import reference_folder
+from newllm.publication.leaderboard import default_folders, read_board
+from newllm.runs.differences import parameter_differences
+from newllm.runs.folder import RunError
+from tests.publication.board_records import write_record
+
+
+def test_seeds_of_an_arm_are_a_row_with_an_interval(tmp_path):
+    for seed, bits in enumerate((2.0, 2.1, 2.2)):
+        write_record(tmp_path / f"a{seed}", "pythia", seed, bits)
+        write_record(tmp_path / f"b{seed}", "mla", seed, bits - 0.3, kept=1024.0)
+    (budget,) = read_board([tmp_path]).budgets
+    assert list(budget.summary["arm"]) == ["mla", "pythia"]
+    assert list(budget.summary["seeds"]) == [3, 3]
+    pythia = budget.summary.iloc[1]
+    assert pythia["bits_per_byte"] == pytest.approx(2.1)
+    assert pythia["bits_per_byte_low"] < 2.0 < 2.2 < pythia["bits_per_byte_high"]
+    assert list(budget.summary["on_front"]) == [True, False]
+
+
+def test_the_same_cell_found_twice_counts_once_and_the_newest_counts(tmp_path):
+    write_record(tmp_path / "old", bits=2.5, day=1)
+    write_record(tmp_path / "new", bits=2.0, day=2, profile="mine", device="cpu", pretrained=None)
+    write_record(tmp_path / "older", bits=2.6, day=0)
+    (budget,) = read_board([tmp_path]).budgets
+    (record,) = budget.records.to_dict("records")
+    assert record["bits_per_byte"] == 2.0
+    assert record["places"] == (tmp_path / "new", tmp_path / "old", tmp_path / "older")
+
+
+@pytest.mark.parametrize("key", BUDGET)
+def test_every_setting_of_the_budget_sets_apart(tmp_path, key):
+    write_record(tmp_path / "a", "pythia")
+    write_record(tmp_path / "b", "mla")
+    other = {"text_files": ["mine/*.txt"], "data": "b2", "source": "pile", "tokenizer": "gpt2", "size": "70m"}
+    write_record(tmp_path / "c", "mla", **{key: other.get(key, 7)})
+    first, second = read_board([tmp_path]).budgets
+    assert (len(first.summary), len(second.summary)) == (2, 1)
+    expected = "other windows" if key == "data" else f"{key} {other.get(key, 7)} instead of"
+    assert expected in second.differences(first)
+
+
+def test_what_was_trained_otherwise_is_marked_and_takes_no_part_in_the_front(tmp_path):
+    write_record(tmp_path / "a", "pythia", bits=2.0)
+    write_record(tmp_path / "b", "context-kv-oacd", bits=1.5, kept=3.36)
+    write_record(tmp_path / "c", "gone-model", bits=2.1)
+    (budget,) = read_board([tmp_path]).budgets
+    assert list(budget.summary["arm"]) == ["context-kv-oacd", "pythia", "gone-model"]
+    assert list(budget.summary["trained_otherwise"]) == [True, False, False]
+    assert list(budget.summary["on_front"]) == [False, True, False]
+
+
+def test_what_does_not_reach_an_arm_makes_no_row_of_its_own(tmp_path):
+    write_record(tmp_path / "a", "pythia", seed=0)
+    write_record(tmp_path / "b", "pythia", seed=1, projection_samples=7)
+    for seed in (0, 1):
+        write_record(tmp_path / f"c{seed}", "dproj-oacd", seed)
+    write_record(tmp_path / "d", "dproj-oacd", seed=0, projection_samples=7)
+    (budget,) = read_board([tmp_path]).budgets
+    rows = dict(zip(budget.summary["arm"], budget.summary["seeds"], strict=True))
+    assert rows == {"pythia": 2, "dproj-oacd": 2, "dproj-oacd (projection_samples 7)": 1}
+
+
+def test_a_parameter_that_came_later_does_not_split_an_arm(tmp_path):
+    write_record(tmp_path / "a", "pythia", seed=0)
+    write_record(tmp_path / "b", "pythia", seed=1, weight_decay=0.01)
+    (budget,) = read_board([tmp_path]).budgets
+    assert list(budget.summary["seeds"]) == [2]
+
+
+def test_windows_of_unknown_fingerprint_join_those_without_facts(tmp_path):
+    write_record(tmp_path / "old", "pythia", data=None)
+    write_record(tmp_path / "new", "mla", data="a1")
+    write_record(tmp_path / "taught", "mla", data="f1", notebook="05_reversal_curse")
+    first, taught = read_board([tmp_path]).budgets
+    assert set(first.summary["arm"]) == {"pythia", "mla"}
+    assert taught.settings["data"] == "f1"
+
+
+BROKEN = {
+    "failed": (lambda text: text.replace('"passed": true', '"passed": false'), "passed causality certificate"),
+    "cut short": (lambda text: text[:200], "not a record of this version"),
+    "empty": (lambda text: "", "not a record of this version"),
+    "a list": (lambda text: "[1, 2]", "not a record of this version"),
+    "another version": (lambda text: text.replace('"arm"', '"branch"'), "arm: Field required"),
+    "no number": (
+        lambda text: text.replace('"bits_per_byte": 2.0', '"bits_per_byte": null'),
+        "no finite bits_per_byte",
+    ),
+    "another notebook's": (lambda text: text.replace('"epochs": 3,', ""), "its parameters do not say epochs"),
+    "pretrained": (lambda text: text.replace('"arm": "pythia"', '"arm": "pretrained"'), "trained elsewhere"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_cannot_be_compared_is_set_apart_with_its_reason(tmp_path, kind):
+    change, reason = BROKEN[kind]
+    write_record(tmp_path / "good", "mla")
+    file = write_record(tmp_path / "bad")
+    text = file.read_text()
+    assert change(text) != text
+    file.write_text(change(text))
+    board = read_board([tmp_path])
+    (row,) = board.set_apart.to_dict("records")
+    assert row["file"] == file
+    assert reason in row["reason"]
+    assert [list(budget.summary["arm"]) for budget in board.budgets] == [["mla"]]
+
+
+def test_a_failed_certificate_still_names_its_arm(tmp_path):
+    file = write_record(tmp_path / "bad", "mla", seed=3)
+    file.write_text(file.read_text().replace('"passed": true', '"passed": false'))
+    (row,) = read_board([tmp_path]).set_apart.to_dict("records")
+    assert (row["arm"], row["seed"]) == ("mla", 3)
+
+
+cells = st.tuples(
+    st.sampled_from(["pythia", "mla", "dproj-oacd", "gone-model"]),
+    st.integers(0, 2),
+    st.sampled_from([1e-4, 3e-4]),
+    st.sampled_from([1000, 7]),
+    st.booleans(),
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(cells, max_size=8))
+def test_every_file_is_in_a_row_or_set_apart(tmp_path_factory, cells):
+    folder = tmp_path_factory.mktemp("records")
+    files = set()
+    for index, (arm, seed, lr, samples, broken) in enumerate(cells):
+        file = write_record(folder / str(index), arm, seed, day=index, lr=lr, projection_samples=samples)
+        if broken:
+            file.write_text(json.dumps({"arm": arm}))
+        files.add(file.parent)
+    board = read_board([folder])
+    placed = [place for budget in board.budgets for places in budget.records["places"] for place in places]
+    apart = [file.parent for file in board.set_apart["file"]]
+    assert len(placed) + len(apart) == len(files)
+    assert {*placed, *apart} == files
+    for budget in board.budgets:
+        assert not budget.records.duplicated(["row", "seed"]).any()
+        assert budget.summary["seeds"].sum() == len(budget.records)
+
+
+class TestFilters:
+    @pytest.fixture
+    def board(self, tmp_path):
+        for seed in (0, 1):
+            write_record(tmp_path / f"a{seed}", "pythia", seed, 2.0)
+        write_record(tmp_path / "b", "mla", 0, 1.9, kept=1024.0)
+        write_record(tmp_path / "c", "mla", 0, 3.0, size="tiny")
+        return read_board([tmp_path])
+
+    def arms(self, board):
+        return [list(budget.summary["arm"]) for budget in board.budgets]
+
+    def test_rows_pass_or_not(self, board):
+        assert self.arms(board.filtered(LeaderboardFilters())) == [["mla", "pythia"], ["mla"]]
+        assert self.arms(board.filtered(LeaderboardFilters(min_seeds=2))) == [["pythia"]]
+        assert self.arms(board.filtered(LeaderboardFilters(methods=("mla",)))) == [["mla"], ["mla"]]
+        assert self.arms(board.filtered(LeaderboardFilters(sizes=("tiny",)))) == [["mla"]]
+        other = board.budgets[1].name
+        assert self.arms(board.filtered(LeaderboardFilters(budget=other))) == [["mla"], ["mla", "pythia"]]
+
+    def test_the_front_is_that_of_the_rows_shown(self, board):
+        assert list(board.budgets[0].summary["on_front"]) == [True, False]
+        assert board.filtered(LeaderboardFilters(min_seeds=2)).budgets[0].summary["on_front"].all()
+
+    @pytest.mark.parametrize(
+        ("filters", "message"),
+        [
+            ({"methods": ("mlaa",)}, "did you mean mla"),
+            ({"sizes": ("70m",)}, "which no record has"),
+            ({"budget": "00000000"}, "budget is '00000000'"),
+            ({"min_seeds": 9}, "no row passes"),
+        ],
+    )
+    def test_what_leaves_nothing_is_refused(self, board, filters, message):
+        with pytest.raises(ParameterError, match=message):
+            board.filtered(LeaderboardFilters(**filters))
+
+
+def test_the_committed_results_are_all_there():
+    files = {file.parent for file in reference_folder().rglob("record.json")}
+    board = read_board([reference_folder()])
+    placed = {place for budget in board.budgets for places in budget.records["places"] for place in places}
+    assert files == placed | {file.parent for file in board.set_apart["file"]}
+
+
+def test_outputs_elsewhere_are_read_beside_the_committed_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path))
+    assert default_folders() == [tmp_path, reference_folder()]
+    monkeypatch.delenv("NEWLLM_OUTPUTS")
+    assert default_folders() == [reference_folder().parent]
+
+
+class TestParameterDifferences:
+    def test_only_what_differs_is_shown(self, tmp_path):
+        first = write_record(tmp_path / "a", "pythia").parent
+        second = write_record(tmp_path / "b", "mla", lr=3e-4, clip=None).parent
+        rows = parameter_differences(first, second).set_index("name")
+        assert set(rows.index) == {"lr", "clip", "arms"}
+        assert list(rows.loc["lr"]) == [1e-4, 3e-4]
+        assert parameter_differences(first, first).empty
+
+    def test_what_is_no_run_is_refused(self, tmp_path):
+        first = write_record(tmp_path / "a").parent
+        with pytest.raises(RunError, match="neither"):
+            parameter_differences(first, tmp_path)
+        (first / "record.json").write_text("{}")
+        with pytest.raises(RunError, match="no record of this version"):
+            parameter_differences(first, first)
+
+
+class TestCommands:
+    @pytest.fixture
+    def outputs(self, tmp_path, monkeypatch) -> Path:
+        monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "outputs"))
+        monkeypatch.setattr("newllm.commands.leaderboard.write_pictures_where_possible", lambda *given, **named: None)
+        for seed in (0, 1):
+            write_record(tmp_path / "outputs" / f"a{seed}", "pythia", seed)
+        return tmp_path / "outputs"
+
+    def test_the_page_and_the_table(self, outputs, capsys):
+        (outputs / "b").mkdir()
+        (outputs / "b" / "record.json").write_text("{}")
+        assert cli.main(["leaderboard", str(outputs)]) == 0
+        shown = capsys.readouterr().out
+        assert "mini, 2,000 windows of 128 tokens of sotu, 3 epochs" in shown
+        assert "5,000,000" in shown
+        assert "Set apart" in shown
+        assert "pythia" in (outputs / "leaderboard.html").read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--filter", "seeds=3"], "did you mean min_seeds"),
+            (["--filter", "min_seeds=none"], "min_seeds is 'none'"),
+            (["--filter", "methods=[mla]"], "which no record has"),
+            (["nowhere"], "nowhere is not a folder"),
+            (["--output", "page.pdf"], "must end with .html"),
+        ],
+    )
+    def test_what_cannot_be_shown_is_refused_and_nothing_written(self, outputs, arguments, message, capsys):
+        folder = [] if arguments[0] == "nowhere" else [str(outputs)]
+        assert cli.main(["leaderboard", *folder, *arguments]) == 2
+        assert message in capsys.readouterr().out
+        assert not (outputs / "leaderboard.html").exists()
+
+    def test_an_empty_folder_says_what_to_do(self, outputs, tmp_path, capsys):
+        (tmp_path / "empty").mkdir()
+        assert cli.main(["leaderboard", str(tmp_path / "empty")]) == 2
+        assert "newllm run 02" in capsys.readouterr().out
+
+    def test_parameters_of_two_records(self, outputs, tmp_path, capsys):
+        other = write_record(tmp_path / "other", "mla", lr=3e-4).parent
+        assert cli.main(["compare-parameters", str(outputs / "a0"), str(other)]) == 0
+        assert "0.0003" in capsys.readouterr().out
+        assert cli.main(["compare-parameters", str(outputs / "a0"), str(outputs / "a0")]) == 0
+        assert "the same parameters" in capsys.readouterr().out
+        assert cli.main(["compare-parameters", str(outputs / "a0"), str(tmp_path)]) == 2
+
+
+def test_differences_from_the_baseline_need_the_losses_of_windows(tmp_path):
+    for arm in ("pythia", "mla", "mqa"):
+        folder = write_record(tmp_path / arm, arm).parent
+        if arm != "mqa":
+            losses = [1.0, 2.0, 3.0] if arm == "pythia" else [1.5, 2.5, 3.5]
+            pd.Series({"window_losses": losses}).to_json(folder / "evaluation.json")
+    (budget,) = read_board([tmp_path]).budgets
+    summary = budget.summary.set_index("arm")
+    assert summary.loc["mla", "difference"] == pytest.approx(0.5)
+    assert pd.isna(summary.loc["mqa", "difference"])

@@ -1,0 +1,221 @@
+import copy
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from newllm import models
+from newllm.models.language_model import LanguageModel
+from newllm.models.projection import DiverseProjection
+from newllm.recurrence.collection import (
+    clear_gpu_cache,
+    collect_context_cache,
+    collect_context_cache_sequential,
+    collect_context_cache_sequential_multiblock,
+    collect_model_contexts,
+)
+
+EMBED_DIM, PROJ_DIM = 24, 12
+
+
+def make_block(context_gain: float = 1.0, seed: int = 0, dtype: torch.dtype = torch.float64) -> DiverseProjection:
+    """A block whose tokens weigh as much as in a wide one; a large ``context_gain`` makes it amplify what differs."""
+    torch.manual_seed(seed)
+    block = DiverseProjection(EMBED_DIM, PROJ_DIM).to(dtype)
+    with torch.no_grad():
+        block.layer.linear.weight[:, :PROJ_DIM] *= context_gain
+        block.layer.linear.weight[:, PROJ_DIM:] *= 3
+    return block.requires_grad_(False)
+
+
+def make_stream(tokens: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    table = F.layer_norm(torch.randn(40, EMBED_DIM, generator=generator, dtype=dtype), (EMBED_DIM,))
+    return table[torch.randint(40, (tokens,), generator=generator)]
+
+
+def literal_loop(block: DiverseProjection, embeds: Tensor) -> Tensor:
+    context, contexts = torch.zeros(block.proj_dim, dtype=embeds.dtype), []
+    for embed in embeds:
+        context = block(context, embed)
+        contexts.append(context)
+    return torch.stack(contexts)
+
+
+def make_model(blocks: int = 1) -> LanguageModel:
+    torch.manual_seed(0)
+    model = models.create("dproj", "tiny").double()
+    for _ in range(blocks - 1):
+        model.context_blocks.append(DiverseProjection(64, 24).double())
+    return model.requires_grad_(False)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 800), st.sampled_from([0.3, 1.0, 3.0, 10.0, 30.0, 100.0]), st.integers(0, 20))
+def test_parallel_equals_the_loop_whatever_the_recurrence(tokens, gain, seed):
+    block, embeds = make_block(gain, seed), make_stream(tokens, seed)
+    collected = collect_context_cache(block, embeds, tolerance=1e-11)
+    assert (collected.contexts - literal_loop(block, embeds)).abs().max() < 1e-9
+    assert collected.residual <= 1e-11
+
+
+def test_a_contracting_block_runs_in_parallel():
+    collected = collect_context_cache(make_block(), make_stream(2000))
+    assert not collected.sequential
+    assert 1 <= collected.rounds <= 3
+    assert 0 <= collected.residual <= 1e-5
+
+
+def test_an_expanding_block_falls_back_and_gives_the_very_bits_of_the_loop():
+    block, embeds = make_block(30.0, seed=1, dtype=torch.float32), make_stream(800, dtype=torch.float32)
+    nudged = literal_loop(block, torch.cat([embeds[:1] * (1 + 1e-6), embeds[1:]]))
+    expected = literal_loop(block, embeds)
+    assert (nudged - expected).abs().max() > 0.1  # it does amplify
+    collected = collect_context_cache(block, embeds)
+    assert collected.sequential
+    assert torch.equal(collected.contexts, expected)
+
+
+def test_without_a_norm_contexts_may_grow_without_bound():
+    block, embeds = make_block(3.0), make_stream(1200)
+    block.layer.norm = cast(nn.LayerNorm, nn.Identity())
+    collected, expected = collect_context_cache(block, embeds), literal_loop(block, embeds)
+    assert expected.abs().max() > 1e100
+    assert torch.equal(collected.contexts, expected)
+
+
+class FadesExceptWhereTold(nn.Module):
+    """Forgets quickly, but keeps every disturbance over tokens whose first value is large."""
+
+    proj_dim = 4
+
+    def forward(self, prev: Tensor, embeds: Tensor) -> Tensor:
+        keep = torch.where(embeds[:, :1] > 50, 1.0, 0.5).to(prev.dtype)
+        return keep * prev + embeds[:, :4]
+
+
+def long_memory_stream(tokens: int, first: int, last: int) -> Tensor:
+    embeds = torch.randn(tokens, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    embeds[first:last] = 0
+    embeds[first:last, 0] = 100
+    return embeds
+
+
+@pytest.mark.parametrize(("first", "last"), [(1010, 1200), (1000, 2900), (0, 2999)])
+def test_stretches_that_forget_nothing_are_found_and_run_again(first, last):
+    embeds = long_memory_stream(3000, first, last)
+    block = FadesExceptWhereTold()
+    collected = collect_context_cache(block, embeds, tolerance=1e-9)
+    context, expected = torch.zeros(1, 4, dtype=torch.float64), []
+    for position in range(len(embeds)):
+        context = block(context, embeds[position : position + 1])
+        expected.append(context[0])
+    assert (collected.contexts - torch.stack(expected)).abs().max() < 1e-6  # values up to 1e5
+    assert collected.rounds > 1 or collected.sequential
+
+
+def test_runs_a_short_stretch_again_without_falling_back():
+    collected = collect_context_cache(FadesExceptWhereTold(), long_memory_stream(3000, 1010, 1200), tolerance=1e-9)
+    assert not collected.sequential
+    assert 2 <= collected.rounds <= 5
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 500), st.sampled_from([1.0, 30.0]))
+def test_state_is_carried_over_chunks(chunk_size, gain):
+    block, embeds = make_block(gain, seed=1), make_stream(500)
+    collected = collect_context_cache(block, embeds, tolerance=1e-11, chunk_size=chunk_size)
+    assert (collected.contexts - literal_loop(block, embeds)).abs().max() < 1e-9
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 60), st.sampled_from([1.0, 30.0]), st.integers(0, 5))
+def test_after_k_plain_sweeps_the_first_k_states_are_exact(sweeps, gain, seed):
+    block, embeds = make_block(gain, seed), make_stream(60, seed)
+    exact = literal_loop(block, embeds)
+    contexts = torch.randn_like(exact)
+    for _ in range(sweeps):
+        contexts = block(torch.cat([torch.zeros_like(contexts[:1]), contexts[:-1]]), embeds)
+    torch.testing.assert_close(contexts[:sweeps], exact[:sweeps], rtol=0, atol=1e-9)
+
+
+def test_float32_stays_within_the_tolerance_of_the_loop():
+    block, embeds = make_block(dtype=torch.float32), make_stream(3000, dtype=torch.float32)
+    collected = collect_context_cache(block, embeds)
+    assert collected.contexts.dtype == torch.float32
+    assert (collected.contexts - literal_loop(block, embeds)).abs().max() < 2e-5
+
+
+def test_contexts_go_to_a_memory_mapped_file(tmp_path: Path):
+    block, embeds = make_block(), make_stream(900)
+    output = tmp_path / "folder" / "contexts.npy"
+    collected = collect_context_cache(block, embeds, output=output, chunk_size=400)
+    in_memory = collect_context_cache(block, embeds, chunk_size=400)
+    assert np.array_equal(np.load(output, allow_pickle=False), in_memory.contexts.numpy())
+    assert torch.equal(collected.contexts, in_memory.contexts)
+    assert [path.name for path in output.parent.iterdir()] == ["contexts.npy"]
+
+
+def test_a_killed_collection_leaves_no_file(tmp_path: Path):
+    class Breaks(FadesExceptWhereTold):
+        def forward(self, prev: Tensor, embeds: Tensor) -> Tensor:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect_context_cache(Breaks(), make_stream(100), output=tmp_path / "contexts.npy")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("chunk_size", [7, 64, 10_000])
+def test_sequential_reference_equals_the_literal_loop(chunk_size):
+    model, ids = make_model(), torch.randint(512, (150,), generator=torch.Generator().manual_seed(0))
+    expected = literal_loop(model.projection, model.normed_embeddings(ids))
+    contexts = collect_context_cache_sequential(model, ids, torch.device("cpu"), chunk_size)
+    assert contexts.shape == (150, model.projection.proj_dim)
+    torch.testing.assert_close(contexts, expected, rtol=0, atol=1e-12)
+
+
+def test_blocks_stand_side_by_side():
+    model, ids = make_model(blocks=2), torch.randint(512, (400,), generator=torch.Generator().manual_seed(0))
+    embeds = model.normed_embeddings(ids)
+    expected = torch.cat([literal_loop(cast(DiverseProjection, b), embeds) for b in model.context_blocks], dim=-1)
+    reference = collect_context_cache_sequential_multiblock(model, ids, "cpu", num_blocks=2, chunk_size=90)
+    torch.testing.assert_close(reference, expected, rtol=0, atol=1e-12)
+    collected = collect_model_contexts(model, ids, "cpu", tolerance=1e-11, chunk_size=250)
+    torch.testing.assert_close(collected.contexts, expected, rtol=0, atol=1e-9)
+    one = collect_context_cache_sequential_multiblock(model, ids, "cpu", num_blocks=1)
+    assert one.shape[1] == model.context_blocks[0].proj_dim
+
+
+def test_collection_leaves_the_model_as_it_was():
+    model, ids = make_model(), torch.arange(100)
+    before = copy.deepcopy(model.state_dict())
+    contexts = collect_model_contexts(model, ids, "cpu").contexts
+    assert not contexts.requires_grad
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_errors_at_the_door():
+    model, block = make_model(), make_block()
+    with pytest.raises(ValueError, match="num_blocks=2, but"):
+        collect_context_cache_sequential_multiblock(model, torch.arange(5), "cpu", num_blocks=2)
+    with pytest.raises(ValueError, match="one stream"):
+        collect_context_cache_sequential(model, torch.zeros(2, 5, dtype=torch.long), "cpu")
+    with pytest.raises(ValueError, match=r"\(T, E\)"):
+        collect_context_cache(block, torch.zeros(0, EMBED_DIM))
+    with pytest.raises(ValueError, match="tolerance"):
+        collect_context_cache(block, make_stream(5), tolerance=-1)
+    with pytest.raises(ValueError, match="chunk_size"):
+        collect_context_cache(block, make_stream(5), chunk_size=0)
+    with pytest.raises(ValueError, match="no context block"):
+        collect_model_contexts(cast(LanguageModel, models.create("pythia", "tiny")), torch.arange(5), "cpu")
+
+
+def test_clear_gpu_cache_is_harmless_without_a_gpu():
+    clear_gpu_cache()

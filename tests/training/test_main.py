@@ -1,0 +1,312 @@
+"""Main training: the best weights, the plain token mean, and a resumed run that ends as an uninterrupted one."""
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from newllm import models
+from newllm.models.language_model import LanguageModel
+from newllm.training.main import TrainingResult, estimate_seconds, should_stop
+from tests.training_setup import CPU, Data, Windows, run, tiny_model, training
+
+
+class StoppedError(Exception):
+    """The interruption of the tests."""
+
+
+class StopAt(TrainerCallback):
+    """Raise at an event of the Trainer, when so many steps are done."""
+
+    def __init__(self, event: str, step: int) -> None:
+        setattr(self, event, self.stop)
+        self.step = step
+
+    def stop(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise StoppedError
+
+
+def mean_loss(model: torch.nn.Module, windows: Windows) -> float:
+    """Nats per predicted token, by hand."""
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=windows.ids).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), windows.ids[:, 1:].flatten()).item()
+
+
+def numbers(result: TrainingResult) -> list[tuple[float, float, float]]:
+    return [(row["epoch"], row["train_loss"], row["validation_loss"]) for row in result.history]
+
+
+def same_weights(left: torch.nn.Module, right: torch.nn.Module) -> bool:
+    ours, theirs = left.state_dict(), right.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_best_weights_are_kept_not_the_last(tmp_path):
+    model, result = run(tmp_path, training(epochs=8, lr=0.05, patience=3))
+    losses = [row["validation_loss"] for row in result.history]
+    assert result.best_epoch < len(losses), "the settings must overfit for this test to say anything"
+    assert losses[result.best_epoch - 1] == min(losses) == result.best_validation_loss
+    assert len(losses) == result.best_epoch + 3
+    assert mean_loss(model, Data().validation) == pytest.approx(min(losses), abs=1e-5)
+    assert abs(losses[-1] - min(losses)) > 1e-3
+
+    restored, again = run(tmp_path, training(epochs=8, lr=0.05, patience=3), callbacks=[StopAt("on_train_begin", 0)])
+    assert same_weights(restored, model)
+    assert numbers(again) == numbers(result)
+    assert again.resumed and not result.resumed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "settings.json", "training.json"]
+
+
+# 22 windows in batches of 4: 6 steps an epoch. Early stopping ends this run after 4 of 6 epochs.
+@pytest.mark.parametrize(
+    ("event", "step"),
+    [
+        ("on_step_end", 4),
+        ("on_step_end", 6),
+        ("on_step_end", 9),
+        ("on_evaluate", 12),
+        ("on_save", 24),
+        ("on_train_end", 24),
+    ],
+)
+@pytest.mark.parametrize("model_is_new", [True, False], ids=["restarted", "same-session"])
+def test_a_stopped_run_ends_as_an_uninterrupted_one(tmp_path, uninterrupted, event, step, model_is_new):
+    model, result = uninterrupted
+    stopped = tiny_model()
+    with pytest.raises(StoppedError):
+        run(tmp_path, model=stopped, callbacks=[StopAt(event, step)])
+    resumed_model, resumed = run(tmp_path, model=tiny_model() if model_is_new else stopped)
+    assert numbers(resumed) == numbers(result)
+    assert resumed.best_epoch == result.best_epoch
+    assert same_weights(resumed_model, model)
+    assert resumed.resumed == (step >= 6 and (event, step) != ("on_step_end", 6))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    model, result = run(tmp_path_factory.mktemp("uninterrupted"))
+    assert len(result.history) == 4, "a run that stops early has more that a resumption can get wrong"
+    return model, result
+
+
+def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path, uninterrupted):
+    """Killed within the second epoch, then while the second checkpoint is being written; then moved elsewhere."""
+    place = tmp_path / "here"
+    root = Path(__file__).parents[2]
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.training_setup", str(place)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root / "lib")},
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr.decode()
+    assert (place / "checkpoint-12" / "model.safetensors").exists(), "the kill came too early"
+    assert not (place / "checkpoint-12" / "trainer_state.json").exists(), "the kill came too late"
+    model, result = uninterrupted
+    resumed_model, resumed = run(place.rename(tmp_path / "there"))
+    assert resumed.resumed
+    assert numbers(resumed) == numbers(result)
+    assert same_weights(resumed_model, model)
+
+
+def test_the_best_checkpoint_is_found_after_a_move(tmp_path):
+    settings = training(epochs=8, lr=0.05, patience=3)
+    model, result = run(tmp_path / "straight", settings)
+    with pytest.raises(StoppedError):
+        run(tmp_path / "here", settings, callbacks=[StopAt("on_step_end", 6 * result.best_epoch + 2)])
+    moved = (tmp_path / "here").rename(tmp_path / "there")
+    resumed_model, resumed = run(moved, settings)
+    assert resumed.best_epoch == result.best_epoch
+    assert same_weights(resumed_model, model)
+
+
+def test_another_run_is_not_resumed_by_mistake(tmp_path):
+    run(tmp_path, training(epochs=1))
+    with pytest.raises(ValueError, match=r"another training: choose another output folder"):
+        run(tmp_path, training(epochs=1, lr=0.5))
+    with pytest.raises(ValueError, match=r"another seed"):
+        run(tmp_path, training(epochs=1), seed=4)
+    with pytest.raises(ValueError, match=r"another data"):
+        run(tmp_path, training(epochs=1), data=Data(identity={"source": "other"}))
+
+
+class Watch(TrainerCallback):
+    """Note the checkpoint files and the optimiser's parameters."""
+
+    def __init__(self) -> None:
+        self.files: list[set[str]] = []
+        self.optimised: set[int] = set()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir)
+        self.files.append({str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()})
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        self.optimised = {id(value) for group in optimizer.param_groups for value in group["params"]}
+
+
+def test_checkpoints_are_few_small_and_hold_nothing_pickled(tmp_path):
+    watch = Watch()
+    _, result = run(tmp_path, training(epochs=8, lr=0.05, patience=3), callbacks=[watch])
+    for epoch, files in enumerate(watch.files, start=1):
+        assert {Path(name).suffix for name in files} == {".safetensors", ".json"}
+        with_optimiser = [name for name in files if "optimizer" in name]
+        assert with_optimiser == [f"checkpoint-{6 * epoch}/optimizer.safetensors"]
+        kept = {name.split("/")[0] for name in files if "/" in name}
+        best_so_far = min(range(epoch), key=lambda index: result.history[index]["validation_loss"]) + 1
+        assert kept == {f"checkpoint-{6 * epoch}", f"checkpoint-{6 * best_so_far}"}
+
+
+def test_frozen_parameters_stay_and_are_not_optimised(tmp_path):
+    model = tiny_model()
+    frozen = model.gpt_neox.embed_in.weight.requires_grad_(False)
+    before = frozen.clone()
+    watch = Watch()
+    run(tmp_path, training(epochs=1), model=model, callbacks=[watch])
+    assert torch.equal(frozen, before)
+    assert watch.optimised == {id(value) for value in model.parameters() if value.requires_grad}
+
+
+def test_the_batch_order_depends_on_the_seed_alone(tmp_path):
+    orders: dict[tuple[int, int], list[int]] = {}
+    for attempt, (seed, global_seed) in enumerate([(0, 10), (0, 11), (1, 10)]):
+        data = Data()
+        model = tiny_model(global_seed)
+        torch.manual_seed(global_seed)
+        run(tmp_path / str(attempt), training(epochs=3, patience=3), model=model, data=data, seed=seed)
+        orders[seed, global_seed] = data.train.read[-3 * 22 :]
+    assert orders[0, 10] == orders[0, 11]
+    epochs = [tuple(order[start : start + 22]) for order in (orders[0, 10], orders[1, 10]) for start in (0, 22, 44)]
+    assert all(sorted(epoch) == list(range(22)) for epoch in epochs)
+    assert len(set(epochs)) == 6, "no order is used twice, over epochs and neighbouring seeds"
+
+
+def test_the_loss_is_the_plain_token_mean(tmp_path):
+    """Also where batches differ in size and labels are masked: nothing is shifted, scaled or counted twice."""
+    model, data = tiny_model(), Data(train=Windows(4, seed=5))
+    model.config.hidden_dropout = 0.0
+    model = type(model)(model.config)
+    expected = mean_loss(model, data.train)
+    _, result = run(tmp_path, training(epochs=1), model=model, data=data)
+    assert result.history[0]["train_loss"] == pytest.approx(expected, abs=1e-5)
+    # 10 held-out windows make batches of 4, 4 and 2.
+    assert result.history[0]["validation_loss"] == pytest.approx(mean_loss(model, data.validation), abs=1e-5)
+
+
+def test_one_step_is_the_step_of_plain_pytorch(tmp_path):
+    data = Data(train=Windows(4, seed=5))
+    model, reference = (tiny_model().eval() for _ in range(2))
+    for part in [*model.modules(), *reference.modules()]:
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    settings = training(epochs=1, lr=1e-2, clip=0.5, weight_decay=0.1)
+    decayed = [value for value in reference.parameters() if value.ndim > 1]
+    others = [value for value in reference.parameters() if value.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=settings.lr)
+    reference(input_ids=data.train.ids, labels=data.train.ids).loss.backward()
+    assert torch.nn.utils.clip_grad_norm_(reference.parameters(), settings.clip) > settings.clip
+    optimiser.step()
+    run(tmp_path, settings, model=model, data=data)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
+def test_divergence_stops_with_one_sentence(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"diverged; lower lr"):
+        run(tmp_path, training(lr=1e30, clip=1e30))
+
+
+def test_bfloat16_trains_and_leaves_no_wrapper(tmp_path):
+    _, full = run(tmp_path / "float32", training(epochs=1))
+    model, half = run(tmp_path / "bfloat16", training(epochs=1, precision="bfloat16"))
+    assert half.history[0]["train_loss"] == pytest.approx(full.history[0]["train_loss"], rel=0.02)
+    assert half.history[0]["train_loss"] != full.history[0]["train_loss"]
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    assert model.config.use_cache, "the Trainer switches it off, and generation would crawl"
+    # Under a wrapper that is left behind, the plain pass would be the one with autocast.
+    ids = Data().validation.ids
+    with torch.no_grad():
+        plain = model.eval()(input_ids=ids).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = model(input_ids=ids).logits.float()
+    assert not torch.equal(plain, cast)
+
+
+def test_the_estimate_changes_nothing(monkeypatch):
+    model = tiny_model().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    seconds = estimate_seconds(model, Data(), training(), device=CPU)
+    assert 0 < seconds < 60
+    monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)
+    few, many = (estimate_seconds(model, Data(), training(epochs=epochs), device=CPU) for epochs in (2, 400))
+    assert many == pytest.approx(200 * few)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(value.grad is None for value in model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not model.training
+
+
+def test_files_are_readable_without_this_package(tmp_path):
+    model, result = run(tmp_path, training(epochs=1))
+    stored = json.loads((tmp_path / "training.json").read_text())
+    assert stored["history"] == result.history
+    assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=12), st.integers(1, 4))
+def test_early_stopping_counts_epochs_since_the_best(losses, patience):
+    best, since_best = math.inf, 0
+    for loss in losses:
+        best, since_best = (loss, 0) if loss < best else (best, since_best + 1)
+        if since_best >= patience:
+            break
+    stopped_before = any(should_stop(losses[:length], patience) for length in range(1, len(losses) + 1))
+    assert stopped_before == (since_best >= patience)
+
+
+@pytest.mark.parametrize("name", ["pythia", "dproj"])
+def test_our_models_train_stop_and_resume(tmp_path, name):
+    """A model of the registry, its recurrence frozen where it has one: the same road, to the last bit."""
+
+    def fresh() -> LanguageModel:
+        torch.manual_seed(0)
+        model = models.create(name, "tiny")
+        model.freeze_context_blocks()
+        return model
+
+    def trained(folder: Path, **arguments: Any) -> tuple[LanguageModel, TrainingResult]:
+        model = fresh()
+        _, result = run(folder, training(epochs=2, lr=1e-3), model=model, **arguments)
+        return model, result
+
+    model, result = trained(tmp_path / "straight")
+    with pytest.raises(StoppedError):
+        trained(tmp_path / "stopped", callbacks=[StopAt("on_step_end", 8)])
+    resumed_model, resumed = trained(tmp_path / "stopped")
+    assert numbers(resumed) == numbers(result)
+    assert same_weights(resumed_model, model)
+    assert result.history[-1]["validation_loss"] == pytest.approx(mean_loss(model, Data().validation), abs=1e-5)
+    frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
+    start = fresh().state_dict()
+    assert bool(frozen) == (name == "dproj")
+    assert all(torch.equal(model.state_dict()[name], start[name]) for name in frozen)
