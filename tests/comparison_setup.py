@@ -1,4 +1,4 @@
-"""Settings and paths of the comparison that the tests of cells, recipes, scores and results share."""
+"""Settings and paths of the comparison that the tests of trials, recipes, scores and results share."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from newllm.config.notebooks import MainTraining
 from newllm.experiments.arms import Arm
-from newllm.experiments.trial import Cell
+from newllm.experiments.trial import Trial
 
 ARMS = ("pythia", "narrow", "dproj-oacd", "dproj-random", "dproj-end-to-end", "dproj-oacd-frozen-embedding")
 CPU = torch.device("cpu")
@@ -49,11 +49,11 @@ def settings(text_folder: Path, **changes: Any) -> MainTraining:
     return MainTraining(**values | changes)
 
 
-def cell_of(arm: str, parameters: MainTraining, folder: Path, data: str = "digest") -> Cell:
-    """Return the cell of an arm, with the one seed of these settings."""
-    return Cell(Arm.parse(arm), parameters.seeds[0], parameters, folder, data)
+def trial_of(arm: str, parameters: MainTraining, folder: Path, data: str = "digest") -> Trial:
+    """Return the trial of an arm, with the one seed of these settings."""
+    return Trial(Arm.parse(arm), parameters.seeds[0], parameters, folder, data)
 
 
 def saved(folder: Path, arm: str) -> Any:
-    """Load what the cell of an arm has saved."""
+    """Load what the trial of an arm has saved."""
     return AutoModelForCausalLM.from_pretrained(folder / f"{arm}-seed1" / "model")

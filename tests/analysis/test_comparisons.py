@@ -1,4 +1,4 @@
-"""Questions asked of finished cells: the controls are those of equal bytes, longer windows are scored by each model."""
+"""Finished trials are asked: the controls are those of equal bytes, and each model scores longer windows."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from newllm.models import create
 LOSSES = np.array([2.0, 6.0, 4.0, 8.0])
 
 
-def cell(folder, arm, seed, bytes_per_token, shift):
+def trial(folder, arm, seed, bytes_per_token, shift):
     """One row of a comparison whose losses lie ``shift`` from those of the others, window by window."""
     place = folder / f"{arm}-{seed}"
     place.mkdir()
@@ -33,7 +33,7 @@ def test_each_arm_stands_beside_the_controls_of_its_bytes(tmp_path):
         "mqa": (2048.0, 0.1),
         "mqa@num_attention_heads=8": (1024.0, 0.7),
     }
-    rows = [cell(tmp_path, arm, seed, *what) for arm, what in arms.items() for seed in (0, 1)]
+    rows = [trial(tmp_path, arm, seed, *what) for arm, what in arms.items() for seed in (0, 1)]
     table = against_controls(pd.DataFrame(rows))
     assert list(zip(table["arm"], table["control"], strict=True)) == [
         ("mla@kv_dim=128", "mqa"),
@@ -46,7 +46,7 @@ def test_each_arm_stands_beside_the_controls_of_its_bytes(tmp_path):
 
 
 def test_without_equal_bytes_nothing_is_compared(tmp_path):
-    rows = [cell(tmp_path, "pythia", 0, 8192.0, 0.0), cell(tmp_path, "mqa", 0, 2048.0, 0.1)]
+    rows = [trial(tmp_path, "pythia", 0, 8192.0, 0.0), trial(tmp_path, "mqa", 0, 2048.0, 0.1)]
     table = against_controls(pd.DataFrame(rows))
     assert table.empty
     assert {"arm", "control"} <= set(table.columns)

@@ -33,7 +33,7 @@ def records(tmp_path_factory):
             model = create(method, "tiny")
             for parameter in model.parameters():
                 parameter.data.mul_(4)
-            folder = tmp_path_factory.mktemp("cell")
+            folder = tmp_path_factory.mktemp("trial")
             model.save_pretrained(folder / "model")
             rows.append({"arm": method, "method": method, "seed": seed, "folder": folder})
     return pd.DataFrame(rows)

@@ -38,7 +38,7 @@ def records(tmp_path_factory):
         for number, text in enumerate(ARMS):
             arm = Arm.parse(text)
             losses = shared + number / 10 + generator.normal(0, 0.01, size=40)
-            folder = tmp_path_factory.mktemp("cell")
+            folder = tmp_path_factory.mktemp("trial")
             (folder / "evaluation.json").write_text(json.dumps({"window_losses": losses.tolist()}))
             rows.append(
                 {

@@ -270,12 +270,12 @@ def test_unknown_tasks_and_limits_are_refused(tokenizer: PreTrainedTokenizerFast
 
 def test_the_harness_finds_models_by_name(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """``newllm`` in its registry: a folder, and weights that go into another model."""
-    sharp_model().save_pretrained(tmp_path / "cell" / "model")
-    tokenizer.save_pretrained(tmp_path / "cell" / "model")
+    sharp_model().save_pretrained(tmp_path / "trial" / "model")
+    tokenizer.save_pretrained(tmp_path / "trial" / "model")
     asked = requests("loglikelihood", PAIRS[:2])
-    by_name = get_model("newllm").create_from_arg_string(f"pretrained={tmp_path}/cell", {"batch_size": "2"})
+    by_name = get_model("newllm").create_from_arg_string(f"pretrained={tmp_path}/trial", {"batch_size": "2"})
     assert by_name.loglikelihood(asked) == HarnessModel(sharp_model(), tokenizer).loglikelihood(asked)
-    other = HarnessModel(str(tmp_path / "cell"), method="ka", tokens_a_step=1)
+    other = HarnessModel(str(tmp_path / "trial"), method="ka", tokens_a_step=1)
     assert type(other.model) is type(create("ka", "tiny"))
     assert other.loglikelihood(asked) != by_name.loglikelihood(asked)
     with pytest.raises(TaskError, match="needs its tokenizer"):

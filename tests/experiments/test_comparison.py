@@ -1,4 +1,4 @@
-"""Comparisons: what is run, what is taken over, and what happens to cells that fail or are killed."""
+"""Comparisons: what is run, what is taken over, and what happens to trials that fail or are killed."""
 
 import shutil
 from typing import Any
@@ -11,18 +11,18 @@ from newllm.data import TextData
 from newllm.experiments import comparison as experiment
 from newllm.experiments import recipes
 from newllm.experiments.arms import ArmError
-from newllm.experiments.comparison import ComparisonError, compare, run_cell
-from newllm.experiments.trial import Cell
+from newllm.experiments.comparison import ComparisonError, compare, run_trial
+from newllm.experiments.trial import Trial
 from newllm.runs.saved_model import load_model
-from tests.comparison_setup import cell_of, saved, settings
+from tests.comparison_setup import saved, settings, trial_of
 
 
-def test_equal_cells_of_another_notebook_are_taken_over(
+def test_equal_trials_of_another_notebook_are_taken_over(
     finished_comparison, text_folder, text_data, tmp_path, monkeypatch
 ):
     records, folder = finished_comparison
     monkeypatch.setenv("NEWLLM_OUTPUTS", str(folder.parent))
-    monkeypatch.setattr(experiment, "run_cell", lambda *_: pytest.fail("a finished cell was run again"))
+    monkeypatch.setattr(experiment, "run_trial", lambda *_: pytest.fail("a finished trial was run again"))
     elsewhere = compare(settings(text_folder, arms=("narrow",)), text_data, tmp_path)
     assert elsewhere["perplexity"].item() == records["perplexity"]["narrow"]
     assert list(tmp_path.iterdir()) == [tmp_path / "narrow-seed1"]
@@ -32,22 +32,22 @@ def test_equal_cells_of_another_notebook_are_taken_over(
 @pytest.mark.parametrize("change", [{"lr": 2e-3}, {"seeds": [2]}, {"rerun": True}])
 def test_what_differs_is_not_taken_over(finished_comparison, text_folder, text_data, tmp_path, monkeypatch, change):
     monkeypatch.setenv("NEWLLM_OUTPUTS", str(finished_comparison[1].parent))
-    monkeypatch.setattr(experiment, "run_cell", lambda *_: pytest.fail("run again"))
+    monkeypatch.setattr(experiment, "run_trial", lambda *_: pytest.fail("run again"))
     with pytest.raises((pytest.fail.Exception, ComparisonError), match="run again"):
         compare(settings(text_folder, arms=("narrow",), **change), text_data, tmp_path)
 
 
-def test_finished_cells_are_not_run_again(finished_comparison, text_folder, text_data, tmp_path, monkeypatch):
+def test_finished_trials_are_not_run_again(finished_comparison, text_folder, text_data, tmp_path, monkeypatch):
     records, finished = finished_comparison
     folder = shutil.copytree(finished, tmp_path / "copy")
     trained: list[str] = []
-    real = experiment.run_cell
+    real = experiment.run_trial
 
-    def note(cell: Cell, text: TextData) -> Any:
-        trained.append(cell.arm.name)
-        return real(cell, text)
+    def note(trial: Trial, text: TextData) -> Any:
+        trained.append(trial.arm.name)
+        return real(trial, text)
 
-    monkeypatch.setattr(experiment, "run_cell", note)
+    monkeypatch.setattr(experiment, "run_trial", note)
     again = compare(settings(text_folder), text_data, folder).set_index("arm")
     assert trained == []
     pd.testing.assert_frame_equal(again.drop(columns="folder"), records.drop(columns="folder"))
@@ -56,14 +56,14 @@ def test_finished_cells_are_not_run_again(finished_comparison, text_folder, text
     assert list(more["arm"]) == ["mqa", "dproj-random"]
 
 
-def test_a_failed_cell_stops_no_other_and_goes_on_where_it_stopped(
+def test_a_failed_trial_stops_no_other_and_goes_on_where_it_stopped(
     finished_comparison, text_folder, text_data, tmp_path, monkeypatch
 ):
     records, _ = finished_comparison
     arms = ("dproj-oacd", "pythia")
     with monkeypatch.context() as patch:
         patch.setattr(recipes, "train", _fails_for("newllm-dproj", recipes.train))
-        with pytest.raises(ComparisonError, match=r"1 of 2 cells failed.*dproj-oacd with seed 1: OSError: disk full"):
+        with pytest.raises(ComparisonError, match=r"1 of 2 trials failed.*dproj-oacd with seed 1: OSError: disk full"):
             compare(settings(text_folder, arms=arms), text_data, tmp_path)
     monkeypatch.setattr(recipes, "train_projections", _fails_for("newllm-dproj", None))
     resumed = compare(settings(text_folder, arms=arms), text_data, tmp_path).set_index("arm")
@@ -81,19 +81,19 @@ def _fails_for(model_type: str, otherwise: Any) -> Any:
     return call
 
 
-def test_a_killed_cell_finds_the_embedding_that_it_borrowed(text_folder, text_data, tmp_path, monkeypatch):
-    """The lender is run once, and a cell has the same numbers whether it was run by then or not."""
+def test_a_killed_trial_finds_the_embedding_that_it_borrowed(text_folder, text_data, tmp_path, monkeypatch):
+    """The lender is run once, and a trial has the same numbers whether it was run by then or not."""
     parameters = settings(text_folder, arms=["cascade"], epochs=1)
     staged = compare(parameters, text_data, tmp_path / "staged").iloc[0]
-    cell = cell_of("cascade", parameters, tmp_path, text_data.fingerprint)
+    trial = trial_of("cascade", parameters, tmp_path, text_data.fingerprint)
     with monkeypatch.context() as patch:
         patch.setattr(recipes, "train_on_stream", lambda *_, **named: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception, match="killed"):
-            run_cell(cell, text_data)
+            run_trial(trial, text_data)
     assert (tmp_path / "pythia-seed1" / "record.json").exists()
     monkeypatch.setattr(recipes, "train", lambda *_, **named: pytest.fail("the lender was run again"))
     monkeypatch.setattr(recipes, "train_projections", lambda *_, **named: pytest.fail("projection training ran again"))
-    resumed = run_cell(cell, text_data)
+    resumed = run_trial(trial, text_data)
     assert resumed.metrics["perplexity"] == staged["perplexity"]
     assert resumed.metrics["convergence_rate"] == staged["convergence_rate"]
 

@@ -13,7 +13,7 @@ from newllm.data import TextData
 from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import ComparisonError, compare
 from newllm.experiments.recipes import RECIPES, Recipe, Trained
-from newllm.experiments.trial import Cell
+from newllm.experiments.trial import Trial
 from newllm.models.registry import find
 from tests.comparison_setup import saved, settings
 
@@ -48,9 +48,9 @@ def test_each_arm_trains_what_it_says(finished_comparison, text_folder, text_dat
 def test_a_model_brings_its_own_way_of_training_by_name(text_folder, text_data, tmp_path, monkeypatch):
     asked: list[tuple[str, int]] = []
 
-    def recipe(cell: Cell, model: Any, text: TextData, folder: Path, device: torch.device) -> Trained:
-        asked.append((cell.arm.name, cell.seed))
-        return RECIPES["windows"].train(cell, model, text, folder, device)
+    def recipe(trial: Trial, model: Any, text: TextData, folder: Path, device: torch.device) -> Trained:
+        asked.append((trial.arm.name, trial.seed))
+        return RECIPES["windows"].train(trial, model, text, folder, device)
 
     monkeypatch.setitem(RECIPES, "run-on", Recipe(recipe, RECIPES["windows"].estimate))
     monkeypatch.setattr(find("mqa").model_class, "training_recipe", "run-on")

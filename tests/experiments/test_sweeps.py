@@ -1,4 +1,4 @@
-"""Sweeps: what a file may say, which cells it becomes, and that each of them runs once."""
+"""Sweeps: what a file may say, which trials it becomes, and that each of them runs once."""
 
 from pathlib import Path
 
@@ -30,16 +30,16 @@ def written(folder: Path, grid, **changes) -> Path:
 
 @pytest.mark.parametrize("name", available_sweeps())
 def test_shipped_sweeps_can_be_built(name):
-    cells = plan(load_sweep(sweep_path(name), {}))
-    assert len({(cell.arm, cell.seed, cell.parameters) for cell in cells}) == len(cells) > 1
+    trials = plan(load_sweep(sweep_path(name), {}))
+    assert len({(trial.arm, trial.seed, trial.parameters) for trial in trials}) == len(trials) > 1
 
 
 def test_learning_rates_have_a_grid_for_each_arm():
-    cells = plan(load_sweep(sweep_path("learning_rates"), {}))
+    trials = plan(load_sweep(sweep_path("learning_rates"), {}))
     rates: dict[str, set[float]] = {}
-    for cell in cells:
-        rate = cell.parameters.stream_lr if cell.arm.reads_stream else cell.parameters.lr
-        rates.setdefault(cell.arm.method, set()).add(rate)
+    for trial in trials:
+        rate = trial.parameters.stream_lr if trial.arm.reads_stream else trial.parameters.lr
+        rates.setdefault(trial.arm.method, set()).add(rate)
     assert set(rates) == {"pythia", "narrow", "mqa", "dproj", "mla", "context", "cascade", "context-kv"}
     assert min(map(len, rates.values())) >= 3
 
@@ -56,16 +56,16 @@ def test_the_folder_of_sweeps_is_no_profile():
 )
 def test_a_grid_becomes_every_combination_once(arms, rates, seeds):
     grid = {"arm": arms, "lr": rates, "seed": seeds}
-    cells = plan(sweep([grid, grid | {"lr": rates[:1]}]))
-    found = {(cell.arm.name, cell.parameters.lr, cell.seed) for cell in cells}
+    trials = plan(sweep([grid, grid | {"lr": rates[:1]}]))
+    found = {(trial.arm.name, trial.parameters.lr, trial.seed) for trial in trials}
     assert found == {(arm, float(rate), seed) for arm in arms for rate in rates for seed in seeds}
-    assert len(cells) == len(found)
-    assert len({cell.folder_name for cell in cells}) == len(rates)
+    assert len(trials) == len(found)
+    assert len({trial.folder_name for trial in trials}) == len(rates)
 
 
 def test_settings_of_arms_are_axes():
-    cells = plan(sweep({"arm": ["mla", "mla@rotary_dim=8"], "kv_dim": [8, 16], "position": ["none"], "seed": [0]}))
-    assert [cell.arm.name for cell in cells] == [
+    trials = plan(sweep({"arm": ["mla", "mla@rotary_dim=8"], "kv_dim": [8, 16], "position": ["none"], "seed": [0]}))
+    assert [trial.arm.name for trial in trials] == [
         "mla@kv_dim=8,position=none",
         "mla@kv_dim=16,position=none",
         "mla@kv_dim=8,position=none,rotary_dim=8",
@@ -123,13 +123,13 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path, changes, message):
 
 def test_values_given_on_the_command_line_replace_axes_and_parameters(tmp_path):
     path = written(tmp_path, [{"arm": ["pythia"], "seed": [0, 1], "lr": [0.1]}, {"arm": ["mla"], "seed": [2]}])
-    cells = plan(load_sweep(path, {"seed": 7, "lr": [0.2, 0.3], "samples": 65, "profile": "smoke"}))
-    assert [(cell.arm.name, cell.seed, cell.parameters.lr) for cell in cells] == [
+    trials = plan(load_sweep(path, {"seed": 7, "lr": [0.2, 0.3], "samples": 65, "profile": "smoke"}))
+    assert [(trial.arm.name, trial.seed, trial.parameters.lr) for trial in trials] == [
         ("pythia", 7, 0.2),
         ("pythia", 7, 0.3),
         ("mla", 7, 1e-4),
     ]
-    assert {cell.parameters.samples for cell in cells} == {65}
+    assert {trial.parameters.samples for trial in trials} == {65}
 
 
 def test_arms_given_on_the_command_line_choose_among_several_grids(tmp_path):
@@ -138,9 +138,9 @@ def test_arms_given_on_the_command_line_choose_among_several_grids(tmp_path):
         {"arm": ["cascade"], "seed": [0], "stream_lr": [0.2]},
     ]
     path = written(tmp_path, grids)
-    assert {cell.arm.name for cell in plan(load_sweep(path, {"arm": "mla"}))} == {"mla"}
+    assert {trial.arm.name for trial in plan(load_sweep(path, {"arm": "mla"}))} == {"mla"}
     both = plan(load_sweep(path, {"arm": ["cascade", "pythia"], "lr": [0.3, 0.4]}))
-    assert [(cell.arm.name, cell.axes) for cell in both] == [
+    assert [(trial.arm.name, trial.axes) for trial in both] == [
         ("pythia", ("lr",)),
         ("pythia", ("lr",)),
         ("cascade-oacd", ("stream_lr",)),
@@ -148,7 +148,7 @@ def test_arms_given_on_the_command_line_choose_among_several_grids(tmp_path):
     with pytest.raises(ParameterError, match="mqa is in none of the sweep's 2 grids, which have pythia, mla, cascade"):
         load_sweep(path, {"arm": ["mqa", "mla"]})
     alone = written(tmp_path, grids[0])
-    assert {cell.arm.name for cell in plan(load_sweep(alone, {"arm": "mqa"}))} == {"mqa"}
+    assert {trial.arm.name for trial in plan(load_sweep(alone, {"arm": "mqa"}))} == {"mqa"}
 
 
 def test_idle_parameters_are_those_of_another_way_of_training():
@@ -177,22 +177,22 @@ def tiny(home: Path, grid) -> str:
     return str(written(home, grid, parameters=text | {"seq_length": 16, "val_samples": 4, "projection_samples": 8}))
 
 
-def test_a_failed_cell_stops_no_other_and_only_what_is_missing_runs_again(home, capsys, monkeypatch):
+def test_a_failed_trial_stops_no_other_and_only_what_is_missing_runs_again(home, capsys, monkeypatch):
     trained, failing = [], ["narrow"]
-    real = experiment.run_cell
+    real = experiment.run_trial
 
-    def fails_once(cell, data):
-        trained.append((cell.arm.name, cell.parameters.lr))
-        if cell.arm.name in failing:
-            failing.remove(cell.arm.name)
+    def fails_once(trial, data):
+        trained.append((trial.arm.name, trial.parameters.lr))
+        if trial.arm.name in failing:
+            failing.remove(trial.arm.name)
             raise OSError("disk full")
-        return real(cell, data)
+        return real(trial, data)
 
-    monkeypatch.setattr(experiment, "run_cell", fails_once)
+    monkeypatch.setattr(experiment, "run_trial", fails_once)
     file = tiny(home, {"arm": ["narrow", "pythia"], "lr": ["1e-3"], "seed": [0]})
 
     assert cli.main(["sweep", file, "--dry-run"]) == 0
-    assert "mine: 2 cells, 0 of them finished; main training of the others takes about" in capsys.readouterr().out
+    assert "mine: 2 trials, 0 of them finished; main training of the others takes about" in capsys.readouterr().out
     assert not (home / "outputs").exists()
 
     assert cli.main(["sweep", file]) == 1
@@ -206,7 +206,7 @@ def test_a_failed_cell_stops_no_other_and_only_what_is_missing_runs_again(home, 
     assert cli.main(["sweep", file, "-p", "lr=[1e-3, 0.01]"]) == 0
     assert sorted(trained) == [("narrow", 1e-3), ("narrow", 0.01), ("pythia", 0.01)]
     shown = capsys.readouterr().out
-    assert "4 cells, 1 of them finished" in shown
+    assert "4 trials, 1 of them finished" in shown
     best = pd.read_csv(home / "outputs" / "sweeps" / "mine" / "tables" / "best_learning_rates.csv")
     assert sorted(best["arm"]) == ["narrow", "pythia"]
     assert "stablished" in shown
@@ -214,7 +214,7 @@ def test_a_failed_cell_stops_no_other_and_only_what_is_missing_runs_again(home, 
     trained.clear()
     assert cli.main(["sweep", file, "-p", "lr=[1e-3, 0.01]"]) == 0
     assert trained == []
-    assert "4 cells, 4 of them finished" in capsys.readouterr().out
+    assert "4 trials, 4 of them finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

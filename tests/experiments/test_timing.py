@@ -1,11 +1,11 @@
-"""Times: each kind of cell is timed as it is trained."""
+"""Times: each kind of trial is timed as it is trained."""
 
 import functools
 from typing import Any
 
 from newllm.experiments.recipes import RECIPES, Recipe
 from newllm.experiments.timing import expected_seconds
-from tests.comparison_setup import cell_of, settings
+from tests.comparison_setup import settings, trial_of
 
 
 def test_what_takes_time_is_estimated_as_it_is_trained(text_folder, text_data, tmp_path, monkeypatch):
@@ -24,8 +24,8 @@ def test_what_takes_time_is_estimated_as_it_is_trained(text_folder, text_data, t
     for name, recipe in RECIPES.items():
         monkeypatch.setitem(RECIPES, name, Recipe(recipe.train, functools.partial(estimate, name)))
     parameters = settings(text_folder, arms=arms)
-    cells = [cell_of(arm, parameters, tmp_path) for arm in arms]
-    assert expected_seconds([*cells, cells[0]], text_data) == dict.fromkeys(cells, 1.0)
+    trials = [trial_of(arm, parameters, tmp_path) for arm in arms]
+    assert expected_seconds([*trials, trials[0]], text_data) == dict.fromkeys(trials, 1.0)
     assert asked == {
         "0 windows": (False, True),
         "1 windows": (True, False),

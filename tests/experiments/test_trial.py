@@ -1,17 +1,17 @@
-"""Cells: which settings make another one, and whose embedding one borrows."""
+"""Trials: which settings make another one, and whose embedding one borrows."""
 
 from pathlib import Path
 
 from newllm.data import prepare_data
 from newllm.data.facts import FACTS
 from newllm.experiments.arms import Arm
-from newllm.experiments.trial import embedding_cell
-from tests.comparison_setup import cell_of, settings
+from newllm.experiments.trial import lender_of
+from tests.comparison_setup import settings, trial_of
 
 
-def test_settings_that_do_not_reach_an_arm_do_not_make_it_another_cell(text_folder, tmp_path):
+def test_settings_that_do_not_reach_an_arm_do_not_make_it_another_trial(text_folder, tmp_path):
     def identity(arm, **changes):
-        return cell_of(arm, settings(text_folder, **changes), tmp_path).run().identity
+        return trial_of(arm, settings(text_folder, **changes), tmp_path).run().identity
 
     for arm in ("pythia", "dproj-random", "cascade-random"):
         assert identity(arm) == identity(arm, max_iterations=7), arm
@@ -25,16 +25,16 @@ def test_settings_that_do_not_reach_an_arm_do_not_make_it_another_cell(text_fold
     assert identity("pythia") != identity("pythia", lr=0.5)
 
 
-def test_windows_with_facts_among_them_are_another_cell(finished_comparison, text_folder, tmp_path, monkeypatch):
+def test_windows_with_facts_among_them_are_another_trial(finished_comparison, text_folder, tmp_path, monkeypatch):
     folder = finished_comparison[1]
     monkeypatch.setenv("NEWLLM_CACHE", str(tmp_path / "cache"))
     with_facts = prepare_data(settings(text_folder), facts=FACTS[:2])
-    cell = cell_of("narrow", settings(text_folder), tmp_path, with_facts.fingerprint)
-    assert not cell.run().take_over(folder.parent)
+    trial = trial_of("narrow", settings(text_folder), tmp_path, with_facts.fingerprint)
+    assert not trial.run().take_over(folder.parent)
 
 
 def test_a_baseline_as_wide_as_the_cascade_lends_its_embedding(text_folder):
     for arm, expected in [("cascade", "pythia"), ("cascade@hidden_size=128", "pythia@hidden_size=128")]:
-        lender = embedding_cell(cell_of(arm, settings(text_folder), Path("runs")))
+        lender = lender_of(trial_of(arm, settings(text_folder), Path("runs")))
         assert lender is not None and lender.arm == Arm.parse(expected)
-    assert embedding_cell(cell_of("dproj", settings(text_folder), Path("runs"))) is None
+    assert lender_of(trial_of("dproj", settings(text_folder), Path("runs"))) is None

@@ -1,4 +1,4 @@
-"""Cells are counted once, compared within a budget only, and nothing found is left out."""
+"""Trials are counted once, compared within a budget only, and nothing found is left out."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_seeds_of_an_arm_are_a_row_with_an_interval(tmp_path):
     assert list(budget.summary["on_front"]) == [True, False]
 
 
-def test_the_same_cell_found_twice_counts_once_and_the_newest_counts(tmp_path):
+def test_the_same_trial_found_twice_counts_once_and_the_newest_counts(tmp_path):
     write_record(tmp_path / "old", bits=2.5, day=1)
     write_record(tmp_path / "new", bits=2.0, day=2, profile="mine", device="cpu", pretrained=None)
     write_record(tmp_path / "older", bits=2.6, day=0)
@@ -127,7 +127,7 @@ def test_a_failed_certificate_still_names_its_arm(tmp_path):
     assert (row["arm"], row["seed"]) == ("mla", 3)
 
 
-cells = st.tuples(
+trials = st.tuples(
     st.sampled_from(["pythia", "mla", "dproj-oacd", "gone-model"]),
     st.integers(0, 2),
     st.sampled_from([1e-4, 3e-4]),
@@ -137,11 +137,11 @@ cells = st.tuples(
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(cells, max_size=8))
-def test_every_file_is_in_a_row_or_set_apart(tmp_path_factory, cells):
+@given(st.lists(trials, max_size=8))
+def test_every_file_is_in_a_row_or_set_apart(tmp_path_factory, trials):
     folder = tmp_path_factory.mktemp("records")
     files = set()
-    for index, (arm, seed, lr, samples, broken) in enumerate(cells):
+    for index, (arm, seed, lr, samples, broken) in enumerate(trials):
         file = write_record(folder / str(index), arm, seed, day=index, lr=lr, projection_samples=samples)
         if broken:
             file.write_text(json.dumps({"arm": arm}))

@@ -136,14 +136,14 @@ class TestRun:
         assert (run.folder / "notebook.ipynb").is_file()
 
     def test_a_run_that_was_started_is_not_replaced_by_one_from_elsewhere(self, tmp_path):
-        finished = Run(tmp_path / "a" / "cell", {"lr": 1.0})
+        finished = Run(tmp_path / "a" / "trial", {"lr": 1.0})
         finished.start()
         finished.finish(3.0)
-        started = Run(tmp_path / "b" / "cell", {"lr": 1.0})
+        started = Run(tmp_path / "b" / "trial", {"lr": 1.0})
         started.start()
         assert not started.take_over(tmp_path)
         assert not started.is_finished
-        assert Run(tmp_path / "c" / "cell", {"lr": 1.0}).take_over(tmp_path)
+        assert Run(tmp_path / "c" / "trial", {"lr": 1.0}).take_over(tmp_path)
 
     def test_a_table_is_a_csv_file_among_the_run_s(self, tmp_path):
         run = Run(tmp_path / "run", {})

@@ -41,26 +41,26 @@ def save(folder: Path, tokenizer: PreTrainedTokenizerFast | None, name: str = "p
     return model
 
 
-def test_a_cell_is_found_by_path_by_name_and_by_its_model(outputs: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    cell = outputs / "02_main_training" / "cpu-1" / "mla-seed0"
-    saved = save(cell / "model", tokenizer, "mla")
+def test_a_trial_is_found_by_path_by_name_and_by_its_model(outputs: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    trial = outputs / "02_main_training" / "cpu-1" / "mla-seed0"
+    saved = save(trial / "model", tokenizer, "mla")
     by_name = "02_main_training/cpu-1/mla-seed0"
-    for where in (cell, str(cell), by_name, f"outputs/{by_name}/model"):
-        assert find_saved_model(where).resolve() == cell / "model"
+    for where in (trial, str(trial), by_name, f"outputs/{by_name}/model"):
+        assert find_saved_model(where).resolve() == trial / "model"
     loaded = load_trained_model(by_name)
     assert loaded.method == "mla"
     assert not loaded.model.training
     assert torch.equal(loaded.model(IDS).logits, saved(IDS).logits)
     assert loaded.tokenizer.encode("Hello") == tokenizer.encode("Hello")
-    with pytest.raises(LoadingError, match="give one of its cells: mla-seed0"):
-        find_saved_model(cell.parent)
+    with pytest.raises(LoadingError, match="give one of its trials: mla-seed0"):
+        find_saved_model(trial.parent)
 
 
 def test_the_weights_of_a_pythia_go_into_models_that_take_them_all(
     outputs: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    saved = save(outputs / "cell", tokenizer)
-    loaded = load_trained_model("cell", method="ka")
+    saved = save(outputs / "trial", tokenizer)
+    loaded = load_trained_model("trial", method="ka")
     assert loaded.method == "ka"
     assert all(
         torch.equal(ours, theirs)
@@ -73,7 +73,7 @@ def test_the_weights_of_a_pythia_go_into_models_that_take_them_all(
         ("kaa", "did you mean 'ka'"),
     ):
         with pytest.raises(LoadingError, match=message):
-            load_trained_model("cell", method=method)
+            load_trained_model("trial", method=method)
 
 
 def published(folder: Path, tokenizer: PreTrainedTokenizerFast) -> GPTNeoXForCausalLM:
@@ -118,7 +118,7 @@ def test_a_wrong_path_is_not_asked_of_the_hub(outputs: Path, monkeypatch: pytest
     for where in ("outputs/x", "02_main_training/x", "02_main_training/x/y", "./x", "/x", "~/x", "here/x", "a/b/c", ""):
         with pytest.raises(LoadingError, match=r"no folder|holds no model"):
             find_saved_model(where)
-    with pytest.raises(LoadingError, match="holds no model: give the folder of a finished cell"):
+    with pytest.raises(LoadingError, match="holds no model: give the folder of a finished trial"):
         find_saved_model("here")
 
 
@@ -144,7 +144,7 @@ def test_what_is_not_whole_is_refused(outputs: Path, tokenizer: PreTrainedTokeni
 def test_a_tokenizer_of_another_model_is_refused(
     outputs: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    toys.gpt_neox().save_pretrained(outputs / "cell")
-    tokenizer.save_pretrained(outputs / "cell")
+    toys.gpt_neox().save_pretrained(outputs / "trial")
+    tokenizer.save_pretrained(outputs / "trial")
     with pytest.raises(LoadingError, match="a tokenizer of 258 tokens, but its model knows 61"):
-        load_trained_model("cell")
+        load_trained_model("trial")

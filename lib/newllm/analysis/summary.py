@@ -95,7 +95,7 @@ def _rows_of(records: pd.DataFrame, file: str, entry: str) -> pd.DataFrame:
 
 
 def _window_losses(folder: Any) -> np.ndarray:
-    """Mean loss of each held-out window (N,) of a finished cell."""
+    """Mean loss of each held-out window (N,) of a finished trial."""
     return np.asarray(pd.read_json(Path(folder) / EVALUATION_FILE, typ="series")["window_losses"], dtype=np.float64)
 
 

@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     evaluated = commands.add_parser("evaluate", help="ask a trained model by LAMBADA, WikiText, harness tasks, facts")
     evaluated.add_argument(
         "model",
-        help="the folder of a run's cell or of a saved model, or the hub id of a Pythia (EleutherAI/pythia-70m)",
+        help="the folder of a run's trial or of a saved model, or the hub id of a Pythia (EleutherAI/pythia-70m)",
     )
     evaluated.add_argument("--lambada", type=Path, metavar="FILE", help="last words of a file of OpenAI's JSONL format")
     evaluated.add_argument(
@@ -71,7 +71,7 @@ def add(commands: Any) -> None:
         "--window",
         type=int,
         metavar="TOKENS",
-        help="what the model reads at most (a cell: the length it was trained at; else the model's longest sequence)",
+        help="what the model reads at most (a trial: the length it was trained at; else the model's longest sequence)",
     )
     evaluated.add_argument("--device", default="auto", help="cpu, cuda, ... (the accelerator, if there is one)")
     evaluated.add_argument("--output", type=Path, metavar="FOLDER", help="where the results go (the model's folder)")
@@ -110,8 +110,8 @@ def _settings(options: argparse.Namespace) -> Settings:
             raise ValueError(f"{option} {value} must be 1 or more.")
     if options.tasks is None and (options.limit is not None or options.task_folder is not None):
         raise ValueError("--limit and --task-folder belong to --tasks, which is not given.")
-    cell = _record_of(options.model)
-    trained_at = cell.parameters.get("seq_length") if cell else None
+    trial = _record_of(options.model)
+    trained_at = trial.parameters.get("seq_length") if trial else None
     return Settings(
         method=options.method,
         window=options.window or trained_at,
@@ -129,20 +129,20 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _cell_folder(model: str) -> Path | None:
-    """Return the folder that was named, or of a cell's model that of the cell; None for a hub id."""
+def _trial_folder(model: str) -> Path | None:
+    """Return the folder that was named, or of a trial's model that of the trial; None for a hub id."""
     folder = local_folder(model)
-    is_inside_cell = folder is not None and folder.name == SAVED_MODEL and (folder.parent / RECORD_FILE).is_file()
-    return folder.parent if folder is not None and is_inside_cell else folder
+    is_inside_trial = folder is not None and folder.name == SAVED_MODEL and (folder.parent / RECORD_FILE).is_file()
+    return folder.parent if folder is not None and is_inside_trial else folder
 
 
 def _record_of(model: str) -> Record | None:
-    folder = _cell_folder(model)
+    folder = _trial_folder(model)
     return read_record(folder) if folder is not None and (folder / RECORD_FILE).is_file() else None
 
 
 def _output(options: argparse.Namespace) -> Path:
-    output: Path | None = options.output or _cell_folder(options.model)
+    output: Path | None = options.output or _trial_folder(options.model)
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; it must be a folder.")
     find_saved_model(options.model)
@@ -178,7 +178,7 @@ def _described(settings: Settings) -> str:
 
 
 def _certificate(options: argparse.Namespace, trained: TrainedModel) -> float | None:
-    """Return the largest change of the passed certificate, that of the cell if it has one; None where it fails."""
+    """Return the largest change of the passed certificate, that of the trial if it has one; None where it fails."""
     record = None if options.method else _record_of(options.model)
     if record is not None:
         return record.certificate.max_change

@@ -1,4 +1,4 @@
-"""``newllm sweep``: the cells of a grid, run side by side, and the table of what came out."""
+"""``newllm sweep``: the trials of a grid, run side by side, and the table of what came out."""
 
 import argparse
 import logging
@@ -14,7 +14,7 @@ from newllm.analysis.summary import summarize
 from newllm.commands.shared import as_text, read_assignments
 from newllm.config.errors import ParameterError
 from newllm.experiments.sweeps import SweepRun, available_sweeps, load_sweep, plan, sweep_path
-from newllm.experiments.trial import Cell
+from newllm.experiments.trial import Trial
 from newllm.runs.folder import Run, RunError
 from newllm.runs.pictures import draw_pictures
 from newllm.wording import describe_seconds
@@ -26,7 +26,7 @@ RATES = {"lr", "stream_lr"}
 
 def add(commands: Any) -> None:
     """Add the command to the parser's."""
-    sweep = commands.add_parser("sweep", help="train every cell of a grid and show the table of the results")
+    sweep = commands.add_parser("sweep", help="train every trial of a grid and show the table of the results")
     sweep.add_argument("sweep", help=f"a YAML file, or one of {', '.join(available_sweeps())}")
     sweep.add_argument(
         "-p",
@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
         metavar="key=value",
         help="replace a parameter, the profile, or the values of an axis; repeatable",
     )
-    sweep.add_argument("--processes", type=int, default=1, help="cells trained side by side (1)")
+    sweep.add_argument("--processes", type=int, default=1, help="trials trained side by side (1)")
     sweep.add_argument("--dry-run", action="store_true", help="check everything, say how long it takes, train nothing")
     sweep.set_defaults(command=sweep_command)
 
@@ -54,11 +54,11 @@ def sweep_command(options: argparse.Namespace) -> int:
         logger.error("%s", error)
         return 2
     seconds = sum(expected.values()) / options.processes
-    finished = len(run.cells) - len(set(run.cells) & set(run.waiting))
+    finished = len(run.trials) - len(set(run.trials) & set(run.waiting))
     logger.info(
-        "%s: %d cells, %d of them finished; main training of the others takes about %s at most.",
+        "%s: %d trials, %d of them finished; main training of the others takes about %s at most.",
         path.stem,
-        len(run.cells),
+        len(run.trials),
         finished,
         describe_seconds(seconds),
     )
@@ -76,7 +76,7 @@ def sweep_command(options: argparse.Namespace) -> int:
 
 
 def show(run: SweepRun) -> None:
-    """Log and save the table of the finished cells and, where learning rates vary, what they say."""
+    """Log and save the table of the finished trials and, where learning rates vary, what they say."""
     records = run.records()
     if records.empty:
         return
@@ -104,8 +104,8 @@ def save_and_log(run: Run, table: pd.DataFrame, name: str) -> None:
     logger.info("\n%s", as_text(table))
 
 
-def report(failures: Mapping[Cell, Exception]) -> None:
-    """Say which cells failed, and that the others are kept."""
-    for cell, error in failures.items():
-        logger.error("%s failed: %s: %s (%s)", cell, type(error).__name__, error, cell.run().folder)
-    logger.error("%d cells failed; run the same command again to go on with them.", len(failures))
+def report(failures: Mapping[Trial, Exception]) -> None:
+    """Say which trials failed, and that the others are kept."""
+    for trial, error in failures.items():
+        logger.error("%s failed: %s: %s (%s)", trial, type(error).__name__, error, trial.run().folder)
+    logger.error("%d trials failed; run the same command again to go on with them.", len(failures))

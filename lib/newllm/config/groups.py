@@ -191,7 +191,7 @@ class ComparisonParameters(_Group):
 
     arms: Names
     seeds: Seeds
-    processes: Count = Field(1, description="cells trained side by side, each on its share of the cores")
+    processes: Count = Field(1, description="trials trained side by side, each on its share of the cores")
 
 
 class SeedParameters(_Group):
@@ -244,7 +244,7 @@ class ExperimentParameters(
 ):
     """What every notebook that trains and compares arms has."""
 
-    def cell_identity(self, arm: str, seed: int, *, trains_projection: bool, reads_stream: bool) -> dict[str, Any]:
+    def trial_identity(self, arm: str, seed: int, *, trains_projection: bool, reads_stream: bool) -> dict[str, Any]:
         """Return, as plain JSON values, what decides the result of one arm with one seed, in whichever notebook.
 
         Parameters
@@ -252,7 +252,7 @@ class ExperimentParameters(
         arm
             The arm's full name.
         seed
-            The cell's seed.
+            The trial's seed.
         trains_projection
             Whether the arm has recurrences that projection training trains; its settings matter to no other.
         reads_stream
@@ -264,7 +264,7 @@ class ExperimentParameters(
 
     @staticmethod
     def reaching(*, trains_projection: bool, reads_stream: bool) -> set[str]:
-        """Return the names of the parameters that reach such an arm; `cell_identity` says what the two mean."""
+        """Return the names of the parameters that reach such an arm; `trial_identity` says what the two mean."""
         names = set(ExperimentParameters.model_fields) - {"pretrained"}
         projection, training = set(ProjectionParameters.model_fields), set(TrainingParameters.model_fields)
         if not trains_projection:

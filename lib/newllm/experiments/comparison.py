@@ -14,7 +14,7 @@ from newllm.experiments.executor import run_side_by_side
 from newllm.experiments.recipes import RECIPES
 from newllm.experiments.scoring import PRETRAINED, score_model, score_pretrained
 from newllm.experiments.timing import Clock, expected_seconds
-from newllm.experiments.trial import Cell, embedding_cell
+from newllm.experiments.trial import Trial, lender_of
 from newllm.files import outputs_folder
 from newllm.runs.folder import SAVED_MODEL
 from newllm.runs.record import Record, load_records
@@ -24,20 +24,20 @@ logger = logging.getLogger(__name__)
 
 
 class ComparisonError(RuntimeError):
-    """Some cells of a comparison failed, after all the others were finished."""
+    """Some trials of a comparison failed, after all the others were finished."""
 
 
-def run_cell(cell: Cell, data: TextData) -> Record:
+def run_trial(trial: Trial, data: TextData) -> Record:
     """Build, train, evaluate, certify and record one arm with one seed; what is finished is read, not run again.
 
-    A cell that borrows an embedding runs the cell that lends it first; ``duration_seconds`` leaves that out.
+    A trial that borrows an embedding runs the trial that lends it first; ``duration_seconds`` leaves that out.
 
-    The folder of the cell then holds ``record.json``, ``evaluation.json`` (positions, window losses, diagnosis),
+    The folder of the trial then holds ``record.json``, ``evaluation.json`` (positions, window losses, diagnosis),
     ``history.json`` (main and projection training) and ``model``, which ``from_pretrained`` loads with its tokenizer.
 
     Parameters
     ----------
-    cell
+    trial
         The arm, the seed and where to.
     data
         Training and held-out windows.
@@ -47,19 +47,21 @@ def run_cell(cell: Cell, data: TextData) -> Record:
     CertificateError
         Where the trained model does not pass the causality certificate.
     """
-    run = cell.run()
+    run = trial.run()
     if run.is_finished:
         return run.record()
-    lender = embedding_cell(cell)
+    lender = lender_of(trial)
     if lender is not None:
-        run_cell(lender, data)
+        run_trial(lender, data)
     run.start()
     start = time.perf_counter()
-    device = choose_device(cell.parameters.device)
-    model = cell.arm.build(cell.parameters, len(data.tokenizer), cell.seed)
+    device = choose_device(trial.parameters.device)
+    model = trial.arm.build(trial.parameters, len(data.tokenizer), trial.seed)
     recipe = RECIPES[model.training_recipe]
-    trained = recipe.train(cell, model.to(device), data, run.folder, device)  # type: ignore[arg-type]
-    record = score_model(run, cell.parameters, cell.arm.name, cell.arm.method, cell.seed, model, data, trained, start)
+    trained = recipe.train(trial, model.to(device), data, run.folder, device)  # type: ignore[arg-type]
+    record = score_model(
+        run, trial.parameters, trial.arm.name, trial.arm.method, trial.seed, model, data, trained, start
+    )
     with no_progress_bar():
         model.save_pretrained(run.folder / SAVED_MODEL)
     data.tokenizer.save_pretrained(run.folder / SAVED_MODEL)
@@ -72,39 +74,39 @@ def run_cell(cell: Cell, data: TextData) -> Record:
 def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> pd.DataFrame:
     """Run every arm with every seed, each in a run folder of its own, and return their records.
 
-    Finished cells are read, killed ones resumed, and equal ones that another notebook finished are taken over, except
-    with ``rerun``. A cell that fails does not stop the others.
+    Finished trials are read, killed ones resumed, and equal ones that another notebook finished are taken over, except
+    with ``rerun``. A trial that fails does not stop the others.
 
     Parameters
     ----------
     parameters
-        Arms, seeds, and all settings of training. ``processes`` cells run side by side, each on its share of the cores.
+        Arms, seeds, and all settings of training. ``processes`` trials run side by side, sharing the cores.
     data
         Training and held-out windows, the same for all.
     folder
-        Holds one folder a cell, named after arm and seed.
+        Holds one folder a trial, named after arm and seed.
 
     Returns
     -------
     pandas.DataFrame
-        One row a cell, as `newllm.runs.record.load_records` gives them, in the order of arms and seeds.
+        One row a trial, as `newllm.runs.record.load_records` gives them, in the order of arms and seeds.
 
     Raises
     ------
     ArmError
         Before anything runs, where an arm cannot be built.
     ComparisonError
-        After everything else has run, where a cell failed.
+        After everything else has run, where a trial failed.
     """
     arms = list(dict.fromkeys(Arm.parse(text) for text in parameters.arms))
     for arm in arms:
         arm.check(parameters)
-    cells = [Cell(arm, seed, parameters, folder, data.fingerprint) for seed in parameters.seeds for arm in arms]
-    failures = run_cells(cells, data, parameters.processes)
+    trials = [Trial(arm, seed, parameters, folder, data.fingerprint) for seed in parameters.seeds for arm in arms]
+    failures = run_trials(trials, data, parameters.processes)
     if failures:
-        described = "; ".join(f"{cell}: {type(error).__name__}: {error}" for cell, error in failures.items())
+        described = "; ".join(f"{trial}: {type(error).__name__}: {error}" for trial, error in failures.items())
         raise ComparisonError(
-            f"{len(failures)} of {len(cells)} cells failed, the others are finished and kept ({described})."
+            f"{len(failures)} of {len(trials)} trials failed, the others are finished and kept ({described})."
         ) from next(iter(failures.values()))
     wanted = [(arm.name, seed) for arm in arms for seed in parameters.seeds]
     if parameters.pretrained:
@@ -114,60 +116,60 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     return records.loc[wanted].reset_index(drop=True)
 
 
-def run_cells(
-    cells: Sequence[Cell], data: TextData, processes: int = 1, known: Mapping[Cell, float] | None = None
-) -> dict[Cell, Exception]:
-    """Run cells, which may differ in any parameter but those of the data, and return those that failed.
+def run_trials(
+    trials: Sequence[Trial], data: TextData, processes: int = 1, known: Mapping[Trial, float] | None = None
+) -> dict[Trial, Exception]:
+    """Run trials, which may differ in any parameter but those of the data, and return those that failed.
 
     What is finished is left as it is, what was killed goes on, and what another notebook finished is taken over, except
-    with ``rerun``. A cell that fails does not stop the others.
+    with ``rerun``. A trial that fails does not stop the others.
 
     Parameters
     ----------
-    cells
+    trials
         What to run.
     data
         Training and held-out windows, the same for all.
     processes
-        How many cells run side by side, each on its share of the cores.
+        How many trials run side by side, each on its share of the cores.
     known
-        Seconds of cells as `expected_seconds` gives them; those of the others are measured.
+        Seconds of trials as `expected_seconds` gives them; those of the others are measured.
 
     Returns
     -------
     dict
-        The error of each cell that failed.
+        The error of each trial that failed.
     """
-    for cell in unfinished(cells):
-        if not cell.parameters.rerun:
-            cell.run().take_over(outputs_folder())
-    waiting = unfinished(cells)
+    for trial in unfinished(trials):
+        if not trial.parameters.rerun:
+            trial.run().take_over(outputs_folder())
+    waiting = unfinished(trials)
     if not waiting:
         return {}
     seconds = dict(known or {})
-    seconds |= expected_seconds([cell for cell in waiting if cell not in seconds], data)
-    clock = Clock({cell: seconds[cell] for cell in waiting}, processes)
-    lenders = {embedding_cell(cell) for cell in waiting}
-    failures: dict[Cell, Exception] = {}
-    # Whoever lends an embedding comes first: no two processes may run the same cell.
+    seconds |= expected_seconds([trial for trial in waiting if trial not in seconds], data)
+    clock = Clock({trial: seconds[trial] for trial in waiting}, processes)
+    lenders = {lender_of(trial) for trial in waiting}
+    failures: dict[Trial, Exception] = {}
+    # Whoever lends an embedding comes first: no two processes may run the same trial.
     for is_lender in (True, False):
-        stage = [cell for cell in waiting if (cell in lenders) is is_lender]
-        for cell, error in run_side_by_side(run_cell, stage, data, processes):
+        stage = [trial for trial in waiting if (trial in lenders) is is_lender]
+        for trial, error in run_side_by_side(run_trial, stage, data, processes):
             if error is not None:
-                logger.error("%s failed.", cell, exc_info=error)
-                failures[cell] = error
-            clock.finished(cell)
+                logger.error("%s failed.", trial, exc_info=error)
+                failures[trial] = error
+            clock.finished(trial)
     return failures
 
 
-def unfinished(cells: Sequence[Cell]) -> list[Cell]:
-    """Return the cells that are still to be run, and those that lend them an embedding, each once.
+def unfinished(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that are still to be run, and those that lend them an embedding, each once.
 
     Raises
     ------
     RunError
-        Where the folder of a cell holds something else.
+        Where the folder of a trial holds something else.
     """
-    waiting = [cell for cell in cells if not cell.run().is_finished]
-    lenders = [lender for cell in waiting if (lender := embedding_cell(cell)) is not None]
-    return [cell for cell in dict.fromkeys([*lenders, *waiting]) if not cell.run().is_finished]
+    waiting = [trial for trial in trials if not trial.run().is_finished]
+    lenders = [lender for trial in waiting if (lender := lender_of(trial)) is not None]
+    return [trial for trial in dict.fromkeys([*lenders, *waiting]) if not trial.run().is_finished]

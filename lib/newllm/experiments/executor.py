@@ -1,4 +1,4 @@
-"""Cells side by side: run in this process or in several, each on its share of the cores."""
+"""Trials side by side: run in this process or in several, each on its share of the cores."""
 
 import multiprocessing
 import os
@@ -10,30 +10,30 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from newllm.data import TextData
-from newllm.experiments.trial import Cell
+from newllm.experiments.trial import Trial
 from newllm.runs.record import Record
 from newllm.runtime import environment
 
 
 def run_side_by_side(
-    run_cell: Callable[[Cell, TextData], Record], cells: Sequence[Cell], data: TextData, processes: int
-) -> Iterator[tuple[Cell, Exception | None]]:
-    """Run cells in this process or in several, and yield each when it is done, with its error if it failed.
+    run_trial: Callable[[Trial, TextData], Record], trials: Sequence[Trial], data: TextData, processes: int
+) -> Iterator[tuple[Trial, Exception | None]]:
+    """Run trials in this process or in several, and yield each when it is done, with its error if it failed.
 
     Parameters
     ----------
-    run_cell
-        Runs one cell; a function of a module, as other processes find it by its name.
-    cells
+    run_trial
+        Runs one trial; a function of a module, as other processes find it by its name.
+    trials
         What to run; none of them may need another one.
     data
         Training and held-out windows, the same for all.
     processes
-        How many cells run at the same time; with 1, all run in this process.
+        How many trials run at the same time; with 1, all run in this process.
     """
     if processes == 1:
-        for cell in cells:
-            yield cell, _error_of(partial(run_cell, cell, data))
+        for trial in trials:
+            yield trial, _error_of(partial(run_trial, trial, data))
         return
     threads = max(1, (os.cpu_count() or 1) // processes)
     context = multiprocessing.get_context("spawn")
@@ -42,7 +42,7 @@ def run_side_by_side(
         environment(TQDM_DISABLE="1"),
         ProcessPoolExecutor(processes, context, _start_worker, (threads,)) as pool,
     ):
-        futures: dict[Future[Record], Cell] = {pool.submit(run_cell, cell, data): cell for cell in cells}
+        futures: dict[Future[Record], Trial] = {pool.submit(run_trial, trial, data): trial for trial in trials}
         for future in as_completed(futures):
             yield futures[future], _error_of(future.result)
 

@@ -1,4 +1,4 @@
-"""Recipes: how the model of a cell is trained, its recurrences by their treatment and then the rest."""
+"""Recipes: how the model of a trial is trained, its recurrences by their treatment and then the rest."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import torch
 
 from newllm.data import TextData
 from newllm.data.tokenizers import tokenizer_identity
-from newllm.experiments.trial import Cell, embedding_cell
+from newllm.experiments.trial import Trial, lender_of
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
 from newllm.recurrence.checkpoint import DESCRIPTION, load_projection, save_projection
@@ -35,7 +35,7 @@ class Trained:
     projection: ProjectionResult | None = None
 
 
-Treatment = Callable[[Cell, LanguageModel, TextData, Path, torch.device], ProjectionResult | None]
+Treatment = Callable[[Trial, LanguageModel, TextData, Path, torch.device], ProjectionResult | None]
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Recipe:
     Attributes
     ----------
     train
-        Trains the model of a cell.
+        Trains the model of a trial.
     estimate
         Says how many seconds its main training takes at most, given what `newllm.training.main.estimate_seconds` takes.
     """
 
-    train: Callable[[Cell, LanguageModel, TextData, Path, torch.device], Trained]
+    train: Callable[[Trial, LanguageModel, TextData, Path, torch.device], Trained]
     estimate: Callable[..., float]
 
 
 def train_and_freeze_projection(
-    cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device
+    trial: Trial, model: LanguageModel, data: TextData, folder: Path, device: torch.device
 ) -> ProjectionResult:
     """Treatment ``oacd``: train the recurrences on the first ``projection_samples`` windows, then freeze them."""
     place, identity = folder / "projection", tokenizer_identity(data.tokenizer)
@@ -65,11 +65,11 @@ def train_and_freeze_projection(
     else:
         result = train_projections(
             model,
-            data.train.stream(cell.parameters.projection_samples),
-            cell.parameters,
+            data.train.stream(trial.parameters.projection_samples),
+            trial.parameters,
             data_split=getattr(model.config, "data_split", "disjoint"),
             device=device,
-            seed=cell.seed,
+            seed=trial.seed,
             resume_folder=place,
         )
         save_projection(place, model, result, identity)
@@ -77,7 +77,7 @@ def train_and_freeze_projection(
     return result
 
 
-def freeze_projection(cell: Cell, model: LanguageModel, *_: Any) -> None:
+def freeze_projection(trial: Trial, model: LanguageModel, *_: Any) -> None:
     """Treatment ``random``: the recurrences stay as they were initialised."""
     model.freeze_context_blocks()
 
@@ -94,42 +94,44 @@ TREATMENTS: dict[str | None, Treatment] = {
 }
 
 
-def train_on_windows(cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device) -> Trained:
+def train_on_windows(trial: Trial, model: LanguageModel, data: TextData, folder: Path, device: torch.device) -> Trained:
     """Train the recurrences by their treatment, then the rest by cross-entropy, each window from an empty cache."""
-    projection = TREATMENTS[cell.arm.projection](cell, model, data, folder, device)
-    if cell.arm.frozen_embedding:
+    projection = TREATMENTS[trial.arm.projection](trial, model, data, folder, device)
+    if trial.arm.frozen_embedding:
         model.get_input_embeddings().requires_grad_(False)
-    main = train(model, data, cell.parameters, folder / "training", seed=cell.seed, device=device)
+    main = train(model, data, trial.parameters, folder / "training", seed=trial.seed, device=device)
     return Trained(main, projection)
 
 
 def prepare_context_blocks(
-    cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device
+    trial: Trial, model: LanguageModel, data: TextData, folder: Path, device: torch.device
 ) -> ProjectionResult | None:
     """Give a model its embedding, train its context blocks by their treatment, and freeze what shall be frozen.
 
-    The embedding is that of ``embedding_source``, or of :func:`newllm.experiments.trial.embedding_cell`, which must be
+    The embedding is that of ``embedding_source``, or of :func:`newllm.experiments.trial.lender_of`, which must be
     finished. The latter lends its output rows, which its few epochs have taught more than the input rows, also where
     they are not going to be a head: arms that differ in their head alone have the same embedding.
     """
-    source, lender = model.config.embedding_source, embedding_cell(cell)
+    source, lender = model.config.embedding_source, lender_of(trial)
     if lender is not None:
         place = lender.run().folder
         adopt_embedding(model, replace(read_embedding(str(place), for_head=True), source=place.name), data.tokenizer)
     elif source != RANDOM:
         adopt_embedding(model, read_embedding(source, for_head=model.config.tie_word_embeddings), data.tokenizer)
-    blocks = replace(cell, parameters=cell.parameters.for_context_blocks())
-    projection = TREATMENTS[cell.arm.projection](blocks, model, data, folder, device)
-    frozen = model.config.freeze_embedding or cell.arm.frozen_embedding
+    blocks = replace(trial, parameters=trial.parameters.for_context_blocks())
+    projection = TREATMENTS[trial.arm.projection](blocks, model, data, folder, device)
+    frozen = model.config.freeze_embedding or trial.arm.frozen_embedding
     model.get_input_embeddings().requires_grad_(not frozen)
     return projection
 
 
-def train_on_contexts(cell: Cell, model: LanguageModel, data: TextData, folder: Path, device: torch.device) -> Trained:
+def train_on_contexts(
+    trial: Trial, model: LanguageModel, data: TextData, folder: Path, device: torch.device
+) -> Trained:
     """Train the context blocks of a model, then what reads their contexts, on one run-on stream."""
     assert isinstance(model, BorrowedEmbeddingModel)
-    projection = prepare_context_blocks(cell, model, data, folder, device)
-    main = train_on_stream(model, data, cell.parameters, folder / "training", seed=cell.seed, device=device)
+    projection = prepare_context_blocks(trial, model, data, folder, device)
+    main = train_on_stream(model, data, trial.parameters, folder / "training", seed=trial.seed, device=device)
     return Trained(main, projection)
 
 

@@ -51,7 +51,7 @@ def compare_reversal(parameters: ReversalCurse, folder: Path) -> ReversalCompari
     parameters
         Arms, seeds and training; ``facts_file`` for facts of the user's own.
     folder
-        Where the cells lie, in a folder for either training.
+        Where the trials lie, in a folder for either training.
 
     Raises
     ------
@@ -63,12 +63,12 @@ def compare_reversal(parameters: ReversalCurse, folder: Path) -> ReversalCompari
     records, by_category, by_fact = [], [], []
     for taught, name in FOLDERS.items():
         data = prepare_data(parameters, facts=facts if taught else ())
-        cells = compare(parameters, data, folder / name).assign(taught=taught)
-        records.append(cells)
-        for _, cell in cells.iterrows():
+        trials = compare(parameters, data, folder / name).assign(taught=taught)
+        records.append(trials)
+        for _, trial in trials.iterrows():
             device = choose_device(parameters.device)
-            report = evaluate_reversal_curse(load_model(cell["folder"]), data.tokenizer, facts, device)
-            model = {"arm": cell["arm"], "seed": cell["seed"], "taught": taught}
+            report = evaluate_reversal_curse(load_model(trial["folder"]), data.tokenizer, facts, device)
+            model = {"arm": trial["arm"], "seed": trial["seed"], "taught": taught}
             by_category.append(report.categories.assign(**model))
             by_fact.append(report.facts.assign(fact=range(len(facts)), **model))
     return ReversalComparison(*(pd.concat(frames, ignore_index=True) for frames in (records, by_category, by_fact)))

@@ -67,7 +67,7 @@ def score_pretrained(parameters: ExperimentParameters, data: TextData, folder: P
     data
         Held-out windows.
     folder
-        Holds the folders of the cells; this one's is ``pretrained``.
+        Holds the folders of the trials; this one's is ``pretrained``.
 
     Raises
     ------

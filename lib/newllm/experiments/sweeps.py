@@ -1,7 +1,7 @@
-"""Sweeps: a file names a base and a grid, the grid becomes cells, and the cells run as those of a comparison do.
+"""Sweeps: a file names a base and a grid, the grid becomes trials, and the trials run as those of a comparison do.
 
-A cell's folder is ``<outputs>/sweeps/<name>/<profile>-<fingerprint>/<arm>-seed<seed>``; the fingerprint is that of all
-parameters but arm and seed. So a grid that has grown finds its finished cells again.
+A trial's folder is ``<outputs>/sweeps/<name>/<profile>-<fingerprint>/<arm>-seed<seed>``; the fingerprint is that of all
+parameters but arm and seed. So a grid that has grown finds its finished trials again.
 """
 
 import itertools
@@ -20,9 +20,9 @@ from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters, sweeps_folder
 from newllm.data import TextData, prepare_data
 from newllm.experiments.arms import Arm
-from newllm.experiments.comparison import run_cells, unfinished
+from newllm.experiments.comparison import run_trials, unfinished
 from newllm.experiments.timing import expected_seconds
-from newllm.experiments.trial import Cell
+from newllm.experiments.trial import Trial
 from newllm.files import outputs_folder
 from newllm.models.registry import find
 from newllm.runs.folder import SWEEPS_FOLDER, Run
@@ -39,7 +39,7 @@ ELSEWHERE = {
     "arms": "the grid's axis arm gives the arms",
     "seeds": "the grid's axis seed gives the seeds",
     "processes": "--processes gives it",
-    "output_folder": "cells go under outputs/sweeps (NEWLLM_OUTPUTS moves it)",
+    "output_folder": "trials go under outputs/sweeps (NEWLLM_OUTPUTS moves it)",
     "rerun": "delete the folder of what shall run again",
     "pretrained": "a sweep trains; newllm run scores pretrained weights",
     "profile": "it stands beside notebook",
@@ -64,7 +64,7 @@ class Sweep(BaseModel):
     question: str = Field(min_length=1, description="what the sweep shall answer")
     notebook: str = Field(description="the notebook whose parameters these are, such as 02_main_training")
     profile: str = Field(description="the profile that the parameters start from")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="what replaces the profile's, in every cell")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="what replaces the profile's, in every trial")
     grid: Annotated[tuple[Grid, ...], BeforeValidator(_listed), Field(min_length=1)] = Field(
         description="values by axis: arm, seed, parameters of the notebook, settings of the arms; or a list of such"
     )
@@ -72,7 +72,7 @@ class Sweep(BaseModel):
     @field_validator("notebook")
     @classmethod
     def _check_notebook(cls, value: str) -> str:
-        # A notebook's own parameters would do nothing in a sweep, such as facts that its cells are to be taught.
+        # A notebook's own parameters would do nothing in a sweep, such as facts that its trials are to be taught.
         able = [name for name, kind in NOTEBOOKS.items() if set(kind.model_fields) == set(COMPARISON)]
         if value not in able:
             raise ValueError(f"it must be a notebook that compares arms and nothing else{nearest(value, able)}")
@@ -136,7 +136,7 @@ def _with_arms(grids: Sequence[Grid], arms: Sequence[Any]) -> list[Grid]:
 
 
 @dataclass(frozen=True)
-class PlannedCell:
+class PlannedTrial:
     """One point of the grid, checked.
 
     Attributes
@@ -154,7 +154,7 @@ class PlannedCell:
 
     @property
     def folder_name(self) -> str:
-        """Name of the folder for all cells with these parameters."""
+        """Name of the folder for all trials with these parameters."""
         return f"{self.parameters.profile}-{self.parameters.fingerprint()}"
 
 
@@ -212,8 +212,8 @@ def load_sweep(path: Path, given: Mapping[str, Any]) -> Sweep:
         raise ParameterError(explain(error, Sweep, "a sweep", given, path.name)) from None
 
 
-def plan(sweep: Sweep) -> list[PlannedCell]:
-    """Expand the grid and check every cell; nothing is read or written but the profile.
+def plan(sweep: Sweep) -> list[PlannedTrial]:
+    """Expand the grid and check every trial; nothing is read or written but the profile.
 
     Raises
     ------
@@ -221,12 +221,12 @@ def plan(sweep: Sweep) -> list[PlannedCell]:
         For an axis or a parameter that is unknown, has an impossible value, or does nothing for an arm.
     """
     _refuse_what_belongs_elsewhere(sweep)
-    planned: dict[tuple[Any, ...], PlannedCell] = {}
+    planned: dict[tuple[Any, ...], PlannedTrial] = {}
     for grid in sweep.grid:
         for values in itertools.product(*grid.values()):
-            cell = _plan_cell(sweep, dict(zip(grid, values, strict=True)))
+            trial = _plan_trial(sweep, dict(zip(grid, values, strict=True)))
             # Grids may overlap; what they share is run once.
-            planned.setdefault((cell.arm, cell.seed, cell.parameters), cell)
+            planned.setdefault((trial.arm, trial.seed, trial.parameters), trial)
     return list(planned.values())
 
 
@@ -236,7 +236,7 @@ def _refuse_what_belongs_elsewhere(sweep: Sweep) -> None:
             raise ParameterError(f"{key} is not for a sweep's parameters or grid: {ELSEWHERE[key]}.")
 
 
-def _plan_cell(sweep: Sweep, point: dict[str, Any]) -> PlannedCell:
+def _plan_trial(sweep: Sweep, point: dict[str, Any]) -> PlannedTrial:
     changed = {axis: value for axis, value in point.items() if axis in COMPARISON}
     settings = {axis: value for axis, value in point.items() if axis not in {*COMPARISON, ARM, SEED}}
     arm = _with_settings(str(point[ARM]), settings, sweep)
@@ -252,7 +252,7 @@ def _plan_cell(sweep: Sweep, point: dict[str, Any]) -> PlannedCell:
                 f"the axis {axis} does nothing for {arm.name}, {reason}: give {arm.name} its own grid."
             )
     shared = parameters.model_copy(update={"arms": (), "seeds": ()})
-    return PlannedCell(arm, parameters.seeds[0], shared, tuple(changed))
+    return PlannedTrial(arm, parameters.seeds[0], shared, tuple(changed))
 
 
 def _with_settings(text: str, settings: Mapping[str, Any], sweep: Sweep) -> Arm:
@@ -294,7 +294,7 @@ def idle_parameters(arm: Arm) -> set[str]:
 
 
 class SweepRun:
-    """The cells of a sweep on their data, and the folder that holds them.
+    """The trials of a sweep on their data, and the folder that holds them.
 
     Parameters
     ----------
@@ -308,62 +308,62 @@ class SweepRun:
     NotEnoughTextError, HubUnavailableError, FileNotFoundError
         Where there are no such data.
     RunError
-        Where the folder of a cell holds something else.
+        Where the folder of a trial holds something else.
     """
 
-    def __init__(self, name: str, planned: Sequence[PlannedCell]) -> None:
+    def __init__(self, name: str, planned: Sequence[PlannedTrial]) -> None:
         self.run = Run(outputs_folder() / SWEEPS_FOLDER / name, {"sweep": name})
         self.data: dict[str, TextData] = {}
-        self.cells: dict[Cell, PlannedCell] = {}
+        self.trials: dict[Trial, PlannedTrial] = {}
         by_settings: dict[tuple[Any, ...], TextData] = {}
-        for cell in planned:
-            settings = tuple(getattr(cell.parameters, field) for field in DataParameters.model_fields)
+        for trial in planned:
+            settings = tuple(getattr(trial.parameters, field) for field in DataParameters.model_fields)
             if settings not in by_settings:
-                by_settings[settings] = prepare_data(cell.parameters)
+                by_settings[settings] = prepare_data(trial.parameters)
             data = by_settings[settings]
             self.data[data.fingerprint] = data
-            folder = self.run.folder / cell.folder_name
-            self.cells[Cell(cell.arm, cell.seed, cell.parameters, folder, data.fingerprint)] = cell
+            folder = self.run.folder / trial.folder_name
+            self.trials[Trial(trial.arm, trial.seed, trial.parameters, folder, data.fingerprint)] = trial
         self.waiting = [
-            cell
-            for fingerprint, _, cells in self._by_data()
-            for cell in unfinished(cells)
-            if cell.run().is_started or cell.run().equal_run(outputs_folder()) is None
+            trial
+            for fingerprint, _, trials in self._by_data()
+            for trial in unfinished(trials)
+            if trial.run().is_started or trial.run().equal_run(outputs_folder()) is None
         ]
 
-    def _by_data(self) -> Iterator[tuple[str, TextData, list[Cell]]]:
+    def _by_data(self) -> Iterator[tuple[str, TextData, list[Trial]]]:
         for fingerprint, data in self.data.items():
-            yield fingerprint, data, [cell for cell in self.cells if cell.data == fingerprint]
+            yield fingerprint, data, [trial for trial in self.trials if trial.data == fingerprint]
 
-    def expected_seconds(self) -> dict[Cell, float]:
-        """Say how long main training of each cell that is left takes at most, by timing a few steps."""
+    def expected_seconds(self) -> dict[Trial, float]:
+        """Say how long main training of each trial that is left takes at most, by timing a few steps."""
         return {
-            cell: seconds
+            trial: seconds
             for fingerprint, data, _ in self._by_data()
-            for cell, seconds in expected_seconds(
-                [cell for cell in self.waiting if cell.data == fingerprint], data
+            for trial, seconds in expected_seconds(
+                [trial for trial in self.waiting if trial.data == fingerprint], data
             ).items()
         }
 
-    def train(self, expected: Mapping[Cell, float], processes: int) -> dict[Cell, Exception]:
-        """Run the cells that are not finished, and return those that failed.
+    def train(self, expected: Mapping[Trial, float], processes: int) -> dict[Trial, Exception]:
+        """Run the trials that are not finished, and return those that failed.
 
         Parameters
         ----------
         expected
             What `expected_seconds` gave.
         processes
-            How many cells run side by side.
+            How many trials run side by side.
         """
         self.run.start()
-        failures: dict[Cell, Exception] = {}
-        for _, data, cells in self._by_data():
-            failures |= run_cells(cells, data, processes, expected)
+        failures: dict[Trial, Exception] = {}
+        for _, data, trials in self._by_data():
+            failures |= run_trials(trials, data, processes, expected)
         return failures
 
     def records(self) -> pd.DataFrame:
-        """Read the records of the finished cells, with a column for each axis."""
-        folders = [cell.run().folder for cell in self.cells]
+        """Read the records of the finished trials, with a column for each axis."""
+        folders = [trial.run().folder for trial in self.trials]
         records = load_records(self.run.folder)
         records = records[[folder in folders for folder in records.get("folder", [])]].reset_index(drop=True)
         for axis in self.axes:
@@ -374,4 +374,4 @@ class SweepRun:
     @property
     def axes(self) -> list[str]:
         """The axes of the grid that are parameters."""
-        return list(dict.fromkeys(axis for planned in self.cells.values() for axis in planned.axes))
+        return list(dict.fromkeys(axis for planned in self.trials.values() for axis in planned.axes))

@@ -1,4 +1,4 @@
-"""How long cells take: expected from a few steps of each kind, then corrected by those that are finished."""
+"""How long trials take: expected from a few steps of each kind, then corrected by those that are finished."""
 
 import logging
 import time
@@ -7,7 +7,7 @@ from typing import Any
 
 from newllm.data import TextData
 from newllm.experiments.recipes import RECIPES
-from newllm.experiments.trial import Cell
+from newllm.experiments.trial import Trial
 from newllm.runtime import choose_device
 from newllm.wording import describe_seconds
 
@@ -17,65 +17,65 @@ logger = logging.getLogger(__name__)
 SETTINGS_THAT_TAKE_TIME = ("size", "batch_size", "epochs", "precision", "device", "stream_tokens")
 
 
-def expected_seconds(cells: Sequence[Cell], data: TextData) -> dict[Cell, float]:
-    """Say how long the main training of each cell takes at most, by timing a few steps of each kind of cell.
+def expected_seconds(trials: Sequence[Trial], data: TextData) -> dict[Trial, float]:
+    """Say how long the main training of each trial takes at most, by timing a few steps of each kind of trial.
 
     Parameters
     ----------
-    cells
+    trials
         What shall be run.
     data
         Training and held-out windows.
     """
     by_kind: dict[tuple[Any, ...], float] = {}
     expected = {}
-    for cell in cells:
-        parameters = cell.parameters
-        settings = cell.arm.settings(parameters)
+    for trial in trials:
+        parameters = trial.parameters
+        settings = trial.arm.settings(parameters)
         # Learning rates and the like take no time.
-        kind = (cell.arm, repr(settings), *(getattr(parameters, name) for name in SETTINGS_THAT_TAKE_TIME))
+        kind = (trial.arm, repr(settings), *(getattr(parameters, name) for name in SETTINGS_THAT_TAKE_TIME))
         if kind not in by_kind:
-            model = cell.arm.build(parameters, len(data.tokenizer), cell.seed)
+            model = trial.arm.build(parameters, len(data.tokenizer), trial.seed)
             # As the recipes do: what is frozen takes less time.
-            if cell.arm.projection not in (None, "end-to-end"):
+            if trial.arm.projection not in (None, "end-to-end"):
                 model.freeze_context_blocks()
-            if cell.arm.frozen_embedding:
+            if trial.arm.frozen_embedding:
                 model.get_input_embeddings().requires_grad_(False)
             estimate = RECIPES[model.training_recipe].estimate
             by_kind[kind] = estimate(model, data, parameters, device=choose_device(parameters.device))
-        expected[cell] = by_kind[kind]
+        expected[trial] = by_kind[kind]
     return expected
 
 
 class Clock:
-    """Says how long the cells take: at first what was expected, then by what the finished cells took.
+    """Says how long the trials take: at first what was expected, then by what the finished trials took.
 
     Parameters
     ----------
     expected
-        Seconds of each cell, as `expected_seconds` gives them.
+        Seconds of each trial, as `expected_seconds` gives them.
     processes
-        How many cells run side by side.
+        How many trials run side by side.
     """
 
-    def __init__(self, expected: Mapping[Cell, float], processes: int) -> None:
+    def __init__(self, expected: Mapping[Trial, float], processes: int) -> None:
         self.expected = dict(expected)
         self.total = len(self.expected)
         self.start = time.perf_counter()
         self.done_share = 0.0
         logger.info(
-            "%d cells to train: about %s at most, projection training aside.",
+            "%d trials to train: about %s at most, projection training aside.",
             self.total,
             describe_seconds(sum(self.expected.values()) / processes),
         )
 
-    def finished(self, cell: Cell) -> None:
-        """Note that a cell is finished, and say what is left."""
-        self.done_share += self.expected.pop(cell)
+    def finished(self, trial: Trial) -> None:
+        """Note that a trial is finished, and say what is left."""
+        self.done_share += self.expected.pop(trial)
         left = sum(self.expected.values())
         passed = time.perf_counter() - self.start
         logger.info(
-            "%d of %d cells are finished after %s; about %s left.",
+            "%d of %d trials are finished after %s; about %s left.",
             self.total - len(self.expected),
             self.total,
             describe_seconds(passed),

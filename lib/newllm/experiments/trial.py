@@ -1,4 +1,4 @@
-"""A cell of a comparison: one arm with one seed on some data, where its run is, and who lends it an embedding."""
+"""A trial of a comparison: one arm with one seed on some data, where its run is, and who lends it an embedding."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from newllm.runs.folder import Run
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """An arm with a seed, on some data, and the folder that holds its run's.
 
     Attributes
@@ -19,7 +19,7 @@ class Cell:
     arm, seed, parameters
         What is trained, and how.
     folder
-        Holds the folders of the cells.
+        Holds the folders of the trials.
     data
         Fingerprint of the windows: those with facts among them are other data.
     """
@@ -31,8 +31,8 @@ class Cell:
     data: str
 
     def run(self) -> Run:
-        """Open the run of the cell; it stays the same when arms or seeds are added to the comparison."""
-        identity = self.parameters.cell_identity(
+        """Open the run of the trial; it stays the same when arms or seeds are added to the comparison."""
+        identity = self.parameters.trial_identity(
             self.arm.name,
             self.seed,
             trains_projection=self.arm.trains_projection,
@@ -42,20 +42,20 @@ class Cell:
         return Run(self.folder / f"{self.arm.folder_name}-seed{self.seed}", identity)
 
     def __str__(self) -> str:
-        """Return the cell as messages name it."""
+        """Return the trial as messages name it."""
         return f"{self.arm.name} with seed {self.seed}"
 
 
-def embedding_cell(cell: Cell) -> Cell | None:
-    """Return the cell whose embedding this one takes over; None where it takes none, or one from elsewhere.
+def lender_of(trial: Trial) -> Trial | None:
+    """Return the trial whose embedding this one takes over; None where it takes none, or one from elsewhere.
 
     It is the baseline of the same width, on the same data and with the same seed.
     """
-    settings = cell.arm.settings(cell.parameters)
-    config = configure(cell.arm.method, cell.parameters.size, **settings)
+    settings = trial.arm.settings(trial.parameters)
+    config = configure(trial.arm.method, trial.parameters.size, **settings)
     if not isinstance(config, BorrowedEmbeddingConfig) or config.embedding_source is not None:
         return None
     baseline = Arm.parse(BASELINE)
-    if configure(BASELINE, cell.parameters.size).hidden_size != config.hidden_size:
+    if configure(BASELINE, trial.parameters.size).hidden_size != config.hidden_size:
         baseline = replace(baseline, overrides=(("hidden_size", config.hidden_size),))
-    return replace(cell, arm=baseline)
+    return replace(trial, arm=baseline)

@@ -1,4 +1,4 @@
-"""The leaderboard: every record there is, each cell counted once, and compared where budgets are equal.
+"""The leaderboard: every record there is, each trial counted once, and compared where budgets are equal.
 
 A budget is what :data:`newllm.config.groups.BUDGET` names. Rows of one budget stand in one table; whatever belongs to
 another budget, or to none, is set apart with the reason, never left out.
@@ -36,7 +36,7 @@ SPEED = "decoded_tokens_per_second"
 SET_APART = ["file", "arm", "seed", "reason"]
 
 
-# Where and with what else a cell was run; they decide nothing.
+# Where and with what else a trial was run; they decide nothing.
 SURROUNDINGS = {"profile", "device", "arms", "seeds", "pretrained", "data"}
 
 
@@ -51,8 +51,8 @@ class Budget:
     settings
         The values of :data:`newllm.config.groups.BUDGET`.
     records
-        One row a cell, as :func:`newllm.runs.record.load_records` gives it, with ``row`` (the row of the summary that
-        it belongs to) and ``places`` (every folder in which the same cell was found; the newest record counts).
+        One row a trial, as :func:`newllm.runs.record.load_records` gives it, with ``row`` (the row of the summary that
+        it belongs to) and ``places`` (every folder in which the same trial was found; the newest record counts).
     summary
         One row an arm: the columns of :func:`newllm.analysis.summary.summarize_arms` with ``method``, ``size``,
         ``kv_tokens`` (of ``kv_bytes``), ``decoded_tokens_per_second`` (median; NaN where it was not measured),
@@ -164,7 +164,7 @@ def summarize_budget(records: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     records
-        One row a cell, with ``row``: what its cells of other seeds are called, too.
+        One row a trial, with ``row``: what its trials of other seeds are called, too.
     """
     named = records.assign(arm=records["row"])
     baseline = BASELINE if BASELINE in set(named["arm"]) else None
@@ -238,7 +238,7 @@ OPTIONAL = {"text_files", "data"}
 
 
 def _budgets(records: pd.DataFrame) -> list[Budget]:
-    """Group records, each cell counted once; the budget with the most arms first."""
+    """Group records, each trial counted once; the budget with the most arms first."""
     settings = _with_fingerprints(records["notebook"], [_settings(given) for given in records["parameters"]])
     records = records.assign(
         settings=pd.Series(settings, dtype=object),
@@ -248,10 +248,10 @@ def _budgets(records: pd.DataFrame) -> list[Budget]:
     budgets = []
     for name, group in records.groupby("budget"):
         named = group.assign(row=_rows(group)).drop(columns=["settings", "budget", "deciding"])
-        cell = ["row", "seed"]
+        trial = ["row", "seed"]
         newest_first = named.sort_values("finished_at", ascending=False, kind="stable")
-        places = newest_first.groupby(cell)["folder"].agg(tuple).rename("places")
-        kept = newest_first.drop_duplicates(cell).join(places, on=cell).sort_values(cell, ignore_index=True)
+        places = newest_first.groupby(trial)["folder"].agg(tuple).rename("places")
+        kept = newest_first.drop_duplicates(trial).join(places, on=trial).sort_values(trial, ignore_index=True)
         budgets.append(Budget(str(name), group["settings"].iloc[0], kept, summarize_budget(kept)))
     return sorted(budgets, key=lambda budget: (-len(budget.summary), -len(budget.records), budget.name))
 
@@ -290,7 +290,7 @@ def _deciding(record: pd.Series) -> dict[str, Any]:
 
 
 def _rows(records: pd.DataFrame) -> list[str]:
-    """Name the row of each record: its arm, and what tells it from other cells of the same arm and budget."""
+    """Name the row of each record: its arm, and what tells it from other trials of the same arm and budget."""
     names = pd.Series(index=records.index, dtype=object)
     for arm, group in records.groupby("arm"):
         # What one of them does not know of was not a parameter yet.

@@ -1,4 +1,4 @@
-"""A trained model and its tokenizer, by where they are: a cell of a run, a saved model, or a Pythia on the hub."""
+"""A trained model and its tokenizer, by where they are: a trial of a run, a saved model, or a Pythia on the hub."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def find_saved_model(where: str | Path) -> Path:
     Parameters
     ----------
     where
-        The folder of a run's cell, or of a saved model; from the working directory or from the outputs folder. Or the
+        The folder of a run's trial, or of a saved model; from the working directory or from the outputs folder. Or the
         hub id of a Pythia, such as EleutherAI/pythia-70m: then its configuration, tokenizer and safetensors weights
         are fetched into the hub's own cache.
 
@@ -88,8 +88,10 @@ def find_saved_model(where: str | Path) -> Path:
     if (folder / SAVED_MODEL / CONFIG).is_file():
         folder = folder / SAVED_MODEL
     if not (folder / CONFIG).is_file():
-        cells = sorted(path.parent.parent.name for path in folder.glob(f"*/{SAVED_MODEL}/{CONFIG}"))
-        hint = f"give one of its cells: {', '.join(cells)}" if cells else "give the folder of a finished cell of a run"
+        trials = sorted(path.parent.parent.name for path in folder.glob(f"*/{SAVED_MODEL}/{CONFIG}"))
+        hint = (
+            f"give one of its trials: {', '.join(trials)}" if trials else "give the folder of a finished trial of a run"
+        )
         raise LoadingError(f"{folder} holds no model: {hint}.")
     return _complete(folder)
 
@@ -103,7 +105,7 @@ def _fetch(name: str) -> Path:
     fetched = ask_hub(
         lambda: huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]),
         f"the model {name}",
-        "the folder of a run's cell",
+        "the folder of a run's trial",
     )
     return _complete(Path(fetched))
 
