@@ -1,0 +1,87 @@
+"""Intervals over seeds and documents together: they hold what they promise, and single sources of chance do not."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from newllm.evaluation.comparison_statistics import holm, seed_variance, two_way_difference
+
+SEEDS, DOCUMENTS, WINDOWS = 3, 20, 6
+
+
+def simulated(generator, difference, seed_deviation, document_deviation):
+    """Losses (S, N) of two arms that differ by ``difference``, with effects of arm and seed, and of document."""
+    documents = np.repeat(np.arange(DOCUMENTS), WINDOWS)
+    hardness = generator.normal(0, 1, DOCUMENTS * WINDOWS)
+    effect = generator.normal(0, document_deviation, DOCUMENTS)[documents]
+    arms = []
+    for shift in (difference + effect, np.zeros_like(effect)):
+        seeds = generator.normal(0, seed_deviation, (SEEDS, 1))
+        noise = generator.normal(0, 0.02, (SEEDS, DOCUMENTS * WINDOWS))
+        arms.append(4 + hardness + shift + seeds + noise)
+    return *arms, documents
+
+
+@pytest.mark.parametrize(("seed_deviation", "document_deviation"), [(0.01, 0.0), (0.0, 0.05), (0.01, 0.05)])
+def test_the_interval_holds_the_true_difference_as_often_as_it_says(seed_deviation, document_deviation):
+    generator = np.random.default_rng(1)
+    held = 0
+    repetitions = 200
+    for _ in range(repetitions):
+        ours, theirs, documents = simulated(generator, 0.03, seed_deviation, document_deviation)
+        found = two_way_difference(ours, theirs, documents, pooled_seed_variance=seed_deviation**2)
+        held += found.interval.low <= 0.03 <= found.interval.high
+    # 95 % of 200, give or take three standard errors below; wider than promised is no fault here.
+    assert held / repetitions >= 0.95 - 3 * (0.95 * 0.05 / repetitions) ** 0.5
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    generator = np.random.default_rng(2)
+    ours, theirs, documents = simulated(generator, 0.0, 0.0, 0.01)
+    narrow = two_way_difference(ours, theirs, documents)
+    wide = two_way_difference(ours + np.array([[0.1], [0.0], [-0.1]]), theirs, documents)
+    pooled = two_way_difference(ours, theirs, documents, pooled_seed_variance=0.1**2)
+    assert wide.standard_error > 3 * narrow.standard_error
+    assert pooled.standard_error > 3 * narrow.standard_error
+
+
+def test_many_windows_of_few_documents_are_no_more_than_the_documents():
+    """Windows of one document repeat one another: ten copies of each tell nothing new."""
+    generator = np.random.default_rng(3)
+    ours, theirs, documents = simulated(generator, 0.0, 0.0, 0.05)
+    once = two_way_difference(ours, theirs, documents)
+    copied = two_way_difference(np.tile(ours, 10), np.tile(theirs, 10), np.tile(documents, 10))
+    assert copied.standard_error == pytest.approx(once.standard_error, rel=1e-9)
+
+
+def test_equivalence_needs_a_narrow_interval_and_not_only_a_small_difference():
+    generator = np.random.default_rng(4)
+    sure = two_way_difference(*simulated(generator, 0.002, 0.0, 0.005))
+    unsure = two_way_difference(*simulated(generator, 0.002, 0.0, 0.1))
+    assert sure.is_equivalent(0.01)
+    assert not unsure.is_equivalent(0.01)
+    assert not two_way_difference(*simulated(generator, 0.05, 0.0, 0.005)).is_equivalent(0.01)
+
+
+def test_the_variance_of_seeds_is_pooled_over_arms():
+    assert seed_variance([[1.0, 2.0, 3.0], [5.0, 5.0]]) == pytest.approx(2 / 3)
+    assert seed_variance([[1.0], [2.0]]) == 0
+
+
+@given(st.dictionaries(st.text(min_size=1), st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_adjusts_upwards_in_order(p_values):
+    adjusted = holm(p_values)
+    assert list(adjusted) == list(p_values)
+    smallest = min(p_values, key=lambda name: p_values[name])
+    assert adjusted[smallest] == pytest.approx(min(1, len(p_values) * p_values[smallest]))
+    for name, value in p_values.items():
+        assert value <= adjusted[name] <= 1
+        assert all(adjusted[name] <= adjusted[other] for other in p_values if p_values[other] > value)
+
+
+def test_shapes_that_do_not_agree_are_refused():
+    with pytest.raises(ValueError, match="same windows"):
+        two_way_difference(np.zeros((2, 3)), np.zeros((2, 4)), np.zeros(3))
+    with pytest.raises(ValueError, match="finite"):
+        two_way_difference(np.full((2, 3), np.nan), np.zeros((2, 3)), np.arange(3))
