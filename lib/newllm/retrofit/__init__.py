@@ -1,0 +1,1 @@
+"""A trained checkpoint in, a model with a smaller cache out."""
