@@ -28,8 +28,9 @@ def _log_to_the_terminal() -> None:
         named.handlers = [handler]
         named.setLevel(logging.INFO)
         named.propagate = False
-    # papermill says when a cell begins and ends, and shows a progress bar once, at its start.
-    noise = re.compile(r"Executing (Cell|notebook)|Ending Cell|(Input|Output) Notebook:|\s*(0%\|.*)?$")
+    # papermill says when a cell begins and ends, and shows a progress bar once, at its start; of a dead kernel the
+    # command says more.
+    noise = re.compile(r"Executing (Cell|notebook)|Ending Cell|Kernel died|(Input|Output) Notebook:|\s*(0%\|.*)?$")
     logging.getLogger("papermill").addFilter(lambda message: not noise.match(message.getMessage()))
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)
 

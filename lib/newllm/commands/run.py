@@ -16,7 +16,7 @@ from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters, profiles, refuse_unknown
-from newllm.notebook.kernel import kernel_of_this_python
+from newllm.notebook.kernel import KernelDiedError, kernel_of_this_python
 from newllm.runs.folder import Run, RunError, earlier_seconds, notebook_run
 from newllm.runs.pictures import draw_pictures
 from newllm.runs.record import load_records
@@ -138,6 +138,9 @@ def run_notebook(parameters: RunParameters, given: Mapping[str, Any]) -> bool:
             error.evalue,
             run.folder / "unfinished.ipynb",
         )
+        return False
+    except KernelDiedError as error:
+        logger.error("%s failed: %s", parameters.notebook, error)
         return False
     run.finish(time.monotonic() - started)
     draw_pictures(run.folder)

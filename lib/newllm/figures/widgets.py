@@ -6,7 +6,6 @@ import ipywidgets
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from IPython.display import Pretty, display
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from newllm import figures
@@ -22,6 +21,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 def explorer(draw: Callable[..., go.Figure], **controls: ipywidgets.Widget) -> ipywidgets.VBox:
     """Put controls above the figure that they draw.
 
+    The figure is handed to its place as data. Capturing it there, as `ipywidgets.interactive_output` does, makes a
+    notebook client answer the kernel while the cell still runs, and nbclient then may wait for ever for the cell's end.
+
     Parameters
     ----------
     draw
@@ -30,15 +32,20 @@ def explorer(draw: Callable[..., go.Figure], **controls: ipywidgets.Widget) -> i
     controls
         Widgets with a ``value``.
     """
+    place = ipywidgets.Output()
 
-    def show(**values: object) -> None:
+    def show(_: object = None) -> None:
         try:
-            display(draw(**values))
+            shown = draw(**{name: control.value for name, control in controls.items()})._repr_mimebundle_()
         except ValueError as error:
             # What was typed cannot be drawn: say why, where the figure would be.
-            display(Pretty(str(error)))
+            shown = {"text/plain": str(error)}
+        place.outputs = ({"output_type": "display_data", "data": shown, "metadata": {}},)
 
-    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), ipywidgets.interactive_output(show, controls)])
+    for control in controls.values():
+        control.observe(show, "value")
+    show()
+    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), place])
 
 
 def alibi_bias(slope: float, seq_len: int) -> ipywidgets.VBox:

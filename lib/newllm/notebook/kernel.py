@@ -1,4 +1,4 @@
-"""The kernel ``python3``, whichever environment the notebook runs in."""
+"""The kernel ``python3``, whichever environment the notebook runs in, and what is said where it dies."""
 
 import json
 import os
@@ -8,13 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nbclient.exceptions import DeadKernelError
+
 from newllm.files import project_root
+from newllm.runtime import environment
+
+# What jupyter_client says, as a plain RuntimeError, of a kernel that does not live to its first answer.
+DIED_AT_ITS_START = "Kernel died"
+
+
+class KernelDiedError(RuntimeError):
+    """The kernel ended before the notebook did; the message is one sentence."""
 
 
 @contextmanager
 def kernel_of_this_python() -> Iterator[None]:
-    """Make the kernel ``python3`` this interpreter with this library, whatever is installed under that name."""
-    before = os.environ.get("JUPYTER_PATH")
+    """Make the kernel ``python3`` this interpreter with this library, whatever is installed under that name.
+
+    Raises
+    ------
+    KernelDiedError
+        Where the kernel of a notebook that is executed inside ends before the notebook does.
+    """
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder) / "kernels" / "python3"
         kernel.mkdir(parents=True)
@@ -29,11 +44,14 @@ def kernel_of_this_python() -> Iterator[None]:
         }
         (kernel / "kernel.json").write_text(json.dumps(description), encoding="utf-8")
         # Jupyter looks into JUPYTER_PATH before the user's and the system's kernels.
-        os.environ["JUPYTER_PATH"] = os.pathsep.join([folder, before] if before else [folder])
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["JUPYTER_PATH"]
-            else:
-                os.environ["JUPYTER_PATH"] = before
+        paths = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
+        with environment(JUPYTER_PATH=paths):
+            try:
+                yield
+            except RuntimeError as error:
+                if not (isinstance(error, DeadKernelError) or str(error).startswith(DIED_AT_ITS_START)):
+                    raise
+                raise KernelDiedError(
+                    "its kernel died: it was killed, or the machine ran out of memory (smaller batch_size and "
+                    "processes need less)."
+                ) from None
