@@ -56,7 +56,8 @@ def test_cached_tokens_are_memory_mapped_and_whole_or_not_there(cache: Path) -> 
     again = tokens.read()
     assert again is not None
     assert ids.tolist() == again.tolist() == [0, 1, 2, 3, 4]
-    assert [path.name for path in tokens.path.parent.iterdir()] == [tokens.path.name]
+    names = {path.name for path in tokens.path.parent.iterdir()}
+    assert names == {tokens.path.name, f"{tokens.path.name}.sha256"}
 
 
 @pytest.mark.parametrize(
@@ -64,18 +65,32 @@ def test_cached_tokens_are_memory_mapped_and_whole_or_not_there(cache: Path) -> 
     [
         lambda path: path.write_bytes(path.read_bytes()[:-3]),
         lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"nothing of the kind"),
+        lambda path: path.with_name(f"{path.name}.sha256").unlink(),
+        lambda path: path.with_name(f"{path.name}.sha256").write_bytes(b"\xff"),
         lambda path: np.save(path, np.arange(4, dtype=np.uint16)),
-        lambda path: np.save(path, np.arange(5, dtype=np.float32)),
         lambda path: np.save(path, np.array([None] * 5), allow_pickle=True),
     ],
 )
-def test_a_damaged_file_is_made_again(cache: Path, damage) -> None:
+def test_a_damaged_file_is_made_again(cache: Path, caplog: pytest.LogCaptureFixture, damage) -> None:
     tokens = CachedTokens("some-train", 5, source="some")
     tokens.write(np.arange(5, dtype=np.uint16))
     damage(tokens.path)
     assert tokens.read() is None
+    assert f"{tokens.path} is damaged" in caplog.text
     assert tokens.read_or_make(lambda: np.arange(5, dtype=np.uint16)).tolist() == [0, 1, 2, 3, 4]
+    assert tokens.read() is not None
+
+
+def test_no_flipped_bit_is_other_data(cache: Path) -> None:
+    tokens = CachedTokens("some-train", 5, source="some")
+    tokens.write(np.arange(5, dtype=np.uint16))
+    content = tokens.path.read_bytes()
+    for bit in range(0, 8 * len(content), 13):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        tokens.path.write_bytes(flipped)
+        assert tokens.read() is None, bit
+    tokens.path.write_bytes(content)
     assert tokens.read() is not None
 
 

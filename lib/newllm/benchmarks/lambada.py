@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from newllm.data.sources import open_source
+from newllm.data.tokenizers import encode_text
 from newllm.evaluation.endings import Ending, score_endings
 
 
@@ -114,5 +115,5 @@ def read_passages(path: Path | str) -> list[tuple[str, str]]:
 
 def _encode(tokenizer: PreTrainedTokenizerFast, context: str, word: str) -> Ending:
     """Ids of a passage, whose last word is the ending."""
-    ids = tokenizer.encode(f"{context} {word}")
-    return Ending(ids, len(ids) - len(tokenizer.encode(context.rstrip())))
+    ids = encode_text(tokenizer, f"{context} {word}")
+    return Ending(ids, len(ids) - len(encode_text(tokenizer, context.rstrip())))

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from newllm.data.hub import dataset_revision, dataset_rows
 from newllm.data.sources import HUB_DATASETS
+from newllm.data.tokenizers import encode_text
 from newllm.evaluation.endings import Ending, checked_window, score_endings
 
 OFFLINE_CHOICE = "a local wiki.test.raw"
@@ -125,8 +126,7 @@ def evaluate_wikitext(
     prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     windows: list[Ending] = []
     for article in articles:
-        ids = tokenizer.encode(detokenize(article), verbose=False)
-        windows += rolling_windows(ids, prefix, window, stride)
+        windows += rolling_windows(encode_text(tokenizer, detokenize(article)), prefix, window, stride)
     scores = score_endings(
         model,
         windows,

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -187,20 +189,20 @@ def _tokenise(
     documents: Iterable[Block], tokenizer: PreTrainedTokenizerFast, needed: Mapping[Side, int]
 ) -> dict[Side, TokenIds]:
     """First ``needed`` ids of each side, or all there are; reads no more blocks than that takes."""
-    parts: dict[Side, list[list[int]]] = {side: [] for side in needed}
+    id_type = smallest_id_type(len(tokenizer))
+    parts: dict[Side, list[NDArray[np.unsignedinteger]]] = {side: [] for side in needed}
     missing = dict(needed)
     with tqdm(total=sum(needed.values()), desc="tokenising", unit=" tokens", unit_scale=True, delay=2) as progress:
         for block in documents:
             for side in needed:
                 for document_ids in encode_documents(tokenizer, getattr(block, side)) if missing[side] else ():
-                    parts[side].append(document_ids[: missing[side]])
+                    parts[side].append(document_ids[: missing[side]].astype(id_type))
                     missing[side] -= len(parts[side][-1])
                     progress.update(len(parts[side][-1]))
                     if not missing[side]:
                         break
             if not any(missing.values()):
                 break
-    id_type = smallest_id_type(len(tokenizer))
     return {side: concatenate([[], *parts[side]], id_type) for side in needed}
 
 

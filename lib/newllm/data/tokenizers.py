@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from newllm.data.cache import cache_key
+from newllm.data.cache import cache_key, cached_file, is_whole
 from newllm.data.hub import ask_hub
-from newllm.files import atomic_file, cache_folder
+from newllm.data.pieces import cut_into_pieces
+from newllm.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +25,21 @@ END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|padding|>"
 OFFLINE_CHOICE = "tokenizer: bpe:4096 or the path of a tokenizer.json"
 
-# Documents are encoded in batches of about this many characters, so that little is encoded in vain.
+# Pieces of text are encoded in batches of about this many characters, so that little is encoded in vain.
 BATCH_CHARACTERS = 500_000
+
+# What a tokenizer must read as it stands: what normalisers fold, strip or replace, and what splits drop.
+PROBES = (
+    "He said, 'tis true",
+    "  two spaces before",
+    "a line ends here \t\r\n\r and there  \n\n ",
+    "e\u0301 cafe\u0301 \ufb01ve \u00bd \uff21",
+    "\u00dcn\u00efc\u00f6de \u1e9e \u0130 \u20ac",
+    "nothing\x00\x7f\u00a0\u200b\u3000\ufeffhere",
+    "1234567 3.14 1,000 @-@ ``a'' -- b\u2026",
+    "\u65e5\u672c\u8a9e\u3001\u30c6\u30ad\u30b9\u30c8\u3002 \U0001f469\u200d\U0001f467",
+    "<|endoftext|> [UNK] <s>",
+)
 
 
 def load_tokenizer(
@@ -49,42 +64,84 @@ def load_tokenizer(
     Raises
     ------
     ValueError
-        A size that is no number or below 258, a tokenizer without end-of-text or one that is not byte-level.
+        A size that is no number or below 258; a file that is no tokenizer; a tokenizer without end-of-text, or one that
+        does not read every byte of a text.
     FileNotFoundError
         A tokenizer.json that is not there.
     HubUnavailableError
         The hub did not answer.
     """
     if name.startswith("bpe:"):
-        return _with_special_tokens(_trained(name, training_documents, documents_identity))
+        return _with_special_tokens(_trained(name, training_documents, documents_identity), END_OF_TEXT)
+    path = Path(name).expanduser()
     if name.endswith(".json"):
-        if not Path(name).expanduser().is_file():
-            raise FileNotFoundError(f"tokenizer is {name!r}, but there is no such file (seen from {Path.cwd()}).")
-        tokenizer = _with_special_tokens(Tokenizer.from_file(str(Path(name).expanduser())))
-    elif Path(name).is_dir():
-        tokenizer = _byte_level(name, AutoTokenizer.from_pretrained(name))
+        tokenizer = _from_file(path)
+    elif path.is_dir():
+        tokenizer = read_saved_tokenizer(path)
     else:
-        tokenizer = _byte_level(
+        tokenizer = _fast(
             name, ask_hub(lambda: AutoTokenizer.from_pretrained(name), f"the tokenizer {name}", OFFLINE_CHOICE)
         )
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"tokenizer {name} has no end-of-text token, which stands between documents.")
-    bytes_per_token(tokenizer)
+    refuse_unsuitable(tokenizer, f"tokenizer {name}")
     return tokenizer
 
 
-def _byte_level(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+def read_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Read the tokenizer that was saved in a folder.
+
+    Raises
+    ------
+    ValueError
+        Where there is none, or it cannot be read.
+    """
+    try:
+        return _fast(str(folder), AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    # The libraries raise whatever they stumble over: OSError, KeyError, TypeError, bare Exception ...
+    except Exception as error:
+        raise ValueError(
+            f"{folder} holds no tokenizer that can be read ({_first_line(error)}): save it there again, with "
+            "tokenizer.save_pretrained(...)."
+        ) from error
+
+
+def _from_file(path: Path) -> PreTrainedTokenizerFast:
+    """Read a tokenizer.json; its end-of-text token is the ``eos_token`` of a tokenizer_config.json beside it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"tokenizer is {str(path)!r}, but there is no such file (seen from {Path.cwd()}).")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"{path} is not a tokenizer.json that can be read ({_first_line(error)}).") from error
+    config = path.with_name("tokenizer_config.json")
+    end_of_text = END_OF_TEXT
+    if config.is_file():
+        try:
+            named = json.loads(config.read_text(encoding="utf-8")).get("eos_token") or END_OF_TEXT
+            end_of_text = named["content"] if isinstance(named, dict) else str(named)
+        except (ValueError, AttributeError, KeyError) as error:
+            raise ValueError(f"{config} is no JSON object with an eos_token ({_first_line(error)}).") from error
+    if tokenizer.token_to_id(end_of_text) is None:
+        raise ValueError(
+            f"{path} has no token {end_of_text}, which stands between documents: name its own end-of-text token as "
+            f"eos_token in {config}."
+        )
+    return _with_special_tokens(tokenizer, end_of_text)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _fast(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(f"tokenizer {name} is not byte-level, so bits per byte cannot be counted.")
     return tokenizer
 
 
-def _with_special_tokens(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    if tokenizer.token_to_id(END_OF_TEXT) is None:
-        raise ValueError(f"tokenizer has no {END_OF_TEXT} token, which stands between documents.")
-    padding = PADDING if tokenizer.token_to_id(PADDING) is not None else END_OF_TEXT
+def _with_special_tokens(tokenizer: Tokenizer, end_of_text: str) -> PreTrainedTokenizerFast:
+    padding = PADDING if tokenizer.token_to_id(PADDING) is not None else end_of_text
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=padding
+        tokenizer_object=tokenizer, bos_token=end_of_text, eos_token=end_of_text, pad_token=padding
     )
 
 
@@ -97,11 +154,8 @@ def _trained(name: str, documents: Callable[[], Iterable[str]], documents_identi
         raise ValueError(f"tokenizer is {name!r}, but bpe:<size> needs a whole number of at least {smallest}.")
     key = cache_key(name=name, documents=documents_identity, library=tokenizers.__version__)
     path = cache_folder() / "tokenizers" / f"{name.replace(':', '-')}-{key}.json"
-    if path.is_file():
-        try:
-            return Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception for a file that it cannot read
-            logger.warning("%s is damaged (%s): training that tokenizer again", path, error)
+    if is_whole(path):
+        return Tokenizer.from_file(str(path))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -112,7 +166,7 @@ def _trained(name: str, documents: Callable[[], Iterable[str]], documents_identi
     tokenizer.train_from_iterator(documents(), trainer)
     if tokenizer.get_vocab_size() < int(size):
         logger.warning("%s: the text gave only %d tokens", name, tokenizer.get_vocab_size())
-    with atomic_file(path) as temporary:
+    with cached_file(path) as temporary:
         tokenizer.save(str(temporary))
     return tokenizer
 
@@ -157,33 +211,123 @@ def bytes_per_token(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int64]:
     return table
 
 
-def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str]) -> Iterator[list[int]]:
-    """Encode documents lazily, each followed by end-of-text.
+def refuse_unsuitable(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Refuse a tokenizer without end-of-text, or one that does not read a text as it stands.
 
-    Special tokens that a document spells out are encoded as the plain text they are.
+    Composition (NFC), which the GPT-NeoX tokenizer has, is the one change that is accepted: the bytes of a text are
+    then those of its composed form, which is what is read.
+
+    Parameters
+    ----------
+    tokenizer
+        The tokenizer.
+    name
+        What it is called in the message.
+
+    Raises
+    ------
+    ValueError
+        Says which and why.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{name} has no end-of-text token, which stands between documents: give it an eos_token.")
+    try:
+        table = bytes_per_token(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be used: {error}") from error
+    description = _description(tokenizer)
+    normalizer = description.get("normalizer")
+    parts = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
+    changing = [part["type"] for part in parts if part and part["type"] != "NFC"]
+    if changing:
+        raise ValueError(
+            f"{name} changes the text before it reads it ({', '.join(changing)}), so bits per byte cannot be counted: "
+            "take one that has no normalizer, or NFC alone."
+        )
+    if description["model"].get("dropout"):
+        raise ValueError(f"{name} splits words by chance (dropout), so that its ids differ from call to call.")
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+    texts = [*PROBES, *(f"a   {token.content}   b" for token in added if not token.special)]
+    for text, ids in zip(texts, _encode_all(tokenizer, texts), strict=True):
+        expected = unicodedata.normalize("NFC", text) if normalizer else text
+        read = decoders.ByteLevel().decode(tokenizer.convert_ids_to_tokens(ids))
+        if read != expected or table[ids].sum() != len(expected.encode()):
+            raise ValueError(
+                f"{name} reads {read!r} where {text!r} stands, so bits per byte cannot be counted: take a byte-level "
+                "one that adds no space before a text, strips none around its tokens, and drops none between words."
+            )
+
+
+def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Give the ids of a text alone: the one way in which text becomes ids.
+
+    No beginning or end that the tokenizer's template would add stands among them: whoever needs one puts it there.
+    Special tokens that the text spells out are the plain text they are. Nothing is truncated. A long text is encoded in
+    pieces, as :func:`newllm.data.pieces.cut_into_pieces` says.
+
+    Parameters
+    ----------
+    tokenizer
+        Any tokenizer of the `tokenizers` library.
+    text
+        Any text.
+    """
+    return [token for ids, _ in _encode_pieces(tokenizer, [text]) for token in ids]
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
+    """Encode documents lazily, each as :func:`encode_text` does, followed by end-of-text.
 
     Yields
     ------
-    list of int
+    numpy.ndarray
         Ids of one document, and end-of-text.
     """
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
-    for batch in _batches(documents):
-        for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
-            yield [*encoding.ids, tokenizer.eos_token_id]
+    parts: list[NDArray[np.uint32]] = []
+    for ids, is_last in _encode_pieces(tokenizer, documents):
+        parts.append(np.array(ids, dtype=np.uint32))
+        if is_last:
+            yield np.concatenate([*parts, np.array([tokenizer.eos_token_id], dtype=np.uint32)])
+            parts = []
 
 
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def _encode_pieces(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Iterator[tuple[list[int], bool]]:
+    """Ids of the pieces of each text, and whether it is the text's last one."""
+    for batch in _batches(_pieces(tokenizer, texts)):
+        encoded = _encode_all(tokenizer, [piece for piece, _ in batch])
+        yield from zip(encoded, (is_last for _, is_last in batch), strict=True)
+
+
+def _pieces(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    for text in texts:
+        *earlier, last = cut_into_pieces(text, tokenizer.backend_tokenizer, lambda parts: _encode_all(tokenizer, parts))
+        yield from ((piece, False) for piece in earlier)
+        yield last, True
+
+
+def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+    batch: list[tuple[str, bool]] = []
     characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document)
+    for piece in pieces:
+        batch.append(piece)
+        characters += len(piece[0])
         if characters >= BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _encode_all(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of short texts: nothing added, nothing cut off, no special token seen in a text."""
+    ids: list[list[int]] = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        split_special_tokens=True,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+    return ids

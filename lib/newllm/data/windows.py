@@ -1,6 +1,5 @@
 """Windows of tokens: the one thing that every model is trained on and measured with."""
 
-import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,10 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from newllm.data.cache import cache_key
-from newllm.files import atomic_file, cache_folder
-
-logger = logging.getLogger(__name__)
+from newllm.data.cache import cache_key, cached_file, is_whole
+from newllm.files import cache_folder
 
 TokenIds = NDArray[np.uint16] | NDArray[np.uint32]
 
@@ -98,21 +95,11 @@ class CachedTokens:
 
     def read(self) -> TokenIds | None:
         """Ids (length,) as a memory map, or None where there is no whole file."""
-        try:
-            ids = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, EOFError) as error:
-            logger.warning("%s is damaged (%s): making it again", self.path, error)
-            return None
-        if ids.shape != (self.length,) or ids.dtype not in (np.uint16, np.uint32):
-            logger.warning("%s does not hold %d ids: making it again", self.path, self.length)
-            return None
-        return ids
+        return np.load(self.path, mmap_mode="r", allow_pickle=False) if is_whole(self.path) else None
 
     def write(self, ids: TokenIds) -> TokenIds:
         """Store ids (length,) whole or not at all; give them back as a memory map."""
-        with atomic_file(self.path) as temporary:
+        with cached_file(self.path) as temporary:
             np.save(temporary, ids, allow_pickle=False)
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
@@ -122,6 +109,8 @@ class CachedTokens:
         return self.write(make()) if ids is None else ids
 
 
-def concatenate(parts: Sequence[Sequence[int] | TokenIds], id_type: type[np.uint16] | type[np.uint32]) -> TokenIds:
+def concatenate(
+    parts: Sequence[Sequence[int] | NDArray[np.unsignedinteger]], id_type: type[np.uint16] | type[np.uint32]
+) -> TokenIds:
     """One array of all ids, in order."""
     return np.concatenate([np.asarray(part, dtype=id_type) for part in parts])

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from newllm.data.facts import Fact
+from newllm.data.tokenizers import encode_text
 from newllm.evaluation.perplexity import score_rows, scoring
 from newllm.evaluation.statistics import Interval, bootstrap_interval
 
@@ -65,7 +66,7 @@ class _Sentence:
 
 def evaluate_reversal_curse(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     pairs: Sequence[Fact],
     device: torch.device | str | None = None,
     *,
@@ -109,7 +110,7 @@ def evaluate_reversal_curse(
 
 
 def sentence_perplexities(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fact: Fact, device: torch.device | str | None = None
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, fact: Fact, device: torch.device | str | None = None
 ) -> dict[str, float]:
     """Perplexity per token of one fact's sentence in each direction, by the direction's name.
 
@@ -161,10 +162,9 @@ def _questions(pairs: Sequence[Fact], wrong: list[list[Fact]]) -> Iterator[tuple
             yield fact.backward_prompt, named.backward_answer
 
 
-def _tokenise(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> _Sentence:
+def _tokenise(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str) -> _Sentence:
     start = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    whole = tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
+    before, whole = encode_text(tokenizer, prompt), encode_text(tokenizer, prompt + answer)
     # The answer begins with a space, where byte-level tokenizers split; any that merges across it is met half-way.
     shared = next((place for place, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
     return _Sentence([*start, *whole], max(1, len(whole) - shared))

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from newllm.config.groups import ExperimentParameters
 from newllm.data import TextData
-from newllm.data.tokenizers import tokenizer_identity
+from newllm.data.tokenizers import encode_text, tokenizer_identity
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
 from newllm.evaluation.decoding import compare_decoding
@@ -224,8 +224,7 @@ def _contexts(model: LanguageModel, data: TextData, device: torch.device) -> Ite
 def continue_prompts(model: LanguageModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[Continuation]:
     """Continue the two fixed prompts greedily, so that a reader sees what the model says."""
     for prompt in PROMPTS:
-        encoded = tokenizer(prompt, return_tensors="pt").to(model.device)
-        ids = encoded["input_ids"]
+        ids = torch.tensor([encode_text(tokenizer, prompt)], device=model.device)
         generated = model.generate(  # type: ignore[misc]
             ids,
             attention_mask=torch.ones_like(ids),

@@ -6,7 +6,7 @@ import ipywidgets
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from newllm import figures
 from newllm.data.facts import Fact
@@ -73,7 +73,7 @@ def alibi_bias(slope: float, seq_len: int) -> ipywidgets.VBox:
 
 
 def fact_in_both_directions(
-    models: Mapping[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, fact: Fact
+    models: Mapping[str, PreTrainedModel], tokenizer: PreTrainedTokenizerFast, fact: Fact
 ) -> ipywidgets.VBox:
     """Write a fact and see how likely its sentence is in each direction, model by model.
 
