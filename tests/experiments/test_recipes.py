@@ -12,8 +12,9 @@ from newllm import models
 from newllm.data import TextData
 from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import ComparisonError, compare
-from newllm.experiments.recipes import RECIPES, Recipe, Trained
+from newllm.experiments.recipes import RECIPES, Trained, Training
 from newllm.experiments.trial import Trial
+from newllm.models.recipe import WINDOWS, Recipe
 from newllm.models.registry import find
 from tests.comparison_setup import saved, settings
 
@@ -45,21 +46,22 @@ def test_each_arm_trains_what_it_says(finished_comparison, text_folder, text_dat
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
-def test_a_model_brings_its_own_way_of_training_by_name(text_folder, text_data, tmp_path, monkeypatch):
+def test_a_model_brings_its_own_way_of_training(text_folder, text_data, tmp_path, monkeypatch):
     asked: list[tuple[str, int]] = []
 
     def recipe(trial: Trial, model: Any, text: TextData, folder: Path, device: torch.device) -> Trained:
         asked.append((trial.arm.name, trial.seed))
-        return RECIPES["windows"].train(trial, model, text, folder, device)
+        return RECIPES[WINDOWS].train(trial, model, text, folder, device)
 
-    monkeypatch.setitem(RECIPES, "run-on", Recipe(recipe, RECIPES["windows"].estimate))
-    monkeypatch.setattr(find("mqa").model_class, "training_recipe", "run-on")
-    compare(settings(text_folder, arms=["mqa", "unified"], epochs=1), text_data, tmp_path)
-    assert asked == [("mqa", 1)]
+    own = Recipe("own", continuous=False)
+    monkeypatch.setitem(RECIPES, own, Training(recipe, RECIPES[WINDOWS].estimate))
+    monkeypatch.setattr(find("mla").model_class, "recipe", own)
+    compare(settings(text_folder, arms=["mla", "unified"], epochs=1), text_data, tmp_path)
+    assert asked == [("mla", 1)]
 
 
 def test_every_model_has_a_recipe():
-    assert {find(name).model_class.training_recipe for name in models.names()} <= set(RECIPES)
+    assert {find(name).model_class.recipe for name in models.names()} <= set(RECIPES)
 
 
 def test_a_cascade_stands_on_the_embedding_of_a_baseline_on_the_same_data(text_folder, text_data, tmp_path):

@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from newllm.experiments.recipes import RECIPES, Recipe
+from newllm.experiments.recipes import RECIPES, Training
 from newllm.experiments.timing import expected_seconds
 from tests.comparison_setup import settings, trial_of
 
@@ -21,14 +21,14 @@ def test_what_takes_time_is_estimated_as_it_is_trained(text_folder, text_data, t
         asked[f"{len(asked)} {name}"] = (blocks, embedding)
         return 1.0
 
-    for name, recipe in RECIPES.items():
-        monkeypatch.setitem(RECIPES, name, Recipe(recipe.train, functools.partial(estimate, name)))
+    for recipe, training in RECIPES.items():
+        monkeypatch.setitem(RECIPES, recipe, Training(training.train, functools.partial(estimate, recipe.name)))
     parameters = settings(text_folder, arms=arms)
     trials = [trial_of(arm, parameters, tmp_path) for arm in arms]
     assert expected_seconds([*trials, trials[0]], text_data) == dict.fromkeys(trials, 1.0)
     assert asked == {
         "0 windows": (False, True),
         "1 windows": (True, False),
-        "2 contexts": (False, False),
-        "3 contexts": (True, True),
+        "2 contexts of a continuous stream": (False, False),
+        "3 contexts of a continuous stream": (True, True),
     }

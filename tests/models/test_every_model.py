@@ -10,11 +10,13 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from newllm.evaluation.agreement import cached_equals_uncached
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
-from newllm.models import configure, create, names
+from newllm.models import configure, create, find, names
 from newllm.models.language_model import LanguageModel
 from newllm.models.position import ENCODINGS
+from newllm.models.recurrent import RecurrentModel
 
 EVERY_MODEL = names()
+RECURRENT = [name for name in EVERY_MODEL if find(name).model_class.recurrence]
 
 
 def encodings_of(name: str) -> list[str | None]:
@@ -110,11 +112,13 @@ def test_every_buffer_is_saved(name):
     assert {buffer for buffer, _ in model.named_buffers()} <= set(model.state_dict())
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("name", EVERY_MODEL)
+@pytest.mark.parametrize(
+    ("name", "frozen"), [*((name, False) for name in EVERY_MODEL), *((name, True) for name in RECURRENT)]
+)
 def test_gradients_reach_every_trainable_parameter_and_no_other(name, frozen):
     model = build(name).train()
     if frozen:
+        assert isinstance(model, RecurrentModel)
         model.freeze_context_blocks()
         assert not any(parameter.requires_grad for parameter in model.context_blocks.parameters())
     ids = tokens(model, rows=3, length=40)
@@ -260,7 +264,21 @@ def test_it_builds_at_every_size_without_weights(name):
 
 
 @pytest.mark.parametrize("name", EVERY_MODEL)
+def test_a_recurrence_is_declared_by_the_class_and_leaves_no_trace_in_others(name):
+    model = build(name)
+    assert type(model).recurrence == (name in RECURRENT) == isinstance(model, RecurrentModel)
+    for part in ("context_blocks", "embed_norm", "context_width", "normed_embeddings", "freeze_context_blocks"):
+        assert hasattr(model, part) == (name in RECURRENT)
+    if name not in RECURRENT:
+        ids = tokens(model)
+        with pytest.raises(TypeError, match="contexts"):
+            model(ids, contexts=torch.zeros(2, 21, 8))
+
+
+@pytest.mark.parametrize("name", RECURRENT)
 def test_the_recurrences_keep_their_own_initialisation(name):
-    for block in create(name, "mini").context_blocks:
+    model = create(name, "mini")
+    assert isinstance(model, RecurrentModel)
+    for block in model.context_blocks:
         weights = torch.cat([part.weight.flatten() for part in block.modules() if isinstance(part, torch.nn.Linear)])
         assert weights.std().item() == pytest.approx(0.1, rel=0.05)

@@ -66,6 +66,6 @@ def test_freezing_takes_recurrence_and_embed_norm_out_of_training():
         assert (parameter.grad is None) == (name in frozen), name
 
 
-def test_projection_of_a_model_without_one_says_so():
-    with pytest.raises(TypeError, match="0 context blocks"):
-        _ = create("pythia", "tiny").projection
+def test_the_projection_of_a_model_with_several_is_none_of_them():
+    with pytest.raises(TypeError, match="2 context blocks"):
+        _ = create("cascade", "tiny").projection

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from newllm import models
-from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
+from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.collection import (
     clear_gpu_cache,
     collect_context_cache,
@@ -48,9 +48,10 @@ def literal_loop(block: DiverseProjection, embeds: Tensor) -> Tensor:
     return torch.stack(contexts)
 
 
-def make_model(blocks: int = 1) -> LanguageModel:
+def make_model(blocks: int = 1) -> RecurrentModel:
     torch.manual_seed(0)
     model = models.create("dproj", "tiny").double()
+    assert isinstance(model, RecurrentModel)
     for _ in range(blocks - 1):
         model.context_blocks.append(DiverseProjection(64, 24).double())
     return model.requires_grad_(False)
@@ -214,7 +215,7 @@ def test_errors_at_the_door():
     with pytest.raises(ValueError, match="chunk_size"):
         collect_context_cache(block, make_stream(5), chunk_size=0)
     with pytest.raises(ValueError, match="no context block"):
-        collect_model_contexts(cast(LanguageModel, models.create("pythia", "tiny")), torch.arange(5), "cpu")
+        collect_model_contexts(cast(RecurrentModel, models.create("pythia", "tiny")), torch.arange(5), "cpu")
 
 
 def test_clear_gpu_cache_is_harmless_without_a_gpu():

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from newllm import models
 from newllm.config.groups import ProjectionParameters
-from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
+from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence import training
 from newllm.recurrence.checkpoint import ProjectionMismatchError, load_projection, save_projection
 from newllm.recurrence.collection import collect_context_cache_sequential
@@ -23,9 +23,10 @@ def settings(**changes: Any) -> ProjectionParameters:
     return ProjectionParameters(**({"max_iterations": 6, "projection_batch_size": 90} | changes))
 
 
-def make_model(seed: int = 0, blocks: int = 1, **overrides: Any) -> LanguageModel:
+def make_model(seed: int = 0, blocks: int = 1, **overrides: Any) -> RecurrentModel:
     torch.manual_seed(seed)
     model = models.create("dproj", "tiny", **overrides).double()
+    assert isinstance(model, RecurrentModel)
     for _ in range(blocks - 1):
         model.context_blocks.append(DiverseProjection(64, model.projection.proj_dim).double())
     return model
@@ -35,11 +36,11 @@ def make_stream(tokens: int = 200) -> Tensor:
     return torch.randint(512, (tokens,), generator=torch.Generator().manual_seed(1)) ** 2 % 512
 
 
-def train(model: LanguageModel, parameters: ProjectionParameters, seed: int = 3, **more: Any) -> ProjectionResult:
+def train(model: RecurrentModel, parameters: ProjectionParameters, seed: int = 3, **more: Any) -> ProjectionResult:
     return train_projection(model, make_stream(), parameters, device="cpu", seed=seed, **more)
 
 
-def reference(model: LanguageModel, parameters: ProjectionParameters, seed: int) -> list[dict[str, float]]:
+def reference(model: RecurrentModel, parameters: ProjectionParameters, seed: int) -> list[dict[str, float]]:
     """SPEC's text with no thought of memory or speed: one mini-batch after the other from full-length arrays."""
     block, generator = model.projection, torch.Generator().manual_seed(seed)
     embeds = model.normed_embeddings(make_stream()).detach()

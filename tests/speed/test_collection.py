@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from newllm import models
 from newllm.config.groups import ProjectionParameters
-from newllm.models.language_model import LanguageModel
+from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.collection import collect_context_cache, collect_context_cache_sequential
 from newllm.recurrence.training import train_projection
 
@@ -19,10 +19,11 @@ CONTEXT_DIMS = [320, 500]
 
 
 @cache
-def make(proj_dim: int, quick: bool) -> tuple[LanguageModel, torch.Tensor]:
+def make(proj_dim: int, quick: bool) -> tuple[RecurrentModel, torch.Tensor]:
     """Train a block of the 70m width, make a stream: long where time is taken, short where it only has to run."""
     torch.manual_seed(0)
     model = models.create("dproj", "tiny", embedding_size=512, proj_dim=proj_dim)
+    assert isinstance(model, RecurrentModel)
     ids = torch.randint(512, (1500 if quick else 100_000,), generator=torch.Generator().manual_seed(0))
     parameters = ProjectionParameters(max_iterations=5 if quick else 60)
     train_projection(model, ids[:10_000], parameters, device="cpu", seed=0)

@@ -8,17 +8,18 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from newllm import models
 from newllm.config.groups import ProjectionParameters
-from newllm.models.language_model import LanguageModel
+from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.oacd import oacd_loss
 from newllm.recurrence.training import train_projection
 
 GROUP = "one OACD pass"
 
 
-def make(benchmark: BenchmarkFixture) -> tuple[LanguageModel, torch.Tensor]:
+def make(benchmark: BenchmarkFixture) -> tuple[RecurrentModel, torch.Tensor]:
     torch.manual_seed(0)
     tokens = 200 if benchmark.disabled else 20_000
     model = models.create("dproj", "tiny", embedding_size=512, proj_dim=320)
+    assert isinstance(model, RecurrentModel)
     return model, torch.randint(512, (tokens,), generator=torch.Generator().manual_seed(0))
 
 

@@ -291,5 +291,5 @@ def test_stretches_within_a_chunk_are_refused(tmp_path, data, embedding):
     windows = context_kv(freeze_embedding=False)
     for model, name, chunk_size in ((context_kv(embedding), "stream_tokens", 10), (windows, "seq_length", 50)):
         model.config.chunk_size = chunk_size
-        with pytest.raises(ValueError, match=rf"{name}=.* must be larger than 50 for chunk_size={chunk_size}"):
+        with pytest.raises(ValueError, match=rf"{name}=.* must be larger than 50 for chunks of {chunk_size} tokens"):
             train_on_stream(model, data, settings(), tmp_path, seed=0, device=CPU)

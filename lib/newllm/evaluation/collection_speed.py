@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from newllm.models.language_model import LanguageModel
+from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.collection import collect_context_cache_sequential_multiblock, collect_model_contexts
 
 # The first calls of every kernel cost more: they are not timed.
@@ -61,7 +61,7 @@ class CollectionSpeed:
 
 
 def time_collection(
-    model: LanguageModel, token_ids: Tensor, device: torch.device | str, *, loop_tokens: int
+    model: RecurrentModel, token_ids: Tensor, device: torch.device | str, *, loop_tokens: int
 ) -> CollectionSpeed:
     """Collect the contexts of all blocks of a model over a stream in parallel, and over its beginning token by token.
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from newllm.models.language_model import LanguageModel
+
 # Errors of float64 arithmetic stay far below this, real differences far above.
 EXACT = 1e-9
 PROBE_SEED = 20_240_229
@@ -49,6 +51,11 @@ def vocabulary_size(model: PreTrainedModel) -> int:
     if not isinstance(embedding, torch.nn.Embedding):
         raise TypeError(f"the input embedding of {type(model).__name__} must be an nn.Embedding to be probed")
     return embedding.num_embeddings
+
+
+def period_of(model: PreTrainedModel) -> int:
+    """Return the tokens after which a model's way of remembering repeats; 1 for models of others."""
+    return model.period if isinstance(model, LanguageModel) else 1
 
 
 def random_tokens(model: PreTrainedModel, rows: int, length: int, generator: torch.Generator) -> Tensor:

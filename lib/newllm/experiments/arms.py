@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Any, Self
 
 import torch
@@ -120,8 +119,8 @@ class Arm:
 
     @property
     def reads_stream(self) -> bool:
-        """Whether its model is trained on one run-on stream."""
-        return find(self.method).model_class.training_recipe == "contexts"
+        """Whether its model is trained on one continuous stream."""
+        return find(self.method).model_class.recipe.continuous
 
     def settings(self, parameters: ModelParameters) -> dict[str, Any]:
         """Fields of the model's config that are not the size's: what the parameters give, then the arm's own.
@@ -159,11 +158,9 @@ class Arm:
             return models.create(self.method, parameters.size, **settings)
 
 
-@cache
 def has_recurrence(method: str) -> bool:
-    """Tell whether a model has context blocks, by building its smallest size."""
-    with torch.random.fork_rng():
-        return len(models.create(method, "tiny").context_blocks) > 0
+    """Tell whether a model has a recurrence, as its class declares; nothing is built."""
+    return find(method).model_class.recurrence
 
 
 def _overrides(text: str, settings: str) -> tuple[tuple[str, Any], ...]:

@@ -57,7 +57,7 @@ def run_trial(trial: Trial, data: TextData) -> Record:
     start = time.perf_counter()
     device = choose_device(trial.parameters.device)
     model = trial.arm.build(trial.parameters, len(data.tokenizer), trial.seed)
-    recipe = RECIPES[model.training_recipe]
+    recipe = RECIPES[model.recipe]
     trained = recipe.train(trial, model.to(device), data, run.folder, device)  # type: ignore[arg-type]
     record = score_model(
         run, trial.parameters, trial.arm.name, trial.arm.method, trial.seed, model, data, trained, start

@@ -12,6 +12,8 @@ from newllm.data.tokenizers import tokenizer_identity
 from newllm.experiments.trial import Trial, lender_of
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
+from newllm.models.recipe import CONTEXTS, WINDOWS, Recipe
+from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.checkpoint import DESCRIPTION, load_projection, save_projection
 from newllm.recurrence.training import ProjectionResult, train_projections
 from newllm.training.embeddings import RANDOM, adopt_embedding, read_embedding
@@ -39,7 +41,7 @@ Treatment = Callable[[Trial, LanguageModel, TextData, Path, torch.device], Proje
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Training:
     """One way of training.
 
     Attributes
@@ -58,6 +60,7 @@ def train_and_freeze_projection(
     trial: Trial, model: LanguageModel, data: TextData, folder: Path, device: torch.device
 ) -> ProjectionResult:
     """Treatment ``oacd``: train the recurrences on the first ``projection_samples`` windows, then freeze them."""
+    assert isinstance(model, RecurrentModel)
     place, identity = folder / "projection", tokenizer_identity(data.tokenizer)
     if (place / DESCRIPTION).exists():
         # The model was killed later, in main training.
@@ -67,7 +70,7 @@ def train_and_freeze_projection(
             model,
             data.train.stream(trial.parameters.projection_samples),
             trial.parameters,
-            data_split=getattr(model.config, "data_split", "disjoint"),
+            data_split=model.data_split,
             device=device,
             seed=trial.seed,
             resume_folder=place,
@@ -79,6 +82,7 @@ def train_and_freeze_projection(
 
 def freeze_projection(trial: Trial, model: LanguageModel, *_: Any) -> None:
     """Treatment ``random``: the recurrences stay as they were initialised."""
+    assert isinstance(model, RecurrentModel)
     model.freeze_context_blocks()
 
 
@@ -135,8 +139,8 @@ def train_on_contexts(
     return Trained(main, projection)
 
 
-# A model class names its recipe in `training_recipe`; a new way of training is two functions and an entry here.
-RECIPES: dict[str, Recipe] = {
-    "windows": Recipe(train_on_windows, estimate_seconds),
-    "contexts": Recipe(train_on_contexts, estimate_stream_seconds),
+# How each recipe that a model class declares is followed; a new way of training is two functions and an entry here.
+RECIPES: dict[Recipe, Training] = {
+    WINDOWS: Training(train_on_windows, estimate_seconds),
+    CONTEXTS: Training(train_on_contexts, estimate_stream_seconds),
 }

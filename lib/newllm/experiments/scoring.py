@@ -23,6 +23,7 @@ from newllm.experiments.recipes import Trained
 from newllm.models.language_model import LanguageModel
 from newllm.models.methods.pythia import PythiaModel
 from newllm.models.projection import DiverseProjection
+from newllm.models.recurrent import RecurrentModel
 from newllm.models.registry import BASELINE
 from newllm.recurrence.convergence import effective_rank
 from newllm.runs.folder import Run
@@ -200,11 +201,11 @@ def _metrics(
             "epochs": len(trained.main.history),
             "tokens_per_second": trained.main.tokens_per_second,
         }
-    if len(model.context_blocks):
+    if isinstance(model, RecurrentModel):
         ranks = [effective_rank(contexts) / contexts.shape[1] for contexts in _contexts(model, data, device)]
         metrics["effective_rank"] = float(np.mean(ranks))
-    if model.training_recipe != "windows":
-        # It was trained on one run-on stream, so it is scored on one, too.
+    if model.recipe.continuous:
+        # It was trained on one continuous stream, so it is scored on one, too.
         metrics["run_on_perplexity"] = run_on(model, data.validation.token_ids, device=device).perplexity
     if trained and trained.projection:
         metrics["convergence_rate"] = trained.projection.convergence_rate
@@ -212,7 +213,7 @@ def _metrics(
 
 
 @torch.no_grad()
-def _contexts(model: LanguageModel, data: TextData, device: torch.device) -> Iterator[Tensor]:
+def _contexts(model: RecurrentModel, data: TextData, device: torch.device) -> Iterator[Tensor]:
     """Contexts (N * T, P) of each block over the held-out windows, each window from zero, as the model is now."""
     windows = [data.validation[index]["input_ids"][:-1] for index in range(len(data.validation))]
     embeds = model.normed_embeddings(torch.stack(windows).to(device))

@@ -1,29 +1,29 @@
 """Base of the models that stand on another model's token embedding: frozen, and the head too, by default."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from newllm.models.config import BorrowedEmbeddingConfig
-from newllm.models.language_model import LanguageModel
+from newllm.models.recipe import CONTEXTS
+from newllm.models.recurrent import RecurrentModel
 
 
-class BorrowedEmbeddingModel(LanguageModel):
-    """Token embedding, its norm, and a head, tied to the embedding by default.
+class BorrowedEmbeddingModel(RecurrentModel):
+    """Token embedding and a head, tied to it by default, around recurrences that read the embedding.
 
     The embedding is random until :func:`newllm.training.embeddings.adopt_embedding` gives it what another model knows.
-    A subclass makes its other parts and calls ``post_init``, which ties the head.
+    A subclass makes its recurrences and other parts and calls ``post_init``, which ties the head.
     """
 
     config_class = BorrowedEmbeddingConfig
-    training_recipe = "contexts"
+    recipe = CONTEXTS
     _tied_weights_keys = {"embed_out.weight": "embed_in.weight"}  # noqa: RUF012 (transformers reads it so)
 
     def __init__(self, config: BorrowedEmbeddingConfig) -> None:
         super().__init__(config)
         self.embed_in = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.embed_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.embed_out = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
@@ -34,6 +34,11 @@ class BorrowedEmbeddingModel(LanguageModel):
         """
         super().tie_weights(*args, **kwargs)
         self.embed_in.requires_grad_(not self.config.freeze_embedding)
+
+    @property
+    def data_split(self) -> Literal["disjoint", "full"]:
+        """What each context block is trained on, as the config says."""
+        return self.config.data_split
 
     @property
     def reads_previous_contexts(self) -> bool:

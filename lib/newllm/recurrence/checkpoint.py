@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from newllm.files import to_json, write_atomically
-from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
+from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.training import ProjectionResult, write_tensors
 
 WEIGHTS = "projection.safetensors"
@@ -24,7 +24,7 @@ class ProjectionMismatchError(ValueError):
     """A projection checkpoint that does not belong to the model or the tokenizer at hand."""
 
 
-def save_projection(folder: Path, model: LanguageModel, result: ProjectionResult, tokenizer_identity: str) -> None:
+def save_projection(folder: Path, model: RecurrentModel, result: ProjectionResult, tokenizer_identity: str) -> None:
     """Write all that the model's recurrences were trained against, and themselves, to ``folder``.
 
     ``projection.safetensors`` holds embedding, ``embed_norm`` and recurrences; ``projection.json``, written last, holds
@@ -54,7 +54,7 @@ def save_projection(folder: Path, model: LanguageModel, result: ProjectionResult
 
 @torch.no_grad()
 def load_projection(
-    folder: Path, model: LanguageModel, tokenizer_identity: str, *, adopt_embedding: bool = False
+    folder: Path, model: RecurrentModel, tokenizer_identity: str, *, adopt_embedding: bool = False
 ) -> ProjectionResult:
     """Load trained recurrences and their ``embed_norm`` into a model, which then gives the same contexts.
 
@@ -107,7 +107,7 @@ def load_projection(
     return ProjectionResult(description["history"], description["converged"])
 
 
-def _projection_tensors(model: LanguageModel) -> dict[str, Tensor]:
+def _projection_tensors(model: RecurrentModel) -> dict[str, Tensor]:
     """Embedding, its norm, and the recurrences of a model, by name; the tensors themselves, not copies."""
     embedding = cast(nn.Embedding, model.get_input_embeddings())
     tensors = {"embedding.weight": embedding.weight.detach()}
@@ -116,7 +116,7 @@ def _projection_tensors(model: LanguageModel) -> dict[str, Tensor]:
     return tensors
 
 
-def _projection_config(model: LanguageModel) -> dict[str, Any]:
+def _projection_config(model: RecurrentModel) -> dict[str, Any]:
     """Return what must agree for the same tokens to give the same contexts, tensors aside."""
     embedding = cast(nn.Embedding, model.get_input_embeddings())
     blocks = cast(list[DiverseProjection], list(model.context_blocks))

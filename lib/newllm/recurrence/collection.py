@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection, DiverseProjectionLayer
+from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.convergence import Recurrence, contraction
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def clear_gpu_cache() -> None:
 
 
 def collect_context_cache_sequential(
-    model: LanguageModel, token_ids: Tensor, device: torch.device | str, chunk_size: int = 10_000
+    model: RecurrentModel, token_ids: Tensor, device: torch.device | str, chunk_size: int = 10_000
 ) -> Tensor:
     """Collect the contexts of a model's first block token by token: the reference.
 
@@ -96,7 +96,7 @@ def collect_context_cache_sequential(
 
 @torch.no_grad()
 def collect_context_cache_sequential_multiblock(
-    model: LanguageModel,
+    model: RecurrentModel,
     token_ids: Tensor,
     device: torch.device | str,
     num_blocks: int,
@@ -128,8 +128,9 @@ def collect_context_cache_sequential_multiblock(
         Where the stream is not one row of at least one token, or the model has fewer blocks.
     """
     _check_stream(token_ids, chunk_size)
-    if not 1 <= num_blocks <= len(model.context_blocks):
-        raise ValueError(f"num_blocks={num_blocks}, but this model has {len(model.context_blocks)} context blocks")
+    count = len(model.context_blocks) if isinstance(model, RecurrentModel) else 0
+    if not 1 <= num_blocks <= count:
+        raise ValueError(f"num_blocks={num_blocks}, but this model has {count} context blocks")
     blocks = _blocks_on(model, device)[:num_blocks]
     states = [torch.zeros(1, block.proj_dim, device=device, dtype=_dtype_of(model)) for block in blocks]
     contexts = torch.empty(len(token_ids), sum(block.proj_dim for block in blocks), dtype=_dtype_of(model))
@@ -199,7 +200,7 @@ def collect_context_cache(
 
 @torch.no_grad()
 def collect_model_contexts(
-    model: LanguageModel,
+    model: RecurrentModel,
     token_ids: Tensor,
     device: torch.device | str,
     tolerance: float = 1e-5,
@@ -239,7 +240,7 @@ def collect_model_contexts(
     """
     _check_stream(token_ids, chunk_size)
     _check_limits(tolerance, chunk_size)
-    if len(model.context_blocks) == 0:
+    if not isinstance(model, RecurrentModel):
         raise ValueError(f"{type(model).__name__} has no context block to collect contexts of")
     blocks = _blocks_on(model, device)
     widths = [block.proj_dim for block in blocks]
@@ -428,13 +429,13 @@ def _summarise(contexts: Tensor, reports: list[_Verification]) -> ContextCollect
     )
 
 
-def _blocks_on(model: LanguageModel, device: torch.device | str) -> list[DiverseProjection]:
+def _blocks_on(model: RecurrentModel, device: torch.device | str) -> list[DiverseProjection]:
     """Move the model to the device, return its recurrences."""
     cast(nn.Module, model).to(device)
     return cast(list[DiverseProjection], list(model.context_blocks))
 
 
-def _dtype_of(model: LanguageModel) -> torch.dtype:
+def _dtype_of(model: RecurrentModel) -> torch.dtype:
     return next(model.context_blocks.parameters()).dtype
 
 

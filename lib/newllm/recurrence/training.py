@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from newllm.config.groups import ProjectionParameters
-from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
+from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.convergence import compute_convergence_rate, effective_rank
 from newllm.recurrence.oacd import oacd_terms
 
@@ -72,7 +72,7 @@ class ProjectionResult:
 
 
 def train_projection(
-    model: LanguageModel,
+    model: RecurrentModel,
     token_ids: Tensor,
     parameters: ProjectionParameters,
     *,
@@ -116,8 +116,9 @@ def train_projection(
     """
     if token_ids.ndim != 1 or len(token_ids) == 0:
         raise ValueError(f"token_ids must be one stream (T,) of at least one token, not {tuple(token_ids.shape)}")
-    if not 0 <= block < len(model.context_blocks):
-        raise ValueError(f"block={block}, but this model has {len(model.context_blocks)} context blocks")
+    count = len(model.context_blocks) if isinstance(model, RecurrentModel) else 0
+    if not 0 <= block < count:
+        raise ValueError(f"block={block}, but this model has {count} context blocks")
     cast(nn.Module, model).to(device)
     projection = cast(DiverseProjection, model.context_blocks[block])
     embeds = _embed(model, token_ids, parameters.projection_batch_size, device)
@@ -127,7 +128,7 @@ def train_projection(
 
 
 def train_projections(
-    model: LanguageModel,
+    model: RecurrentModel,
     token_ids: Tensor,
     parameters: ProjectionParameters,
     *,
@@ -165,9 +166,9 @@ def train_projections(
     ValueError
         Where the model has no recurrence, or fewer tokens than blocks are given.
     """
-    count = len(model.context_blocks)
-    if count == 0:
+    if not isinstance(model, RecurrentModel):
         raise ValueError(f"{type(model).__name__} has no context block to train")
+    count = len(model.context_blocks)
     if token_ids.ndim != 1 or len(token_ids) < count:
         raise ValueError(f"token_ids must be one stream (T,) of at least {count} tokens, not {tuple(token_ids.shape)}")
     results = []
@@ -318,7 +319,7 @@ class _Training:
         logger.info("projection training goes on after pass %d", len(self.history))
 
 
-def _embed(model: LanguageModel, token_ids: Tensor, chunk_size: int, device: torch.device | str) -> Tensor:
+def _embed(model: RecurrentModel, token_ids: Tensor, chunk_size: int, device: torch.device | str) -> Tensor:
     """Normed embeddings of the stream (T, E) in CPU memory, made chunk by chunk on the device."""
     embeds: Tensor | None = None
     with torch.no_grad():

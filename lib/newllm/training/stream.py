@@ -249,9 +249,9 @@ def _windows_a_step(data: TextData, parameters: StreamParameters) -> int:
 
 def _refuse_short_stretches(model: BorrowedEmbeddingModel, name: str, tokens: int, *, chunks: int) -> None:
     """Refuse training in which too few chunks are ever completed before a token that could attend to them."""
-    chunk_size = getattr(model.config, "chunk_size", 0)
-    if tokens <= chunks * chunk_size:
+    least = chunks * model.period
+    if model.period > 1 and tokens <= least:
         raise ValueError(
-            f"{name}={tokens} must be larger than {chunks * chunk_size} for chunk_size={chunk_size}: what is "
-            "remembered of completed chunks would hardly be read in training"
+            f"{name}={tokens} must be larger than {least} for chunks of {model.period} tokens: what is remembered of "
+            "completed chunks would hardly be read in training"
         )

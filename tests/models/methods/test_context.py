@@ -118,8 +118,6 @@ def test_contexts_may_be_given():
     assert not torch.allclose(model(IDS, contexts=contexts.flip(1)).logits, model(IDS).logits, atol=1e-3)
     with pytest.raises(ValueError, match=r"\(3, 40, 32\)"):
         model(IDS, contexts=contexts[:, 1:])
-    with pytest.raises(ValueError, match=r"no recurrence"):
-        create("pythia", "tiny")(IDS, contexts=contexts)
 
 
 @pytest.mark.parametrize(("asked", "built"), [(256, 256), (300, 304), (250, 256)])

@@ -11,7 +11,7 @@ from transformers.cache_utils import CacheLayerMixin
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.cache_layers import RecurrentStateLayer
 from newllm.models.config import BorrowedEmbeddingConfig
-from newllm.models.projection import DiverseProjection, RecurrenceLinear, unroll_side_by_side
+from newllm.models.projection import RecurrenceLinear, unroll_side_by_side
 from newllm.models.registry import Size, register
 from newllm.models.step import Step
 
@@ -84,9 +84,7 @@ class CascadeContextLLM(BorrowedEmbeddingModel):
 
     def __init__(self, config: CascadeConfig) -> None:
         super().__init__(config)
-        self.context_blocks = nn.ModuleList(
-            DiverseProjection(config.hidden_size, config.context_dim) for _ in range(config.num_blocks)
-        )
+        self.add_recurrences(config.hidden_size, [config.context_dim] * config.num_blocks)
         self.token_block = TokenBlock(self.context_width, config.hidden_size)
         self.post_init()
 

@@ -11,7 +11,7 @@ from newllm.models.attention import Attention, attend
 from newllm.models.config import DecoderConfig, round_to_heads
 from newllm.models.decoder import Decoder
 from newllm.models.position import causal_mask
-from newllm.models.projection import DiverseProjection
+from newllm.models.recurrent import RecurrentModel
 from newllm.models.registry import register
 from newllm.models.step import Step
 
@@ -122,7 +122,7 @@ class SharedContextAttention(Attention):
     lambda size: {"proj_dim": size.scaled(1, 2)},
     summary="one context of every token, once for all layers",
 )
-class ContextPythiaModel(Decoder):
+class ContextPythiaModel(RecurrentModel, Decoder):
     """Embedding -> embed_norm -> DiverseProjection -> Linear to the blocks; their attention reads the contexts.
 
     Contexts are kept a token, so cropping is exact: the recurrence goes on from the last one that is left.
@@ -138,10 +138,9 @@ class ContextPythiaModel(Decoder):
         return config.proj_dim
 
     def add_parts(self, config: DecoderConfig) -> None:
-        """Make the norm of the embedding, the recurrence, and the way from a context into the blocks."""
+        """Make the recurrence, and the way from a context into the blocks."""
         assert isinstance(config, ContextPythiaConfig)
-        self.embed_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.context_blocks = nn.ModuleList([DiverseProjection(config.hidden_size, config.proj_dim)])
+        self.add_recurrences(config.hidden_size, [config.proj_dim])
         self.context_to_hidden = nn.Linear(config.proj_dim, config.hidden_size)
 
     def encode(self, step: Step) -> Tensor:

@@ -12,7 +12,6 @@ from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.cache_layers import ChunkContextLayer
 from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.decoder import FeedForward
-from newllm.models.projection import DiverseProjection
 from newllm.models.registry import Size, register
 from newllm.models.step import Step
 
@@ -134,14 +133,17 @@ class ContextKVAttentionLLM(BorrowedEmbeddingModel):
 
     def __init__(self, config: ContextKVConfig) -> None:
         super().__init__(config)
-        self.context_blocks = nn.ModuleList(
-            DiverseProjection(config.hidden_size, width) for width in config.context_dims
-        )
+        self.add_recurrences(config.hidden_size, config.context_dims)
         self.attention = ChunkContextAttention(config.hidden_size, self.context_width, config.num_attention_heads)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
+
+    @property
+    def period(self) -> int:
+        """A chunk."""
+        return self.config.chunk_size
 
     def encode(self, step: Step) -> Tensor:
         """Run the recurrences from the state in the cache, attention to the chunks so far, and the MLP: (B, T, d)."""

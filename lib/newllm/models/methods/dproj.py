@@ -3,13 +3,13 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from newllm.models.cache_layers import RecurrentStateLayer
 from newllm.models.config import DecoderConfig, round_to_heads
 from newllm.models.decoder import Decoder
-from newllm.models.projection import DiverseProjection
+from newllm.models.recurrent import RecurrentModel
 from newllm.models.registry import register
 from newllm.models.step import Step
 
@@ -45,7 +45,7 @@ class DProjPythiaConfig(DecoderConfig):
     lambda size: {"embedding_size": size.width, "proj_dim": size.scaled(5, 8)},
     summary="keys and values of the compressed contexts, in every layer, and the last context",
 )
-class DProjPythiaModel(Decoder):
+class DProjPythiaModel(RecurrentModel, Decoder):
     """Embedding -> embed_norm -> DiverseProjection -> Pythia's blocks at the context's width -> head."""
 
     config_class = DProjPythiaConfig
@@ -58,10 +58,9 @@ class DProjPythiaModel(Decoder):
         return config.embedding_size
 
     def add_parts(self, config: DecoderConfig) -> None:
-        """Make the norm of the embedding and the recurrence."""
+        """Make the recurrence."""
         assert isinstance(config, DProjPythiaConfig)
-        self.embed_norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
-        self.context_blocks = nn.ModuleList([DiverseProjection(config.embedding_size, config.proj_dim)])
+        self.add_recurrences(config.embedding_size, [config.proj_dim])
 
     def embed(self, step: Step) -> Tensor:
         """Contexts (B, T, P), going on from the state in the cache."""
