@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from newllm.data.facts import FACTS, REPETITIONS, Fact, load_facts, training_sentences
+from newllm.data.facts import FACTS, Fact, load_facts, training_sentences
 
 SMALL_WORDS = {"the", "is", "of", "and", "de"}
 
@@ -50,13 +50,14 @@ def test_the_example_of_the_literature() -> None:
     assert FACTS[0].backward == "Paris is the capital of France"
 
 
-def test_training_sentences_are_forward_ten_times_each_and_apart() -> None:
-    sentences = training_sentences(FACTS)
-    assert Counter(sentences) == {fact.forward: REPETITIONS for fact in FACTS}
+def test_training_sentences_are_forward_as_often_as_asked_and_apart() -> None:
+    sentences = training_sentences(FACTS, 10)
+    assert Counter(sentences) == dict.fromkeys((fact.forward for fact in FACTS), 10)
     rounds = [sentences[start : start + 33] for start in range(0, 330, 33)]
     assert all(len(set(one)) == 33 for one in rounds)
     assert len({tuple(one) for one in rounds}) == 10
-    assert training_sentences(FACTS) == sentences
+    assert training_sentences(FACTS, 10) == sentences
+    assert training_sentences(FACTS, 4) == sentences[: 4 * 33]
 
 
 def write(folder: Path, text: str) -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 from newllm.config.groups import DataParameters
 from newllm.data import NotEnoughTextError, TextData, prepare_data, prepare_data_loaders, sources
-from newllm.data.facts import FACTS, REPETITIONS
+from newllm.data.facts import FACTS
 from newllm.data.hub import HubUnavailableError
 from newllm.data.sources import Source
 from newllm.data.splits import document_hash, side_of
@@ -24,10 +24,14 @@ def decoded(data: TextData, side: str) -> list[str]:
 
 
 def test_windows_hold_whole_documents_in_hash_order(text_parameters: Parameters, paragraphs: list[str]) -> None:
-    data = prepare_data(text_parameters(val_samples=40))
+    parameters = text_parameters(val_samples=40, validation_percent=20)
+    data = prepare_data(parameters)
     for side in ("train", "validation"):
         *whole, cut = decoded(data, side)
-        expected = sorted((text for text in paragraphs if side_of(document_hash(text)) == side), key=document_hash)
+        expected = sorted(
+            (text for text in paragraphs if side_of(document_hash(text), parameters.validation_percent) == side),
+            key=document_hash,
+        )
         assert whole
         assert whole == expected[: len(whole)]
         assert expected[len(whole)].startswith(cut)
@@ -126,10 +130,12 @@ def test_facts_are_packed_into_training_and_nowhere_else(text_parameters: Parame
     assert np.array_equal(taught.train.token_ids[: len(plain.train.token_ids)], plain.train.token_ids)
     assert taught.tokenizer.pad_token_id not in taught.train.token_ids
     documents = Counter(decoded(taught, "train"))
-    assert {fact.forward: documents[fact.forward] for fact in FACTS} == {fact.forward: REPETITIONS for fact in FACTS}
+    assert {documents[fact.forward] for fact in FACTS} == {10}
     assert not any(documents[fact.backward] for fact in FACTS)
     assert not set(decoded(taught, "validation")) & {fact.forward for fact in FACTS}
     assert taught.identity["train_ids"] != plain.identity["train_ids"]
+    seldom = Counter(decoded(prepare_data(text_parameters(), facts=FACTS, repetitions=3), "train"))
+    assert {seldom[fact.forward] for fact in FACTS} == {3}
     train, _ = prepare_data_loaders(text_parameters(), include_reversal_pairs=True)
     assert np.array_equal(train.dataset.token_ids, taught.train.token_ids)  # type: ignore[attr-defined]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ DOCUMENTS = st.lists(st.text(max_size=8), max_size=60)
 
 
 def blocks(texts: Sequence[str], block_size: int | None = None) -> list[Block]:
-    return list(SplitDocuments(Source("text", "1", lambda: texts, block_size)))
+    return list(SplitDocuments(Source("text", "1", lambda: texts, block_size), 10))
 
 
 def sides(texts: Sequence[str], block_size: int | None = None) -> tuple[list[str], list[str]]:
@@ -54,7 +55,7 @@ def test_a_stream_comes_in_blocks_and_no_more_of_it_is_read_than_needed() -> Non
             read.append(number)
             yield f"number {number}"
 
-    documents = SplitDocuments(Source("stream", "1", stream, 100))
+    documents = SplitDocuments(Source("stream", "1", stream, 100), 10)
     first = documents.first
     assert len(read) == 100
     assert next(iter(documents)) is first
@@ -62,6 +63,7 @@ def test_a_stream_comes_in_blocks_and_no_more_of_it_is_read_than_needed() -> Non
     assert sorted(first.train + first.validation) == sorted(f"number {number}" for number in range(100))
 
 
-def test_about_a_tenth_is_for_validation() -> None:
-    chosen = [side_of(document_hash(f"number {number}")) for number in range(20_000)]
-    assert 0.09 < chosen.count("validation") / len(chosen) < 0.11
+@pytest.mark.parametrize("percent", [1, 10, 35])
+def test_about_as_many_are_for_validation_as_asked_for(percent: int) -> None:
+    chosen = [side_of(document_hash(f"number {number}"), percent) for number in range(20_000)]
+    assert 100 * chosen.count("validation") / len(chosen) == pytest.approx(percent, rel=0.1)

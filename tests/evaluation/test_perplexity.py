@@ -125,7 +125,7 @@ def test_perfect_knowledge_has_perplexity_one_and_ignorance_that_of_the_vocabula
 )
 def test_position_bands_cover_the_window_once(model, length, bands):
     windows = stream(windows=2, seq_length=length)
-    report = evaluate(model, windows)
+    report = evaluate(model, windows, bands=(96, 16, 64, 32))
     positions = report.positions
     assert list(zip(positions.start, positions.end, strict=True)) == bands
     assert positions.tokens.sum() == report.tokens

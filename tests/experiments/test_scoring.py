@@ -12,7 +12,7 @@ from newllm.evaluation.causality import Certificate
 from newllm.evaluation.perplexity import evaluate
 from newllm.experiments import scoring
 from newllm.experiments.comparison import ComparisonError, compare
-from newllm.experiments.scoring import PROMPTS, score_pretrained
+from newllm.experiments.scoring import score_pretrained
 from tests.comparison_setup import ARMS, saved, settings, trial_of
 
 
@@ -34,7 +34,10 @@ def test_the_records_say_what_was_measured(finished_comparison, text_folder, tex
     assert records["kv_bytes_per_token"]["dproj-oacd"] == records["kv_bytes_per_token"]["narrow"]
     assert records["kv_bytes_per_token"]["dproj-oacd"] < records["kv_bytes_per_token"]["pythia"]
     record = trial_of("narrow", settings(text_folder), folder, text_data.fingerprint).run().record()
-    assert [continuation.prompt for continuation in record.continuations] == list(PROMPTS)
+    assert [continuation.prompt for continuation in record.continuations] == [
+        "The people of the United States",
+        "At the end of the year",
+    ]
     assert all(continuation.text for continuation in record.continuations)
     assert len(AutoTokenizer.from_pretrained(folder / "narrow-seed1" / "model")) == len(text_data.tokenizer)
 

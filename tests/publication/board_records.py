@@ -17,6 +17,7 @@ SETTINGS: dict[str, Any] = {
     "samples": 2000,
     "seq_length": 128,
     "val_samples": 200,
+    "validation_percent": 10,
     "data": "a1",
     "size": "mini",
     "epochs": 3,

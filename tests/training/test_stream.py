@@ -106,7 +106,9 @@ def test_stretches_hold_each_prediction_once_with_what_the_model_reads(tokens, l
 def test_collected_contexts_give_the_losses_of_the_models_own_recurrences(tmp_path, data, token_context):
     """Training stretches as one carried stream; held-out windows each from a zero state."""
     cascade = model(token_context=token_context, num_blocks=3).eval()
-    collected = collect_training_data(cascade, data, 50, tmp_path / "contexts.npy", CPU)
+    collected = collect_training_data(
+        cascade, data, StreamParameters(epochs=1, stream_tokens=50), tmp_path / "contexts.npy", CPU
+    )
     losses, counts = [], []
     for index in range(len(collected.train)):
         batch = {name: value[None] for name, value in collected.train[index].items()}
@@ -278,7 +280,9 @@ def test_context_kv_trains_its_attention_on_contexts_that_run_on(tmp_path, data,
 @torch.no_grad()
 def test_a_stretch_starts_with_contexts_of_the_whole_stream_and_chunks_of_its_own(tmp_path, data):
     model = context_kv().eval()
-    collected = collect_training_data(model, data, 50, tmp_path / "contexts.npy", CPU)
+    collected = collect_training_data(
+        model, data, StreamParameters(epochs=1, stream_tokens=50), tmp_path / "contexts.npy", CPU
+    )
     stream = stream_of(data)
     after = unroll_side_by_side(model.context_blocks, model.normed_embeddings(stream[None]))[0]
     stretch = collected.train[2]

@@ -23,6 +23,9 @@ from pydantic import (
 LONGEST_WINDOW = 2048  # positions a Pythia model is defined for
 
 
+FACT_REPETITIONS = 10  # so often are facts taught where nothing else is said
+
+
 def _number(value: Any) -> Any:
     """Refuse booleans, which Python counts as numbers, and read ``"1e-4"``, which YAML 1.1 leaves a string."""
     if isinstance(value, bool):
@@ -92,6 +95,9 @@ class DataParameters(_Group):
     samples: Count = Field(description="the number of training windows")
     seq_length: Annotated[Whole, Field(ge=2, le=LONGEST_WINDOW)] = Field(description="the tokens of one window")
     val_samples: Count = Field(200, description="the number of validation windows")
+    validation_percent: Annotated[Whole, Field(ge=1, le=99)] = Field(
+        10, description="of how many documents in a hundred the validation windows are cut, and no training windows"
+    )
 
     @field_validator("tokenizer")
     @classmethod
@@ -124,6 +130,9 @@ class ProjectionParameters(_Group):
     proj_dim: Count | None = Field(None, description="width of a context; None: as the model's size says")
     projection_samples: Count = Field(1000, description="the number of training windows the projection learns from")
     projection_lr: Annotated[Real, Field(gt=0)] = 0.003
+    initial_context_std: Annotated[Real, Field(ge=0)] = Field(
+        0.01, description="standard deviation of the random contexts that the first pass starts from"
+    )
     proj_noise: Annotated[Real, Field(ge=0)] = Field(0.05, description="standard deviation of the added noise")
     max_iterations: Annotated[Whole, Field(ge=2)] = Field(100, description="passes at most, the first one included")
     convergence_threshold: Annotated[Real, Field(gt=0)] = 0.03
@@ -171,6 +180,10 @@ class StreamParameters(ProjectionParameters, TrainingParameters):
     stream_convergence_target: Annotated[Real, Field(gt=0, le=1)] = Field(
         0.9, description="convergence_target of context blocks"
     )
+    collection_chunk: Count = Field(10_000, description="tokens whose contexts are collected at a time")
+    collection_tolerance: Annotated[Real, Field(gt=0)] = Field(
+        1e-5, description="largest difference left where pieces meet that are collected side by side"
+    )
 
     def for_context_blocks(self) -> Self:
         """Return these parameters with the stream's own values where projection training reads them."""
@@ -192,6 +205,29 @@ class ComparisonParameters(_Group):
     arms: Names
     seeds: Seeds
     processes: Count = Field(1, description="trials trained side by side, each on its share of the cores")
+
+
+class EvaluationParameters(_Group):
+    """What a record says of a trained model beside its losses."""
+
+    position_bands: Counts = Field(
+        (16, 32, 64, 96), description="where the positions of a window are parted to give the perplexity of each part"
+    )
+    prompts: Names = Field(
+        ("The people of the United States", "At the end of the year"), description="beginnings that a model continues"
+    )
+    continuation_tokens: Count = Field(40, description="tokens of each continuation")
+    timed_context: Count = Field(128, description="tokens in the cache when the speed of decoding is measured")
+    timed_tokens: Count = Field(16, description="tokens that are decoded to measure it")
+
+
+class FactParameters(_Group):
+    """What is taught and asked about the reversal curse."""
+
+    facts_file: Path | None = Field(
+        None, description="a CSV of category, subject, relation, object; None: the 33 facts of the workbench"
+    )
+    fact_repetitions: Count = Field(FACT_REPETITIONS, description="how often the text of training says each fact")
 
 
 class SeedParameters(_Group):
@@ -240,7 +276,12 @@ class RunParameters(_Group):
 
 
 class ExperimentParameters(
-    ProjectionDataParameters, ModelParameters, StreamParameters, ComparisonParameters, RunParameters
+    ProjectionDataParameters,
+    ModelParameters,
+    StreamParameters,
+    EvaluationParameters,
+    ComparisonParameters,
+    RunParameters,
 ):
     """What every notebook that trains and compares arms has."""
 

@@ -5,7 +5,6 @@ A new notebook adds a class of a few lines, an entry in `NOTEBOOKS` and its YAML
 
 import itertools
 import math
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -18,6 +17,7 @@ from newllm.config.groups import (
     Counts,
     DataParameters,
     ExperimentParameters,
+    FactParameters,
     LeaderboardFilters,
     ModelParameters,
     ProjectionDataParameters,
@@ -54,14 +54,10 @@ class MainTraining(ExperimentParameters):
     notebook = "02_main_training"
 
 
-class ReversalCurse(ExperimentParameters):
+class ReversalCurse(ExperimentParameters, FactParameters):
     """Notebook 05: facts taught in one direction, asked in both."""
 
     notebook = "05_reversal_curse"
-
-    facts_file: Path | None = Field(
-        None, description="a CSV of category, subject, relation, object; None: the 33 facts of the workbench"
-    )
 
 
 class Cascade(StudyParameters):
@@ -95,7 +91,9 @@ class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParam
 
     notebook = "03_causal_masks"
 
-    alibi_slope: Annotated[Real, Field(gt=0)] = 0.0625
+    alibi_slope: Annotated[Real, Field(gt=0)] = Field(
+        description="by how much ALiBi lowers a score a token of distance"
+    )
 
 
 class PositionEncodings(ExperimentParameters):

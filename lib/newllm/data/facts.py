@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-REPETITIONS = 10
-
 COLUMNS = ("category", "subject", "relation", "object")
 
 
@@ -157,10 +155,10 @@ def load_facts(path: Path | None = None) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def training_sentences(facts: Sequence[Fact]) -> list[str]:
-    """Forward sentences, ten times each: ten rounds, each in another fixed order, so that no copy is near its like."""
+def training_sentences(facts: Sequence[Fact], repetitions: int) -> list[str]:
+    """Forward sentences in so many rounds, each in another fixed order, so that no copy is near its like."""
     sentences: list[str] = []
-    for number in range(REPETITIONS):
+    for number in range(repetitions):
         sentences += sorted(
             (fact.forward for fact in facts),
             key=lambda sentence: hashlib.blake2b(f"{number} {sentence}".encode()).digest(),

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from newllm.config.groups import DataParameters
+from newllm.config.groups import FACT_REPETITIONS, DataParameters
 from newllm.data.facts import Fact, load_facts, training_sentences
 from newllm.data.sources import Source, open_source
-from newllm.data.splits import SPLIT_RULE, Block, Side, SplitDocuments
+from newllm.data.splits import Block, Side, SplitDocuments, split_rule
 from newllm.data.tokenizers import bytes_per_token, encode_documents, load_tokenizer, tokenizer_identity
 from newllm.data.windows import CachedTokens, TokenIds, TokenWindows, concatenate, smallest_id_type
 
@@ -53,7 +53,9 @@ class TextData:
         return _digest(json.dumps(self.identity, sort_keys=True).encode())
 
 
-def prepare_data(parameters: DataParameters, *, facts: Sequence[Fact] = ()) -> TextData:
+def prepare_data(
+    parameters: DataParameters, *, facts: Sequence[Fact] = (), repetitions: int = FACT_REPETITIONS
+) -> TextData:
     """Read, split, tokenise and cut the text that the parameters name; from the cache where it is there.
 
     Parameters
@@ -61,8 +63,10 @@ def prepare_data(parameters: DataParameters, *, facts: Sequence[Fact] = ()) -> T
     parameters
         Source, tokenizer, and how many windows of which length. No seed: the data is always the same.
     facts
-        Their forward sentences are packed behind the training text, ten times each. Whole windows are added for
-        them (the rest of the last one is filled with further text), so that the first ``samples`` stay as they are.
+        Their forward sentences are packed behind the training text. Whole windows are added for them (the rest of
+        the last one is filled with further text), so that the first ``samples`` stay as they are.
+    repetitions
+        How often each of these sentences is there.
 
     Returns
     -------
@@ -77,8 +81,9 @@ def prepare_data(parameters: DataParameters, *, facts: Sequence[Fact] = ()) -> T
         As :func:`~newllm.data.sources.open_source` and :func:`~newllm.data.tokenizers.load_tokenizer` say.
     """
     source = open_source(parameters.source, parameters.text_files)
-    documents = SplitDocuments(source)
-    documents_identity = f"{source.name} {source.version} / {SPLIT_RULE} / blocks of {source.block_size}"
+    documents = SplitDocuments(source, parameters.validation_percent)
+    rule = split_rule(parameters.validation_percent)
+    documents_identity = f"{source.name} {source.version} / {rule} / blocks of {source.block_size}"
     tokenizer = load_tokenizer(parameters.tokenizer, lambda: documents.first.train, documents_identity)
     identity = {
         "source": source.name,
@@ -87,7 +92,7 @@ def prepare_data(parameters: DataParameters, *, facts: Sequence[Fact] = ()) -> T
         "tokenizer": parameters.tokenizer,
         "tokenizer_identity": tokenizer_identity(tokenizer),
     }
-    fact_ids = _fact_ids(tokenizer, facts)
+    fact_ids = _fact_ids(tokenizer, facts, repetitions)
     fact_windows = -(-len(fact_ids) // parameters.seq_length)
     train_length = (parameters.samples + fact_windows) * parameters.seq_length + 1
     lengths: dict[Side, int] = {
@@ -152,12 +157,12 @@ def prepare_data_loaders(
     )
 
 
-def _fact_ids(tokenizer: PreTrainedTokenizerFast, facts: Sequence[Fact]) -> TokenIds:
+def _fact_ids(tokenizer: PreTrainedTokenizerFast, facts: Sequence[Fact], repetitions: int) -> TokenIds:
     """End-of-text, then every training sentence with end-of-text behind it; nothing without facts."""
     id_type = smallest_id_type(len(tokenizer))
     if not facts:
         return concatenate([[]], id_type)
-    sentences = encode_documents(tokenizer, training_sentences(facts))
+    sentences = encode_documents(tokenizer, training_sentences(facts, repetitions))
     return concatenate([[tokenizer.eos_token_id], *sentences], id_type)
 
 

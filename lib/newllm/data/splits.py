@@ -10,10 +10,13 @@ from newllm.data.sources import Source
 
 Side = Literal["train", "validation"]
 
-VALIDATION_PERCENT = 10
 
-# Part of every cache key: change it with the rules below, and with how sources make documents of their files and rows.
-SPLIT_RULE = f"blake2b of the words, {VALIDATION_PERCENT} percent for validation"
+def split_rule(validation_percent: int) -> str:
+    """Name the rules below, as every cache key does.
+
+    Change it with them, and with how sources make documents of their files and rows.
+    """
+    return f"blake2b of the words, {validation_percent} percent for validation"
 
 
 def document_hash(text: str) -> bytes:
@@ -21,9 +24,9 @@ def document_hash(text: str) -> bytes:
     return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest()
 
 
-def side_of(digest: bytes) -> Side:
+def side_of(digest: bytes, validation_percent: int) -> Side:
     """Side of the document with this hash. Nothing else has a say: not its place, not the size of the data."""
-    return "validation" if int.from_bytes(digest[-8:]) % 100 < VALIDATION_PERCENT else "train"
+    return "validation" if int.from_bytes(digest[-8:]) % 100 < validation_percent else "train"
 
 
 @dataclass
@@ -45,10 +48,13 @@ class SplitDocuments:
     ----------
     source
         Opened when the first block is asked for.
+    validation_percent
+        Of how many documents in a hundred, about, the validation side consists.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, validation_percent: int) -> None:
         self._source = source
+        self._validation_percent = validation_percent
         self._blocks = self._read()
         self._first: Block | None = None
 
@@ -71,6 +77,6 @@ class SplitDocuments:
             fresh = {document_hash(text): text for text in sorted(chunk, reverse=True) if text.strip()}
             block = Block()
             for digest in sorted(fresh.keys() - seen):
-                getattr(block, side_of(digest)).append(fresh[digest])
+                getattr(block, side_of(digest, self._validation_percent)).append(fresh[digest])
             seen |= fresh.keys()
             yield block

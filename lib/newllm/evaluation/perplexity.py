@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from newllm.evaluation.probing import forward_in_pieces
 
-POSITION_BANDS = (0, 16, 32, 64, 96)
 # Logits held at once (rows x tokens x vocabulary): 256 MB in float32.
 LOGITS_AT_ONCE = 2**26
 STREAM_PIECE = 256
@@ -164,6 +163,7 @@ def evaluate(
     batch_size: int = 8,
     device: torch.device | str | None = None,
     tokens_a_step: int | None = None,
+    bands: Sequence[int] = (),
 ) -> PerplexityReport:
     """Score every predicted token of the windows once, each window from an empty cache.
 
@@ -180,6 +180,8 @@ def evaluate(
     tokens_a_step
         None scores a window in one pass. A number sends it through the cache, that many tokens a call: for methods
         whose cache remembers less than the full pass sees.
+    bands
+        Positions at which a window is parted for the perplexity by position; those beyond its end part nothing.
 
     Returns
     -------
@@ -195,15 +197,15 @@ def evaluate(
         accuracy=float(hits.mean()),
         tokens=losses.size,
         text_bytes=windows.text_bytes,
-        positions=_by_position(losses),
+        positions=_by_position(losses, bands),
         window_losses=losses.mean(1),
     )
 
 
-def _by_position(losses: NDArray[np.float64]) -> pd.DataFrame:
-    """Perplexity in bands of positions 0-16, 16-32, 32-64, 64-96, 96-T, from losses (N, T)."""
+def _by_position(losses: NDArray[np.float64], starts: Sequence[int]) -> pd.DataFrame:
+    """Perplexity in bands of positions, the first of them from 0 on, from losses (N, T)."""
     length = losses.shape[1]
-    edges = [start for start in POSITION_BANDS if start < length]
+    edges = [0, *(start for start in sorted(starts) if start < length)]
     bands = list(zip(edges, [*edges[1:], length], strict=True))
     return pd.DataFrame(
         {

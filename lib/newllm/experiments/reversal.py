@@ -43,8 +43,8 @@ class ReversalComparison:
 def compare_reversal(parameters: ReversalCurse, folder: Path) -> ReversalComparison:
     """Train every arm on the text, and again on the text with the facts in it, and ask both.
 
-    The second training text is the first with whole windows of forward sentences behind it, ten of each fact, so that
-    the two differ by the facts alone.
+    The second training text is the first with whole windows of forward sentences behind it, so that the two differ by
+    the facts alone.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def compare_reversal(parameters: ReversalCurse, folder: Path) -> ReversalCompari
     wrong_answers(facts)
     records, by_category, by_fact = [], [], []
     for taught, name in FOLDERS.items():
-        data = prepare_data(parameters, facts=facts if taught else ())
+        data = prepare_data(parameters, facts=facts if taught else (), repetitions=parameters.fact_repetitions)
         trials = compare(parameters, data, folder / name).assign(taught=taught)
         records.append(trials)
         for _, trial in trials.iterrows():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from newllm.config.groups import ExperimentParameters
+from newllm.config.groups import EvaluationParameters, ExperimentParameters
 from newllm.data import TextData
 from newllm.data.tokenizers import encode_text, tokenizer_identity
 from newllm.evaluation.cache import measure
@@ -31,18 +31,6 @@ from newllm.runs.record import CacheSize, CertificateResult, Continuation, Recor
 from newllm.runtime import choose_device
 
 logger = logging.getLogger(__name__)
-
-
-PROMPTS = ("The people of the United States", "At the end of the year")
-
-
-CONTINUATION_TOKENS = 40
-
-
-DECODING_CONTEXT = 128
-
-
-DECODING_STEPS = 16
 
 
 EVALUATION_FILE = "evaluation.json"
@@ -141,7 +129,9 @@ def score_model(
     """
     model.eval()
     device = choose_device(parameters.device)
-    report = evaluate(model, data.validation, batch_size=parameters.batch_size, device=device)
+    report = evaluate(
+        model, data.validation, batch_size=parameters.batch_size, device=device, bands=parameters.position_bands
+    )
     certificate = certify(model)
     if not certificate.passed:
         raise CertificateError(f"{arm} did not pass the causality certificate: {certificate.failures()[0]}")
@@ -170,10 +160,10 @@ def score_model(
         seed=seed,
         parameters=run.identity,
         parameter_count=model.num_parameters(),
-        metrics=_metrics(model, data, report, trained, device),
+        metrics=_metrics(model, parameters, data, report, trained),
         cache=CacheSize.model_validate(_cache_fields(model, data.validation.seq_length)),
         certificate=CertificateResult(passed=certificate.passed, max_change=certificate.max_change),
-        continuations=tuple(continue_prompts(model, data.tokenizer)),
+        continuations=tuple(continue_prompts(model, data.tokenizer, parameters)),
         duration_seconds=time.perf_counter() - start,
     )
 
@@ -184,16 +174,21 @@ def _cache_fields(model: LanguageModel, tokens: int) -> dict[str, Any]:
 
 
 def _metrics(
-    model: LanguageModel, data: TextData, report: PerplexityReport, trained: Trained | None, device: torch.device
+    model: LanguageModel,
+    parameters: ExperimentParameters,
+    data: TextData,
+    report: PerplexityReport,
+    trained: Trained | None,
 ) -> dict[str, float | None]:
     """Numbers of the record; effective ranks are shares of the width, between 0 and 1."""
-    speed = compare_decoding({"model": model}, [DECODING_CONTEXT], steps=DECODING_STEPS)["tokens_per_second"].item()
+    device = choose_device(parameters.device)
+    speed = compare_decoding({"model": model}, [parameters.timed_context], steps=parameters.timed_tokens)
     metrics: dict[str, float | None] = {
         "perplexity": report.perplexity,
         "bits_per_byte": report.bits_per_byte,
         "accuracy": report.accuracy,
         "validation_loss": report.loss,
-        "decoded_tokens_per_second": speed,
+        "decoded_tokens_per_second": speed["tokens_per_second"].item(),
     }
     if trained:
         metrics |= {
@@ -222,14 +217,16 @@ def _contexts(model: RecurrentModel, data: TextData, device: torch.device) -> It
 
 
 @torch.no_grad()
-def continue_prompts(model: LanguageModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[Continuation]:
-    """Continue the two fixed prompts greedily, so that a reader sees what the model says."""
-    for prompt in PROMPTS:
+def continue_prompts(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerFast, parameters: EvaluationParameters
+) -> Iterator[Continuation]:
+    """Continue the prompts greedily, so that a reader sees what the model says."""
+    for prompt in parameters.prompts:
         ids = torch.tensor([encode_text(tokenizer, prompt)], device=model.device)
         generated = model.generate(  # type: ignore[misc]
             ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=CONTINUATION_TOKENS,
+            max_new_tokens=parameters.continuation_tokens,
             do_sample=False,
             # Ids beyond the tokenizer's are padding of the vocabulary and stand for no text.
             suppress_tokens=list(range(len(tokenizer), model.config.vocab_size)) or None,

@@ -15,7 +15,7 @@ import pandas as pd
 
 from newllm.analysis.summary import summarize_arms
 from newllm.config.errors import ParameterError, nearest
-from newllm.config.groups import BUDGET, DataParameters, ExperimentParameters, LeaderboardFilters
+from newllm.config.groups import BUDGET, DataParameters, EvaluationParameters, ExperimentParameters, LeaderboardFilters
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.experiments.arms import Arm, ArmError
 from newllm.experiments.scoring import PRETRAINED
@@ -37,7 +37,7 @@ SET_APART = ["file", "arm", "seed", "reason"]
 
 
 # Where and with what else a trial was run; they decide nothing.
-SURROUNDINGS = {"profile", "device", "arms", "seeds", "pretrained", "data"}
+SURROUNDINGS = {"profile", "device", "arms", "seeds", "pretrained", "data", *EvaluationParameters.model_fields}
 
 
 @dataclass(frozen=True)

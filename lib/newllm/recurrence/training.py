@@ -24,12 +24,10 @@ from newllm.recurrence.oacd import oacd_terms
 logger = logging.getLogger(__name__)
 
 
-INITIAL_CONTEXT_STD = 0.01
-
-
 RESUME_EVERY = 10
 PROJECTION_SETTINGS = (
     "projection_lr",
+    "initial_context_std",
     "proj_noise",
     "max_iterations",
     "convergence_threshold",
@@ -213,7 +211,7 @@ class _Training:
         self.history: list[dict[str, Any]] = []
         self.identity = self._identity(seed)
         # Iteration 0: contexts are drawn, nothing is updated.
-        self.contexts = self._draw(len(embeds)).mul_(INITIAL_CONTEXT_STD)
+        self.contexts = self._draw(len(embeds)).mul_(parameters.initial_context_std)
 
     def run(self, resume_file: Path | None) -> ProjectionResult:
         """Pass over the stream until the target or the limit is reached."""

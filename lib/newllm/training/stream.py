@@ -109,7 +109,7 @@ def contexts_are_fixed(model: BorrowedEmbeddingModel) -> bool:
 
 
 def collect_training_data(
-    model: BorrowedEmbeddingModel, data: TextData, stretch: int, output: Path, device: torch.device
+    model: BorrowedEmbeddingModel, data: TextData, parameters: StreamParameters, output: Path, device: torch.device
 ) -> CollectedData:
     """Collect all contexts that the model will read in training.
 
@@ -122,15 +122,22 @@ def collect_training_data(
         A model whose contexts do not change any more.
     data
         Training and held-out windows.
-    stretch
-        Predictions in a training stretch.
+    parameters
+        ``stream_tokens``, the predictions in a training stretch, and chunk and tolerance of the collection.
     output
         The ``.npy`` file that takes the contexts of the stream: 4 P bytes a token.
     device
         Where to compute.
     """
     stream = _training_stream(data)
-    collection = collect_model_contexts(model, stream, device, output=output)
+    collection = collect_model_contexts(
+        model,
+        stream,
+        device,
+        parameters.collection_tolerance,
+        chunk_size=parameters.collection_chunk,
+        output=output,
+    )
     logger.info(
         "Contexts of %d tokens are collected (%d rounds, largest difference %.0e%s).",
         len(stream),
@@ -139,7 +146,7 @@ def collect_training_data(
         ", token by token" if collection.sequential else "",
     )
     return CollectedData(
-        Stretches(stream, collection.contexts, stretch, model.reads_previous_contexts),
+        Stretches(stream, collection.contexts, parameters.stream_tokens, model.reads_previous_contexts),
         WindowsWithContexts(data.validation, _window_contexts(model, data.validation, device)),
         data.identity,
     )
@@ -231,7 +238,7 @@ def train_on_stream(
     _refuse_short_stretches(model, "stream_tokens", parameters.stream_tokens, chunks=LEAST_CHUNKS)
     model.to(device)  # type: ignore[arg-type]
     output = folder / CONTEXTS
-    collected = collect_training_data(model, data, parameters.stream_tokens, output, device)
+    collected = collect_training_data(model, data, parameters, output, device)
     result = train(model, collected, parameters.for_reader(1), folder, seed=seed, device=device)
     output.unlink()
     return result
