@@ -1,3 +1,4 @@
+import argparse
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from newllm import cli
 from newllm.commands import models, shared
-from newllm.commands.run import plan
+from newllm.commands.arguments.run import planned_runs
 from newllm.config.errors import ParameterError
 from newllm.config.profiles import load_parameters
 from newllm.notebook import first_cell
@@ -108,7 +109,7 @@ def test_a_failing_notebook_is_reported_and_taken_up(notebook, capsys, monkeypat
     ("arguments", "message"),
     [
         (["01", "-p", "proj_dim=0"], "proj_dim is 0"),
-        (["01", "-p", "projection_lr=true"], "projection_lr is True"),
+        (["01", "-p", "projection_lr=true"], "projection_lr is true"),
         (["01", "-p", "sampels=3"], "did you mean samples?"),
         (["01", "-p", "samples"], "-p key=value"),
         (["01", "-p", "samples=[1"], "samples is '[1'"),
@@ -130,10 +131,13 @@ def test_a_folder_that_holds_something_else_is_refused(notebook, capsys):
 
 def test_several_notebooks_take_the_parameters_they_know(monkeypatch):
     monkeypatch.setattr(shared, "available_notebooks", lambda: ["01_projection_training", "02_main_training"])
-    first, second = plan(["01", "02"], "smoke", {"lr": 0.5, "samples": 70})
+    options = argparse.Namespace(notebooks=["01", "2"], profile="smoke", rerun=False)
+    options.parameters = ["lr=0.5", "samples=70"]
+    first, second = planned_runs(options)
     assert (first.identity()["samples"], second.identity()["samples"], second.identity()["lr"]) == (70, 70, 0.5)
+    options.parameters = ["llr=0.5"]
     with pytest.raises(ParameterError, match="did you mean lr"):
-        plan(["01", "02"], "smoke", {"llr": 0.5})
+        planned_runs(options)
 
 
 def test_models_are_shown_in_one_table(capsys):
@@ -158,4 +162,4 @@ def test_a_model_that_fails_its_certificate_fails_the_command(monkeypatch, capsy
 
 def test_an_unknown_model_is_refused(capsys):
     assert cli.main(["models", "mqq", "--size", "tiny"]) == 2
-    assert "did you mean 'mqa'" in capsys.readouterr().out
+    assert "did you mean mqa" in capsys.readouterr().out

@@ -1,21 +1,67 @@
-"""The command ``newllm``: its parser, put together from the commands, and what it shows in a terminal."""
+"""The command ``newllm``: its parser, put together from the commands' arguments, and what it shows in a terminal."""
 
 import argparse
+import importlib
 import logging
 import re
 import sys
+import tomllib
 from collections.abc import Sequence
+from types import ModuleType
 
-from newllm.commands import compare_parameters, evaluate, leaderboard, models, publish, refresh, run, sweep
+from newllm.commands.arguments import (
+    compare_parameters,
+    evaluate,
+    leaderboard,
+    models,
+    publish,
+    refresh,
+    run,
+    sweep,
+)
+from newllm.config.errors import ParameterError
+from newllm.files import project_root
 
-COMMANDS = (run, sweep, leaderboard, compare_parameters, evaluate, models, refresh, publish)
+# Not of __name__, which is "__main__" under `python -m`.
+logger = logging.getLogger("newllm.cli")
+
+COMMANDS: tuple[ModuleType, ...] = (run, sweep, leaderboard, compare_parameters, evaluate, models, refresh, publish)
+
+OVERVIEW = """\
+newllm trains, verifies and compares language models that keep a smaller KV cache.
+  newllm run 02 --profile cpu              train and compare models, in a notebook that explains what it shows
+  newllm models --size mini --contexts     every model with its size, measured cache and causality certificate
+  newllm leaderboard                       every result there is, and newllm evaluate asks a trained model more
+  newllm --help, newllm run --help, ...    all commands, and examples of each"""
+
+# What a shell calls a command that Ctrl-C ended.
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 a notebook failed, 2 nothing could be started."""
-    options = _parser().parse_args(arguments)
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        The exit status: 0 done, 1 something failed, 2 nothing could be started, 130 interrupted.
+    """
     _log_to_the_terminal()
-    status: int = options.command(options)
+    options = _parser().parse_args(arguments)
+    if options.declared is None:
+        logger.info("%s", OVERVIEW)
+        return 0
+    try:
+        options.declared.check(options)
+        # The work is imported only now: it takes seconds, which neither --help nor a refusal should.
+        work = importlib.import_module(f"newllm.commands.{_module_name(options.declared)}")
+        status: int = work.main(options)
+    except ParameterError as error:
+        logger.error("%s", error)
+        return 2
+    except KeyboardInterrupt:
+        logger.error("\nInterrupted: %s.", options.declared.WHEN_INTERRUPTED)
+        return INTERRUPTED
     return status
 
 
@@ -36,11 +82,38 @@ def _log_to_the_terminal() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="newllm", description="Run the notebooks of newllm.")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for command in COMMANDS:
-        command.add(commands)
+    parser = argparse.ArgumentParser(
+        prog="newllm", description="Train, verify and compare language models that keep a smaller KV cache."
+    )
+    parser.add_argument("--version", action=_Version)
+    parser.set_defaults(declared=None)
+    commands = parser.add_subparsers(metavar="command")
+    for declared in COMMANDS:
+        added = commands.add_parser(
+            _module_name(declared).replace("_", "-"),
+            help=declared.SUMMARY,
+            description=f"{declared.SUMMARY[0].upper()}{declared.SUMMARY[1:]}.",
+            epilog=f"examples:\n  {'  '.join(declared.EXAMPLES.splitlines(keepends=True))}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        declared.add(added)
+        added.set_defaults(declared=declared)
     return parser
+
+
+def _module_name(declared: ModuleType) -> str:
+    return declared.__name__.rpartition(".")[2]
+
+
+class _Version(argparse.Action):
+    """Say the version of this clone; its file is read only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version and end")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        parser.exit(message=f"newllm {project['version']}\n")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_text_from_the_command_line_becomes_what_it_spells():
         ("lr", 0, "greater than 0"),
         ("epochs", -1, "greater than 0"),
         ("arms", [], "at least 1"),
-        ("arms", "pythia", "list"),
+        ("arms", "[pythia", "list such as [a, b]"),
         ("arms", ["pythia", "pythia"], "twice"),
         ("seeds", [], "at least 1"),
         ("seeds", [0, 0], "twice"),
@@ -81,10 +81,9 @@ def test_text_from_the_command_line_becomes_what_it_spells():
         ("tokenizer", "", "hub id"),
         ("precision", "fp16", "'bfloat16'"),
         ("device", "gpu", "cuda"),
-        ("rerun", "maybe", "boolean"),
+        ("rerun", "maybe", "true or false"),
         ("convergence_target", 1.5, "1"),
         ("max_iterations", 1, "2"),
-        ("projection_samples", 2001, "at most samples (2000)"),
         ("text_files", ["*.txt"], "source text"),
     ],
 )
@@ -174,7 +173,7 @@ def test_a_mistake_in_a_profile_names_the_file(own_profile):
 
 def test_a_profile_says_its_own_name(own_profile):
     own_profile("profile: another\n")
-    with pytest.raises(ParameterError, match="starts with `profile: own`"):
+    with pytest.raises(ParameterError, match="must start with `profile: own`"):
         load_parameters("02_main_training", "own", {})
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from newllm import cli
 from newllm.config.errors import ParameterError
-from newllm.config.profiles import profiles
+from newllm.config.profiles import available_sweeps, profiles, sweep_path
 from newllm.experiments import comparison as experiment
 from newllm.experiments.arms import Arm, ArmError
-from newllm.experiments.sweeps import Sweep, available_sweeps, idle_parameters, load_sweep, plan, sweep_path
+from newllm.experiments.sweeps import Sweep, idle_parameters, load_sweep, plan
 
 BASE = {"question": "Which?", "notebook": "02_main_training", "profile": "smoke"}
 

@@ -4,17 +4,16 @@ import argparse
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 
 from newllm.benchmarks import scores as benchmarks
 from newllm.benchmarks.scores import BenchmarkRecord, Question, Settings
+from newllm.commands.arguments.evaluate import NO_FILE
 from newllm.commands.shared import as_text
 from newllm.data.hub import HubUnavailableError
 from newllm.evaluation.causality import certify
-from newllm.models import names
 from newllm.runs.folder import SAVED_MODEL
 from newllm.runs.record import RECORD_FILE, Record, read_record
 from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model, local_folder
@@ -22,63 +21,8 @@ from newllm.runtime import choose_device
 
 logger = logging.getLogger(__name__)
 
-NO_FILE = Path()
 
-
-def add(commands: Any) -> None:
-    """Add the command to the parser's."""
-    evaluated = commands.add_parser("evaluate", help="ask a trained model by LAMBADA, WikiText, harness tasks, facts")
-    evaluated.add_argument(
-        "model",
-        help="the folder of a run's trial or of a saved model, or the hub id of a Pythia (EleutherAI/pythia-70m)",
-    )
-    evaluated.add_argument("--lambada", type=Path, metavar="FILE", help="last words of a file of OpenAI's JSONL format")
-    evaluated.add_argument(
-        "--wikitext",
-        type=Path,
-        nargs="?",
-        const=NO_FILE,
-        metavar="FILE",
-        help="perplexities of a raw file such as wiki.test.raw; without FILE, of the test split on the hub",
-    )
-    evaluated.add_argument(
-        "--facts",
-        type=Path,
-        nargs="?",
-        const=NO_FILE,
-        metavar="FILE",
-        help="facts asked in both directions, of a CSV with the columns category, subject, relation and object; "
-        "without FILE, the 33 of the workbench",
-    )
-    evaluated.add_argument(
-        "--tasks", metavar="NAMES", help="tasks of the lm-evaluation-harness, such as hellaswag,piqa (the extra eval)"
-    )
-    evaluated.add_argument("--task-folder", type=Path, metavar="FOLDER", help="your own task files, YAML and JSONL")
-    evaluated.add_argument("--limit", type=int, metavar="DOCUMENTS", help="the first documents of each task only")
-    evaluated.add_argument(
-        "--as", dest="method", choices=names(), help="put the weights into another model, such as a Pythia's into ka"
-    )
-    evaluated.add_argument(
-        "--through-cache",
-        dest="tokens_a_step",
-        type=int,
-        nargs="?",
-        const=1,
-        metavar="TOKENS",
-        help="score through the cache, that many tokens a step (1), not in one pass",
-    )
-    evaluated.add_argument(
-        "--window",
-        type=int,
-        metavar="TOKENS",
-        help="what the model reads at most (a trial: the length it was trained at; else the model's longest sequence)",
-    )
-    evaluated.add_argument("--device", default="auto", help="cpu, cuda, ... (the accelerator, if there is one)")
-    evaluated.add_argument("--output", type=Path, metavar="FOLDER", help="where the results go (the model's folder)")
-    evaluated.set_defaults(command=evaluate_command)
-
-
-def evaluate_command(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Do ``newllm evaluate``: ask a model, show what came out and keep it as JSON."""
     try:
         settings = _settings(options)
@@ -103,13 +47,6 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    for name in ("window", "tokens_a_step", "limit"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            option = "--through-cache" if name == "tokens_a_step" else f"--{name}"
-            raise ValueError(f"{option} {value} must be 1 or more.")
-    if options.tasks is None and (options.limit is not None or options.task_folder is not None):
-        raise ValueError("--limit and --task-folder belong to --tasks, which is not given.")
     trial = _record_of(options.model)
     trained_at = trial.parameters.get("seq_length") if trial else None
     return Settings(

@@ -3,14 +3,11 @@
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from newllm import figures
-from newllm.commands.shared import as_text, read_assignments
-from newllm.config.errors import ParameterError, explain
-from newllm.config.groups import LeaderboardFilters
+from newllm.commands.arguments.leaderboard import read_filters
+from newllm.commands.shared import as_text
+from newllm.config.errors import ParameterError
 from newllm.files import outputs_folder, write_atomically
 from newllm.publication.leaderboard import Board, default_folders, read_board
 from newllm.publication.leaderboard_page import render
@@ -29,31 +26,11 @@ COLUMNS = {
 }
 
 
-def add(commands: Any) -> None:
-    """Add the command to the parser's."""
-    board = commands.add_parser("leaderboard", help="show every record there is, in a table, a page and a picture")
-    board.add_argument("folder", nargs="?", type=Path, help="where to look; the outputs and the reference if none")
-    board.add_argument("--output", type=Path, help="the page to write (leaderboard.html among the outputs)")
-    board.add_argument(
-        "--filter",
-        dest="filters",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help=f"one of {', '.join(LeaderboardFilters.model_fields)}, such as min_seeds=3; repeatable",
-    )
-    board.set_defaults(command=leaderboard_command)
-
-
-def leaderboard_command(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Do ``newllm leaderboard``: read all records and write the page, the picture and the table."""
     target = options.output or outputs_folder() / "leaderboard.html"
     try:
         filters = read_filters(options.filters)
-        if options.folder is not None and not options.folder.is_dir():
-            raise ParameterError(f"{options.folder} is not a folder.")
-        if target.suffix != ".html":
-            raise ParameterError(f"--output is {target}, but it must end with .html.")
         board = read_board([options.folder] if options.folder else default_folders())
         if not board.budgets and board.set_apart.empty:
             raise ParameterError("there is no record: run a comparison first, such as newllm run 02.")
@@ -66,21 +43,6 @@ def leaderboard_command(options: argparse.Namespace) -> int:
     show(board)
     logger.info("%s", target)
     return 0
-
-
-def read_filters(assignments: list[str]) -> LeaderboardFilters:
-    """Read filters given as ``key=value``.
-
-    Raises
-    ------
-    ParameterError
-        If one is unknown or has an impossible value.
-    """
-    given = read_assignments(assignments)
-    try:
-        return LeaderboardFilters.model_validate(given)
-    except ValidationError as error:
-        raise ParameterError(explain(error, LeaderboardFilters, "the leaderboard", given, "--filter")) from None
 
 
 def draw(board: Board, path: Path) -> None:

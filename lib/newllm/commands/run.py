@@ -11,11 +11,10 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from newllm.analysis.summary import summarize
-from newllm.commands.shared import as_text, available_notebooks, full_name, notebook_path, read_assignments
+from newllm.commands.arguments.run import given_parameters, planned_runs
+from newllm.commands.shared import as_text, notebook_path
 from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters
-from newllm.config.notebooks import NOTEBOOKS
-from newllm.config.profiles import load_parameters, profiles, refuse_unknown
 from newllm.notebook.kernel import KernelDiedError, kernel_of_this_python
 from newllm.runs.folder import Run, RunError, earlier_seconds, notebook_run
 from newllm.runs.pictures import draw_pictures
@@ -25,32 +24,13 @@ from newllm.wording import describe_seconds
 logger = logging.getLogger(__name__)
 
 
-def add(commands: Any) -> None:
-    """Add the command to the parser's."""
-    run = commands.add_parser("run", help="execute notebooks and show the table of their results")
-    run.add_argument(
-        "notebooks", nargs="*", help="numbers or names, such as 02 or 02_main_training; all of them if none"
-    )
-    run.add_argument("--profile", default="smoke", choices=profiles(), help="whose parameters (smoke)")
-    run.add_argument(
-        "-p",
-        dest="parameters",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="replace a parameter; repeatable",
-    )
-    run.add_argument("--rerun", action="store_true", help="delete what is finished and run it again")
-    run.set_defaults(command=run_command)
-
-
-def run_command(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Do ``newllm run``: execute notebooks into their run folders and show the table of their results."""
+    given = given_parameters(options)
+    planned = planned_runs(options)
     try:
-        given = read_assignments(options.parameters)
-        if options.rerun:
-            given["rerun"] = True
-        planned = plan(options.notebooks or available_notebooks(), options.profile, given)
+        for parameters in planned:
+            notebook_run(parameters)
     except (ParameterError, RunError) as error:
         logger.error("%s", error)
         return 2
@@ -59,41 +39,6 @@ def run_command(options: argparse.Namespace) -> int:
     if failed:
         logger.error("Failed: %s. What was finished is kept; run the same command again to go on.", ", ".join(failed))
     return 1 if failed else 0
-
-
-def plan(names: Sequence[str], profile: str, given: Mapping[str, Any]) -> list[RunParameters]:
-    """Check everything before anything is written.
-
-    Parameters
-    ----------
-    names
-        Names of notebooks, in full or by their number.
-    profile
-        A folder of ``params``.
-    given
-        Parameters that replace the profile's; each notebook takes those it knows.
-
-    Returns
-    -------
-    list of RunParameters
-        The parameters of each notebook.
-
-    Raises
-    ------
-    ParameterError
-        If a notebook is unknown, no notebook knows a parameter, or a value is impossible.
-    RunError
-        If a run folder holds something else.
-    """
-    notebooks = [full_name(name) for name in names]
-    refuse_unknown(given, notebooks)
-    planned = []
-    for notebook in notebooks:
-        fields = NOTEBOOKS[notebook].model_fields
-        planned.append(load_parameters(notebook, profile, {key: given[key] for key in given if key in fields}))
-    for parameters in planned:
-        notebook_run(parameters)
-    return planned
 
 
 def run_notebook(parameters: RunParameters, given: Mapping[str, Any]) -> bool:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from newllm.config.errors import ParameterError
+from newllm.config.errors import ParameterError, nearest
 from newllm.config.notebooks import NOTEBOOKS
+from newllm.config.values import read_scalar
 from newllm.files import project_root
 
 
@@ -27,38 +26,53 @@ def available_notebooks() -> list[str]:
 
 
 def full_name(name: str) -> str:
-    """Return a notebook's name, given in full or by its number.
+    """Return a notebook's name, given in full, by its number or by its path.
 
     Raises
     ------
     ParameterError
         If there is none.
     """
-    matches = [notebook for notebook in available_notebooks() if notebook == name or notebook.startswith(f"{name}_")]
+    path = Path(name)
+    if path.suffix == ".ipynb":
+        if path.exists() and path.resolve() != notebook_path(path.stem).resolve():
+            raise ParameterError(f"{name} is not one of the project's notebooks: run a copy with `papermill` itself.")
+        name = path.stem
+    number = name.zfill(2) if name.isdecimal() else name
+    matches = [notebook for notebook in available_notebooks() if notebook in (name, f"{number}_{notebook[3:]}")]
     if not matches:
-        raise ParameterError(f"{name} is not one of the notebooks: {', '.join(available_notebooks())}.")
+        raise ParameterError(f"{name} is not one of the notebooks{nearest(name, available_notebooks())}")
     return matches[0]
 
 
-def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """Read parameters given as ``key=value``; the value is YAML, so ``[0, 1]`` is a list.
+def read_assignments(assignments: Sequence[str], option: str = "-p") -> dict[str, str | None]:
+    """Take apart parameters given as ``key=value``; what a value means depends on its parameter's type.
+
+    Parameters
+    ----------
+    assignments
+        As they were given.
+    option
+        The option that they were given with.
+
+    Returns
+    -------
+    dict
+        The texts by name; None for ``null`` and for nothing, which leave what the profile says.
 
     Raises
     ------
     ParameterError
-        If one has another form.
+        If one has another form, or a key is given twice.
     """
-    given = {}
+    given: dict[str, str | None] = {}
     for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise ParameterError(f"-p {assignment} is not of the form -p key=value.")
-        try:
-            given[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ParameterError(
-                f"{key} is {value!r}, which is not a number, a word or a list such as [a, b]."
-            ) from None
+        key, equals, value = (part.strip() for part in assignment.partition("="))
+        if not (key and equals):
+            raise ParameterError(f"{option} {assignment} is not of the form {option} key=value.")
+        if key in given:
+            raise ParameterError(f"{key} is given twice: {option} {key}={given[key]} and {option} {key}={value}.")
+        given[key] = None if read_scalar(value) is None else value
     return given
 
 

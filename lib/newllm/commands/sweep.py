@@ -4,7 +4,6 @@ import argparse
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
@@ -13,7 +12,9 @@ from newllm.analysis.learning_rates import best_learning_rates, judge, with_lear
 from newllm.analysis.summary import summarize
 from newllm.commands.shared import as_text, read_assignments
 from newllm.config.errors import ParameterError
-from newllm.experiments.sweeps import SweepRun, available_sweeps, load_sweep, plan, sweep_path
+from newllm.config.profiles import sweep_path
+from newllm.config.values import read_value
+from newllm.experiments.sweeps import SweepRun, load_sweep, plan
 from newllm.experiments.trial import Trial
 from newllm.runs.folder import Run, RunError
 from newllm.runs.pictures import draw_pictures
@@ -24,30 +25,12 @@ logger = logging.getLogger(__name__)
 RATES = {"lr", "stream_lr"}
 
 
-def add(commands: Any) -> None:
-    """Add the command to the parser's."""
-    sweep = commands.add_parser("sweep", help="train every trial of a grid and show the table of the results")
-    sweep.add_argument("sweep", help=f"a YAML file, or one of {', '.join(available_sweeps())}")
-    sweep.add_argument(
-        "-p",
-        dest="parameters",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="replace a parameter, the profile, or the values of an axis; repeatable",
-    )
-    sweep.add_argument("--processes", type=int, default=1, help="trials trained side by side (1)")
-    sweep.add_argument("--dry-run", action="store_true", help="check everything, say how long it takes, train nothing")
-    sweep.set_defaults(command=sweep_command)
-
-
-def sweep_command(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Do ``newllm sweep``: check a grid, run what is not finished of it, and show its table."""
     try:
-        if options.processes < 1:
-            raise ParameterError(f"--processes is {options.processes}, but it must be 1 or more.")
         path = sweep_path(options.sweep)
-        sweep = load_sweep(path, read_assignments(options.parameters))
+        given = {key: text and read_value(text) for key, text in read_assignments(options.parameters).items()}
+        sweep = load_sweep(path, given)
         run = SweepRun(path.stem, plan(sweep))
         expected = run.expected_seconds()
     except (ValueError, RunError, OSError) as error:

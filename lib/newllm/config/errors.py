@@ -1,11 +1,12 @@
 """What is wrong with a parameter, in one sentence: the key, its value and what is allowed."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from newllm.config.values import read_scalar
 from newllm.wording import closest
 
 
@@ -13,7 +14,7 @@ class ParameterError(ValueError):
     """A parameter that cannot be used; every line of the message is one sentence about one key."""
 
 
-def nearest(key: str, known: list[str]) -> str:
+def nearest(key: str, known: Sequence[str]) -> str:
     """Return how a sentence about an unknown name ends: with the nearest known one, or with all of them."""
     close = closest(key, known)
     return f"; there are {', '.join(known)}." if close is None else f"; did you mean {close}?"
@@ -65,4 +66,10 @@ def _sentence(
         otherwise = f" or with {option} {key}=<value>" if option else ""
         return f"{key}{what} has no default; give it a value in {where}{otherwise}."
     message = re.sub(r"^\w+ should", "it must", message).replace(" after validation", "")
-    return f"{key} is {problem['input']!r}{origin}, but {message}."
+    return f"{key} is {_shown(problem['input'])}{origin}, but {message}."
+
+
+def _shown(value: Any) -> str:
+    """Write a value as it was given: a number that came as a text has no quotes."""
+    is_other = isinstance(value, str) and value != "" and not isinstance(read_scalar(value), str)
+    return value if is_other else repr(value)

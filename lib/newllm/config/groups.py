@@ -20,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from newllm.config.values import ValueFormatError, read_number, read_scalar, read_value
+
 LONGEST_WINDOW = 2048  # positions a Pythia model is defined for
 
 
@@ -27,26 +29,48 @@ FACT_REPETITIONS = 10  # so often are facts taught where nothing else is said
 
 
 def _number(value: Any) -> Any:
-    """Refuse booleans, which Python counts as numbers, and read ``"1e-4"``, which YAML 1.1 leaves a string."""
+    """Refuse booleans, which Python counts as numbers, and read ``"1e-4"``, as papermill passes it."""
     if isinstance(value, bool):
         raise ValueError("it must be a number")
     if isinstance(value, str):
         try:
-            return float(value)
-        except ValueError:
-            raise ValueError("it must be a number") from None
+            return read_number(value)
+        except ValueFormatError:
+            raise ValueError("it must be a number, such as 3, 0.5 or 1e-4") from None
     return value
 
 
 def _list(value: Any) -> Any:
-    """Read ``"[0, 1]"``, as papermill passes lists given on the command line."""
+    """Read ``"[0, 1]"``, as papermill passes lists given on the command line, ``"0, 1"``, and one item alone."""
     if isinstance(value, str):
         try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError:
-            value = None
-        if not isinstance(value, list):
-            raise ValueError("it must be a list such as [a, b]")
+            value = read_value(value if value.lstrip().startswith("[") else f"[{value}]")
+        except ValueFormatError as error:
+            raise ValueError(f"it must be a list such as [a, b]: {error}") from None
+    return [value] if isinstance(value, int | float) else value
+
+
+def _arm_names(value: Any) -> Any:
+    """Put the settings of an arm together again, which commas part as they do arms: ``[mla@kv_dim=8,position=rope]``.
+
+    No arm is written ``name=value``, so that is a setting of the arm before it.
+    """
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        return value
+    arms: list[str] = []
+    for item in value:
+        if arms and re.match(r"\w+\s*=", item):
+            arms[-1] += f",{item}"
+        else:
+            arms.append(item)
+    return arms
+
+
+def _flag(value: Any) -> Any:
+    """Read ``"true"`` and ``"false"``, as papermill and the command line pass them, and none of their many cousins."""
+    value = read_scalar(value) if isinstance(value, str) else value
+    if not isinstance(value, bool):
+        raise ValueError("it must be true or false")
     return value
 
 
@@ -74,6 +98,12 @@ Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 
 
+# The validator that is written last is asked first.
+ArmNames = Annotated[
+    tuple[str, ...], BeforeValidator(_arm_names), BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)
+]
+
+
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 
 
@@ -89,7 +119,9 @@ class _Group(BaseModel):
 class DataParameters(_Group):
     """Which text is read, how it is cut into tokens, and how much of it."""
 
-    source: Literal["pile", "wikitext", "ultrachat", "sotu", "stdlib", "text"] = "sotu"
+    source: Literal["pile", "wikitext", "ultrachat", "sotu", "stdlib", "text"] = Field(
+        "sotu", description="where the text comes from; sotu and stdlib are offline, text is your own files"
+    )
     text_files: Names | None = Field(None, description="patterns of .txt and .jsonl files, for the source `text`")
     tokenizer: str = Field("bpe:4096", description="a hub id, a tokenizer.json, or bpe:<size> trained on the text")
     samples: Count = Field(description="the number of training windows")
@@ -121,23 +153,29 @@ class DataParameters(_Group):
 class ModelParameters(_Group):
     """The size of the models."""
 
-    size: SizeName = "mini"
+    size: SizeName = Field("mini", description="the size of the models, by the Pythia of that shape")
 
 
 class ProjectionParameters(_Group):
-    """The recurrence and its training without labels (orthogonality and diversity, "OACD")."""
+    """The recurrence and its training without labels: Origin-Anchored Centroid Dispersion, OACD."""
 
     proj_dim: Count | None = Field(None, description="width of a context; None: as the model's size says")
-    projection_samples: Count = Field(1000, description="the number of training windows the projection learns from")
-    projection_lr: Annotated[Real, Field(gt=0)] = 0.003
+    projection_samples: Count = Field(
+        1000, description="the number of training windows the projection learns from, of all samples at most"
+    )
+    projection_lr: Annotated[Real, Field(gt=0)] = Field(0.003, description="learning rate of projection training")
     initial_context_std: Annotated[Real, Field(ge=0)] = Field(
         0.01, description="standard deviation of the random contexts that the first pass starts from"
     )
     proj_noise: Annotated[Real, Field(ge=0)] = Field(0.05, description="standard deviation of the added noise")
     max_iterations: Annotated[Whole, Field(ge=2)] = Field(100, description="passes at most, the first one included")
-    convergence_threshold: Annotated[Real, Field(gt=0)] = 0.03
+    convergence_threshold: Annotated[Real, Field(gt=0)] = Field(
+        0.03, description="mean squared change between two passes below which the context of a token has converged"
+    )
     convergence_target: Annotated[Real, Field(gt=0, le=1)] = Field(0.95, description="share of tokens to stop at")
-    centroid_weight: Annotated[Real, Field(ge=0)] = 0.1
+    centroid_weight: Annotated[Real, Field(ge=0)] = Field(
+        0.1, description="weight of the squared distance of the mean context from the origin in the OACD loss"
+    )
     projection_batch_size: Annotated[Whole, Field(ge=2)] = Field(5000, description="tokens in a mini-batch")
     projection_clip: Annotated[Real, Field(gt=0)] = Field(2.0, description="largest gradient norm")
 
@@ -146,11 +184,9 @@ class ProjectionDataParameters(DataParameters, ProjectionParameters):
     """Data and a projection that learns from a part of it."""
 
     @model_validator(mode="after")
-    def _check_projection_samples(self) -> Self:
-        if self.projection_samples > self.samples:
-            raise ValueError(
-                f"projection_samples is {self.projection_samples}, but it must be at most samples ({self.samples})"
-            )
+    def _limit_projection_samples(self) -> Self:
+        # So that fewer samples can be asked for alone. The values are frozen for everybody else.
+        object.__setattr__(self, "projection_samples", min(self.projection_samples, self.samples))
         return self
 
 
@@ -158,12 +194,12 @@ class TrainingParameters(_Group):
     """Main training: next-token cross-entropy."""
 
     epochs: Count = Field(description="the number of passes over the training windows, at most")
-    lr: Annotated[Real, Field(gt=0)] = 1e-4
-    batch_size: Count = 8
+    lr: Annotated[Real, Field(gt=0)] = Field(1e-4, description="learning rate of main training")
+    batch_size: Count = Field(8, description="windows in a step of main training")
     clip: Annotated[Real, Field(gt=0)] = Field(1.0, description="largest gradient norm")
     patience: Count = Field(1, description="epochs without improvement after which training stops")
-    precision: Literal["float32", "bfloat16"] = "float32"
-    weight_decay: Annotated[Real, Field(ge=0)] = 0.01
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the products in training")
+    weight_decay: Annotated[Real, Field(ge=0)] = Field(0.01, description="weight decay of AdamW")
 
 
 class StreamParameters(ProjectionParameters, TrainingParameters):
@@ -202,8 +238,8 @@ class ComparisonParameters(_Group):
         None, description="trained Pythia weights to score beside the arms: a hub id, or a folder with their tokenizer"
     )
 
-    arms: Names
-    seeds: Seeds
+    arms: ArmNames = Field(description="what is compared: <model>[-oacd|-random|-end-to-end][@setting=value,...] each")
+    seeds: Seeds = Field(description="the seeds that every arm is trained with")
     processes: Count = Field(1, description="trials trained side by side, each on its share of the cores")
 
 
@@ -233,7 +269,7 @@ class FactParameters(_Group):
 class SeedParameters(_Group):
     """The seed of a notebook that compares nothing; it changes initialisation, order and noise, never the data."""
 
-    seed: Seed = 0
+    seed: Seed = Field(0, description="the seed")
 
 
 class LeaderboardFilters(_Group):
@@ -250,10 +286,10 @@ class RunParameters(_Group):
 
     notebook: ClassVar[str]
 
-    profile: str
+    profile: str = Field(description="the folder of params that the values come from, such as cpu")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:<number> or mps")
     output_folder: Path | None = Field(None, description="the run folder; None: one is named after the parameters")
-    rerun: bool = Field(False, description="whether to run again what is finished")
+    rerun: Annotated[bool, BeforeValidator(_flag)] = Field(False, description="whether to run again what is finished")
 
     @field_validator("device")
     @classmethod
@@ -318,10 +354,15 @@ class ExperimentParameters(
 class StudyParameters(ExperimentParameters):
     """What the notebooks have in which arms differ from one base arm, each in one thing."""
 
-    base_arm: str = Field(description="the one of the arms that the others differ from")
+    base_method: ClassVar[str]
+
+    base_arm: str = Field("", description="the one of the arms that the others differ from; None: the first that fits")
 
     @model_validator(mode="after")
-    def _check_base_arm(self) -> Self:
+    def _choose_base_arm(self) -> Self:
+        if not self.base_arm:
+            fitting = (arm for arm in self.arms if arm.startswith(self.base_method))
+            object.__setattr__(self, "base_arm", next(fitting, self.arms[0]))
         if self.base_arm not in self.arms:
             raise ValueError(f"base_arm is {self.base_arm!r}, but it must be one of arms ({', '.join(self.arms)})")
         return self

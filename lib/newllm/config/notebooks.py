@@ -64,6 +64,7 @@ class Cascade(StudyParameters):
     """Notebook 08: recurrences side by side and no attention, one thing changed at a time."""
 
     notebook = "08_cascade"
+    base_method = "cascade"
 
     loop_tokens: Count = Field(20_000, description="tokens collected one by one, to time and check the parallel way")
 
@@ -72,6 +73,7 @@ class ContextKV(StudyParameters):
     """Notebook 07: attention to contexts that are kept once a chunk."""
 
     notebook = "07_context_kv"
+    base_method = "context-kv"
 
     attended_position: Count = Field(350, description="the position whose attended contexts are counted")
     attended_chunk_size: Count = Field(100, description="the tokens of a chunk in the picture of what is attended")

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import (
     ValidationError,
 )
@@ -12,6 +11,7 @@ from pydantic import (
 from newllm.config.errors import ParameterError, explain, nearest
 from newllm.config.groups import RunParameters
 from newllm.config.notebooks import NOTEBOOKS
+from newllm.config.values import ValueFormatError, read_file
 from newllm.files import project_root
 
 
@@ -24,6 +24,31 @@ def profiles() -> list[str]:
     """Return the names of the profiles: the folders under ``params``, but that of the sweeps."""
     folders = (folder for folder in (project_root() / "params").iterdir() if folder.is_dir())
     return sorted(folder.name for folder in folders if folder != sweeps_folder())
+
+
+def available_sweeps() -> list[str]:
+    """Return the names of the files in ``params/sweeps``."""
+    return sorted(path.stem for path in sweeps_folder().glob("*.yaml"))
+
+
+def sweep_path(name: str) -> Path:
+    """Return the file of a sweep, given by its path or by the name of a file in ``params/sweeps``.
+
+    Raises
+    ------
+    ParameterError
+        Where there is none.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise ParameterError(
+                f"{name} is not a file; it must be a YAML file or one of {', '.join(available_sweeps())}."
+            )
+        return path
+    if name not in available_sweeps():
+        raise ParameterError(f"{name} is not a file of params/sweeps{nearest(name, available_sweeps())}")
+    return sweeps_folder() / f"{name}.yaml"
 
 
 def profile_path(notebook: str, profile: str) -> Path:
@@ -68,11 +93,15 @@ def load_parameters(notebook: str, profile: str, given: Mapping[str, Any]) -> Ru
     """
     path = profile_path(notebook, profile)
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path} is not YAML: {error}") from error
-    if not isinstance(stored, dict) or stored.get("profile") != profile:
-        raise ParameterError(f"{path} must be a list of `key: value` lines that starts with `profile: {profile}`.")
+        stored = read_file(path)
+    except ValueFormatError as error:
+        raise ParameterError(str(error)) from None
+    if stored.get("profile") != profile:
+        raise ParameterError(f"{path} must start with `profile: {profile}`.")
+    if given.get("profile", profile) != profile:
+        raise ParameterError(
+            f"profile is {given['profile']!r} and {profile!r}, but it must be one: newllm run chooses it by --profile."
+        )
     replaced = {key: value for key, value in given.items() if value is not None}
     kind = NOTEBOOKS[notebook]
     refuse_unknown(given, [notebook])

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import pandas as pd
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from newllm.config.errors import ParameterError, explain, nearest
 from newllm.config.groups import DataParameters, ExperimentParameters
 from newllm.config.notebooks import NOTEBOOKS
-from newllm.config.profiles import load_parameters, sweeps_folder
+from newllm.config.profiles import load_parameters
+from newllm.config.values import ValueFormatError, read_file
 from newllm.data import TextData, prepare_data
 from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import run_trials, unfinished
@@ -158,33 +158,6 @@ class PlannedTrial:
         return f"{self.parameters.profile}-{self.parameters.fingerprint()}"
 
 
-def available_sweeps() -> list[str]:
-    """Return the names of the files in ``params/sweeps``."""
-    return sorted(path.stem for path in sweeps_folder().glob("*.yaml"))
-
-
-def sweep_path(name: str) -> Path:
-    """Return the file of a sweep, given by its path or by the name of a file in ``params/sweeps``.
-
-    Raises
-    ------
-    ParameterError
-        Where there is none.
-    """
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"}:
-        if not path.is_file():
-            raise ParameterError(f"{name} is not a file; a sweep is a YAML file or one of {_names()}.")
-        return path
-    if name not in available_sweeps():
-        raise ParameterError(f"{name} is not a file of params/sweeps{nearest(name, available_sweeps())}")
-    return sweeps_folder() / f"{name}.yaml"
-
-
-def _names() -> str:
-    return ", ".join(available_sweeps())
-
-
 def load_sweep(path: Path, given: Mapping[str, Any]) -> Sweep:
     """Read a sweep and put in what was given.
 
@@ -201,13 +174,9 @@ def load_sweep(path: Path, given: Mapping[str, Any]) -> Sweep:
         One sentence for every key that is unknown, missing or has an impossible value.
     """
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path} is not YAML: {error}") from error
-    if not isinstance(stored, dict):
-        raise ParameterError(f"{path} must be a list of `key: value` lines: {', '.join(Sweep.model_fields)}.")
-    try:
-        return Sweep.model_validate(stored).replace(given)
+        return Sweep.model_validate(read_file(path)).replace(given)
+    except ValueFormatError as error:
+        raise ParameterError(str(error)) from None
     except ValidationError as error:
         raise ParameterError(explain(error, Sweep, "a sweep", given, path.name)) from None
 

@@ -1,0 +1,26 @@
+"""The names of the methods, without importing them: that takes seconds, and a name is checked before anything else."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+METHODS_FOLDER = Path(__file__).parents[1] / "models" / "methods"
+
+# The functions that put a model into the registry; the name is their first argument.
+REGISTERING = ("register", "preset")
+
+
+@cache
+def method_names() -> tuple[str, ...]:
+    """Return the names under which the files of ``models/methods`` register models, in alphabetical order."""
+    files = [ast.parse(path.read_bytes()) for path in METHODS_FOLDER.glob("*.py")]
+    calls = [node for file in files for node in ast.walk(file) if isinstance(node, ast.Call)]
+    named = [
+        call.args[0].value
+        for call in calls
+        if isinstance(call.func, ast.Name)
+        and call.func.id in REGISTERING
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+    ]
+    return tuple(sorted(map(str, named)))
