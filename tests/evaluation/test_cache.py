@@ -7,7 +7,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from newllm.evaluation.agreement import cached_equals_uncached
 from newllm.evaluation.cache import held_bytes, measure
-from newllm.models import create
+from newllm.models import configure, create
+from newllm.models.methods.pythia import PythiaModel
 from tests.evaluation import toys
 
 
@@ -47,11 +48,11 @@ def test_no_tokens_is_an_error():
 
 
 def test_a_wrong_formula_does_not_agree():
-    class Claims(toys.Toy):
+    class Claims(PythiaModel):
         def cached_values(self, tokens: int) -> int:
             return 100 * tokens
 
-    report = measure(Claims(), 20)
+    report = measure(Claims(configure("pythia", "tiny")), 20)
     assert report.formula_bytes == 100 * 20 * 4
     assert not report.agrees
 
@@ -145,3 +146,10 @@ def test_dropout_does_not_disturb_the_comparison():
     model = toys.gpt2().train()
     assert any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules())
     assert cached_equals_uncached(model).agrees
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 8, 11])
+def test_growth_is_measured_over_whole_periods(chunk_size):
+    report = measure(create("context-kv", "tiny", chunk_size=chunk_size, context_dims=[20]), 64)
+    assert report.bytes_per_token == pytest.approx(4 * 20 / chunk_size)
+    assert report.state_bytes == pytest.approx(4 * 20)

@@ -73,10 +73,11 @@ def test_other_checks_do_not_fail_with_it(broken, untouched):
 
 
 def test_a_leak_at_one_offset_of_a_long_chunk_is_found():
-    certificate = certify(toys.SeesOneTokenAheadOnce())
-    assert {"full pass", "left padding", "chunked prefill"} <= failed(certificate)
+    certificate = certify(toys.SeesOneTokenAheadOnce(), period=30)
+    assert {"full pass", "left padding", "chunked prefill", "training gradient"} <= failed(certificate)
     detail = next(check.detail for check in certificate.checks if check.name == "full pass")
-    assert "changing token 48 changed the logits of the earlier position 47" in detail
+    assert "changing token 18 changed the logits of the earlier position 17" in detail
+    assert certify(toys.SeesOneTokenAheadOnce()).passed, "within twelve tokens there is nothing to see"
 
 
 @pytest.mark.parametrize(

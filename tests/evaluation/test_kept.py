@@ -1,7 +1,8 @@
 import pytest
 
-from newllm.evaluation.kept import CHUNK_END, KEYS, SHARED, STATE, VALUES, kept_by_token
+from newllm.evaluation.kept import kept_by_token
 from newllm.models import create, names
+from newllm.models.cache_entries import CHUNK_END, KEYS, SHARED, STATE, VALUES
 
 
 @pytest.mark.parametrize("name", names())

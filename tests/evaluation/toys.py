@@ -54,11 +54,10 @@ def gpt2() -> GPT2LMHeadModel:
 class ToyConfig(PretrainedConfig):
     model_type = "toy"
 
-    def __init__(self, vocab_size: int = VOCABULARY, hidden_size: int = 16, chunk_size: int = 0, **kwargs):
+    def __init__(self, vocab_size: int = VOCABULARY, hidden_size: int = 16, **kwargs):
         super().__init__(**kwargs)
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
-        self.chunk_size = chunk_size
         self.num_hidden_layers = 1
 
 
@@ -170,9 +169,6 @@ class LeakUnderPadding(Toy):
 class SeesEndOfOwnChunk(Toy):
     """Each token sees the last token of its own chunk, even where it lies ahead."""
 
-    def __init__(self):
-        super().__init__(ToyConfig(chunk_size=5))
-
     def future(self, query, key, attention_mask):
         end = (query // 5 + 1) * 5 - 1
         return (key > query) & (key != end)
@@ -180,9 +176,6 @@ class SeesEndOfOwnChunk(Toy):
 
 class SeesOneTokenAheadOnce(Toy):
     """A leak at a single offset of a long chunk."""
-
-    def __init__(self):
-        super().__init__(ToyConfig(chunk_size=30))
 
     def future(self, query, key, attention_mask):
         return (key > query) & ~((query % 30 == 17) & (key == query + 1))

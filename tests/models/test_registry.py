@@ -3,6 +3,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from newllm.models import create, find, names, sizes
+from newllm.models.registry import controls
 
 PARAMETERS_70M = {
     "pythia": 70_426_624,
@@ -42,6 +43,17 @@ def test_values_per_token_at_70m(name, expected):
 
 def test_dproj_keeps_one_state_beside_its_tokens():
     assert create_on_meta("dproj", "70m").cached_values(0) == 320
+
+
+@pytest.mark.parametrize("size", sizes())
+def test_a_control_keeps_no_more_than_what_it_stands_beside_where_one_head_is_not_already_more(size):
+    for name in controls():
+        method = find(name)
+        control, beside = create_on_meta(name, size), create_on_meta(str(method.control), size)
+        kept, allowed = (model.cached_values(9) - model.cached_values(8) for model in (control, beside))
+        assert kept <= allowed or control.config.num_key_value_heads == 1
+        if size in ("70m", "410m", "1b", "1.4b"):
+            assert kept == allowed, name
 
 
 @pytest.mark.parametrize("size", sizes())

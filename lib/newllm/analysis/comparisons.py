@@ -8,10 +8,8 @@ import torch
 from newllm.analysis.summary import summarize_arms
 from newllm.evaluation.perplexity import Windows, extrapolate
 from newllm.experiments.scoring import PRETRAINED
+from newllm.models.registry import controls
 from newllm.runs.saved_model import load_model
-
-# Plain Pythias that keep less because they are narrower or share heads.
-CONTROLS = ("narrow", "mqa")
 
 
 def against_controls(records: pd.DataFrame) -> pd.DataFrame:
@@ -30,9 +28,10 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
         per token, negative where the arm is better than the control). Arms without a control are left out.
     """
     rows = []
-    controls = records[records["method"].isin(CONTROLS)]
-    for arm, group in records[~records["method"].isin(CONTROLS)].groupby("arm", sort=False):
-        equal = controls[controls["kv_bytes_per_token"] == group["kv_bytes_per_token"].iloc[0]]
+    is_control = records["method"].isin(controls())
+    beside_others = records[is_control]
+    for arm, group in records[~is_control].groupby("arm", sort=False):
+        equal = beside_others[beside_others["kv_bytes_per_token"] == group["kv_bytes_per_token"].iloc[0]]
         for control, beside in equal.groupby("arm", sort=False):
             summary = summarize_arms(pd.concat([group, beside]), baseline=str(control)).set_index("arm")
             row = summary.loc[arm]

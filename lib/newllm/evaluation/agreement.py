@@ -11,12 +11,14 @@ from transformers.cache_utils import Cache, DynamicCache
 from newllm.evaluation.probing import (
     EXACT,
     logits_in_pieces,
+    period_of,
     positions_of,
     probe_copy,
     probe_generator,
     random_tokens,
     untouched_randomness,
 )
+from newllm.models.language_model import LanguageModel
 
 SHORT_LENGTH = 12
 
@@ -76,8 +78,8 @@ class _Comparison:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        # Two whole chunks and the beginning of a third, whatever the padding takes away.
-        self.length = max(SHORT_LENGTH, 2 * getattr(model.config, "chunk_size", 0) + 2 + max(PADDINGS))
+        # Two whole periods and the beginning of a third, whatever the padding takes away.
+        self.length = max(SHORT_LENGTH, 2 * period_of(model) + 2 + max(PADDINGS))
         self.half = self.length // 2
         generator = probe_generator()
         self.tokens = random_tokens(model, len(PADDINGS), self.length, generator)
@@ -149,7 +151,7 @@ class _Comparison:
 
     def cropped(self) -> dict[str, float]:
         """Take tokens back, from one to past the middle of the sequence, and go on with others."""
-        stateful = bool(getattr(self.model, "_is_stateful", False))
+        stateful = self.model._is_stateful
         errors = {"crop refused": self.crop_refused()} if stateful else {}
         mask = torch.ones_like(self.tokens)
         for row, padding in enumerate(PADDINGS):
@@ -170,8 +172,9 @@ class _Comparison:
         return errors
 
     def new_cache(self) -> Cache:
-        maker = getattr(self.model, "new_cache", None)
-        return DynamicCache(config=self.model.config) if maker is None else maker()
+        if isinstance(self.model, LanguageModel):
+            return self.model.new_cache()
+        return DynamicCache(config=self.model.config)
 
     def crop_refused(self) -> float:
         _, cache = logits_in_pieces(self.model, self.tokens, [self.length])

@@ -7,9 +7,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from newllm.evaluation.probing import probe_copy, probe_generator, random_tokens, untouched_randomness
+from newllm.evaluation.probing import period_of, probe_copy, probe_generator, random_tokens, untouched_randomness
+from newllm.models.language_model import LanguageModel
 
 PREFILL_PIECE = 512
+# Tokens over which growth is measured, at least; rounded up to whole periods.
+LEAST_GROWTH = 8
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class CacheReport:
     dtype
         Name of the dtype, such as "float32".
     bytes_per_token
-        Growth between two lengths, each a whole number of chunks, over the tokens between them.
+        Growth between two lengths, each a whole number of periods, over the tokens between them.
     state_bytes
         What is there whatever the length.
     """
@@ -72,14 +75,15 @@ def measure(model: PreTrainedModel, tokens: int, dtype: torch.dtype = torch.floa
     if tokens < 1:
         raise ValueError(f"tokens={tokens} must be 1 or more")
     probed = probe_copy(model, dtype)
-    step = max(8, getattr(probed.config, "chunk_size", 0))
+    period = period_of(probed)
+    step = period * -(-LEAST_GROWTH // period)
     with untouched_randomness(probed.device):
         measured, short, long = (held_bytes(_prefill(probed, length)) for length in (tokens, step, 2 * step))
-    formula = getattr(probed, "cached_values", None)
+    formula = probed.cached_values(tokens) * dtype.itemsize if isinstance(probed, LanguageModel) else None
     slope = (long - short) / step
     return CacheReport(
         measured_bytes=measured,
-        formula_bytes=None if formula is None else formula(tokens) * dtype.itemsize,
+        formula_bytes=formula,
         tokens=tokens,
         dtype=str(dtype).removeprefix("torch."),
         bytes_per_token=slope,

@@ -4,6 +4,7 @@ Every check is made twice over. It looks for a change where there must be none (
 must be one (its power): a model whose logits never move would pass any test for leaks.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from newllm.evaluation.probing import (
     EXACT,
     forward_in_pieces,
     other_tokens,
+    period_of,
     positions_of,
     probe_copy,
     probe_generator,
@@ -32,10 +34,11 @@ POWER = 1e-6
 LABEL_TOLERANCE = 1e-4
 POWER_OF_LABELS = 1e-3
 SHORT_LENGTH = 12
-ALL_OFFSETS_UP_TO = 40
 PADDINGS = 4
 # float64 logits held at once: 128 MB.
 LOGITS_AT_ONCE = 2**24
+# Tokens that are differentiated at once.
+TRAINED_AT_ONCE = 2**11
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class _Mode:
     mask: Tensor | None = None
 
 
-def certify(model: PreTrainedModel) -> Certificate:
+def certify(model: PreTrainedModel, *, period: int | None = None) -> Certificate:
     """Probe a model for every way of seeing the future that we know of.
 
     It runs on a float64 copy in eval mode (labels and their gradient also in training mode), with an own generator:
@@ -112,9 +115,8 @@ def certify(model: PreTrainedModel) -> Certificate:
 
     The checks:
 
-    - changing one later token changes no earlier logit, at every offset of a chunk (``config.chunk_size``, where the
-      model has one), in a full pass, with an attention mask, with left padding, in chunked prefill, in both, and in
-      token-by-token decoding;
+    - changing one later token changes no earlier logit, at every offset of two periods: in a full pass, with an
+      attention mask, with left padding, in chunked prefill, in both, and in token-by-token decoding;
     - what stands at padded positions changes nothing;
     - the gradient of a position reaches no later input;
     - labels are shifted exactly once and never leak into logits;
@@ -124,6 +126,9 @@ def certify(model: PreTrainedModel) -> Certificate:
     ----------
     model
         Any causal language model of transformers' kind, with a vocabulary of two tokens or more.
+    period
+        Tokens after which its way of remembering repeats; where omitted, what a model of this package declares, and 1
+        for any other.
 
     Returns
     -------
@@ -131,34 +136,22 @@ def certify(model: PreTrainedModel) -> Certificate:
         Passed or not, with each check.
     """
     probed = probe_copy(model)
+    # Two whole periods and the beginning of a third.
+    length = max(SHORT_LENGTH, 2 * (period_of(model) if period is None else period) + 2)
     generator = probe_generator()
     with untouched_randomness(probed.device):
         of_logits = [
-            *(_check_later_tokens(probed, mode, generator) for mode in _modes(probed)),
+            *(_check_later_tokens(probed, mode, length, generator) for mode in _modes(probed, length)),
             _check_padded_content(probed, generator),
         ]
         checks = [
             *of_logits,
-            _check_gradient(probed, generator),
+            _check_gradient(probed, length, generator),
             _check_labels(probed, generator, training=False),
             _check_labels(probed, generator, training=True),
-            _check_training_gradient(probed, generator),
+            _check_training_gradient(probed, length, generator),
         ]
     return Certificate(all(check.passed for check in checks), max(check.change for check in of_logits), checks)
-
-
-def _probe_length(model: PreTrainedModel) -> int:
-    """Return a length that holds two whole chunks and the beginning of a third."""
-    return max(SHORT_LENGTH, 2 * getattr(model.config, "chunk_size", 0) + 2)
-
-
-def _offsets(model: PreTrainedModel, first: int, length: int) -> list[int]:
-    """Positions to change: all of them, or every offset of one chunk and the edges of the chunk before it."""
-    every = list(range(first, length))
-    if length <= ALL_OFFSETS_UP_TO:
-        return every
-    chunk = model.config.chunk_size
-    return sorted({first, chunk - 1, *every[-(chunk + 2) :]})
 
 
 def _few(offsets: Sequence[int]) -> list[int]:
@@ -167,17 +160,16 @@ def _few(offsets: Sequence[int]) -> list[int]:
     return sorted({*offsets[::stride], offsets[-1]})
 
 
-def _modes(model: PreTrainedModel) -> Iterator[_Mode]:
-    length = _probe_length(model)
-    offsets = _offsets(model, 1, length)
+def _modes(model: PreTrainedModel, length: int) -> Iterator[_Mode]:
+    offsets = range(1, length)
     half = length // 2
     yield _Mode("full pass", offsets)
     yield _Mode("attention mask", offsets, mask=torch.ones(1, length, dtype=torch.long, device=model.device))
     padded = length + PADDINGS - 1
     padding = _left_padding(padded, model.device)
-    padded_offsets = _offsets(model, PADDINGS, padded)
+    padded_offsets = range(PADDINGS, padded)
     yield _Mode("left padding", padded_offsets, mask=padding)
-    # The last piece spans more than a chunk, so that a leak inside it shows at every offset.
+    # The last piece spans more than a period, so that a leak inside it shows at every offset.
     yield _Mode("chunked prefill", offsets, pieces=(2, 1, length // 4, length - length // 4 - 3))
     yield _Mode(
         "chunked prefill, left padding",
@@ -206,9 +198,9 @@ def _run(model: PreTrainedModel, ids: Tensor, mode: _Mode, mask: Tensor | None) 
 
 
 @torch.no_grad()
-def _check_later_tokens(model: PreTrainedModel, mode: _Mode, generator: torch.Generator) -> Check:
+def _check_later_tokens(model: PreTrainedModel, mode: _Mode, length: int, generator: torch.Generator) -> Check:
     """Change one token a row; nothing before it may move, it and some token after it must."""
-    length = _probe_length(model) if mode.mask is None else mode.mask.shape[1]
+    length = length if mode.mask is None else mode.mask.shape[1]
     tokens = random_tokens(model, 1, length, generator)
     others = other_tokens(model, tokens, generator)
     variants = 1 if mode.mask is None else mode.mask.shape[0]
@@ -285,7 +277,7 @@ def _check_padded_content(model: PreTrainedModel, generator: torch.Generator) ->
 def _input_gradients(
     model: PreTrainedModel, tokens: Tensor, scores: Callable[[], Iterable[tuple[int, Tensor]]]
 ) -> list[tuple[int, Tensor]]:
-    """Gradient size at each input position, (T,), for each (position, scalar score)."""
+    """Gradient size at each input position, (B, T), for each (position, scalar score)."""
     captured: list[Tensor] = []
 
     def capture(module: torch.nn.Module, arguments: Any, output: Tensor) -> Tensor:
@@ -300,11 +292,11 @@ def _input_gradients(
             for position, score in scores():
                 if not captured or any(inputs.shape[:-1] != tokens.shape for inputs in captured):
                     raise ValueError(f"{type(model).__name__} does not call its input embedding on all tokens at once")
-                size = torch.zeros(tokens.shape[1], device=tokens.device, dtype=torch.float64)
+                size = torch.zeros(tokens.shape, device=tokens.device, dtype=torch.float64)
                 if score.requires_grad:
                     for gradient in torch.autograd.grad(score, captured, retain_graph=True, allow_unused=True):
                         if gradient is not None:
-                            size += gradient[0].abs().amax(-1)
+                            size += gradient.abs().amax(-1)
                 sizes.append((position, size))
     finally:
         handle.remove()
@@ -329,9 +321,8 @@ def _gradient_check(name: str, sizes: list[tuple[int, Tensor]]) -> Check:
     return Check(name, leak <= EXACT * scale and power >= POWER, leak, power, detail)
 
 
-def _check_gradient(model: PreTrainedModel, generator: torch.Generator) -> Check:
+def _check_gradient(model: PreTrainedModel, length: int, generator: torch.Generator) -> Check:
     """Differentiate all logits up to a position, randomly weighted, with respect to every input embedding."""
-    length = _probe_length(model)
     tokens = random_tokens(model, 1, length, generator)
 
     def scores() -> Iterator[tuple[int, Tensor]]:
@@ -339,10 +330,11 @@ def _check_gradient(model: PreTrainedModel, generator: torch.Generator) -> Check
         weights = torch.randn(logits.shape[-1], generator=generator, dtype=torch.float64).to(logits)
         signs = (torch.rand(length, generator=generator) + 0.5).to(logits)
         weighted = (logits @ weights) * signs
-        for last in _few(_offsets(model, 0, length)):
+        for last in _few(range(length)):
             yield last, weighted[: last + 1].sum()
 
-    return _gradient_check("gradient", _input_gradients(model, tokens, scores))
+    sizes = _input_gradients(model, tokens, scores)
+    return _gradient_check("gradient", [(last, size[0]) for last, size in sizes])
 
 
 def _only(labels: Tensor, position: int) -> Tensor:
@@ -403,17 +395,25 @@ def _wrong_shift(found: Tensor, losses: Tensor) -> str:
     return "it is not the cross-entropy of the position before the label"
 
 
-def _check_training_gradient(model: PreTrainedModel, generator: torch.Generator) -> Check:
+def _check_training_gradient(model: PreTrainedModel, length: int, generator: torch.Generator) -> Check:
     """Differentiate each label's training loss: it may reach inputs before the label only, and must reach the last."""
-    tokens = random_tokens(model, 1, SHORT_LENGTH, generator)
+    tokens = random_tokens(model, 1, length, generator)
     labels = other_tokens(model, tokens, generator)
 
-    def scores() -> Iterator[tuple[int, Tensor]]:
-        for position in range(1, SHORT_LENGTH):
-            yield position - 1, model(tokens, labels=_only(labels, position), use_cache=False).loss
+    def score(positions: range) -> Iterator[tuple[int, Tensor]]:
+        # One label a row, so that one pass differentiates many.
+        rows, one_each = tokens.expand(len(positions), -1), torch.cat([_only(labels, place) for place in positions])
+        yield 0, model(rows, labels=one_each, use_cache=False).loss * len(positions)
 
+    sizes: list[tuple[int, Tensor]] = []
+    rows_at_once = max(1, TRAINED_AT_ONCE // length)
     model.train()
     try:
-        return _gradient_check("training gradient", _input_gradients(model, tokens, scores))
+        for first in range(1, length, rows_at_once):
+            positions = range(first, min(first + rows_at_once, length))
+            rows = tokens.expand(len(positions), -1)
+            ((_, of_rows),) = _input_gradients(model, rows, functools.partial(score, positions))
+            sizes += [(place - 1, size) for place, size in zip(positions, of_rows, strict=True)]
     finally:
         model.eval()
+    return _gradient_check("training gradient", sizes)

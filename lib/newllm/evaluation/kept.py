@@ -2,14 +2,10 @@
 
 import pandas as pd
 import torch
-from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from newllm.evaluation.probing import probe_generator, random_tokens, untouched_randomness
-from newllm.models.cache_layers import ChunkContextLayer, RecurrentStateLayer
+from newllm.models.cache_entries import Entry, entries_of
 from newllm.models.language_model import LanguageModel
-
-KEYS, VALUES, SHARED, CHUNK_END, STATE = "keys", "values", "one vector for both", "context of a chunk", "last context"
 
 
 @torch.no_grad()
@@ -32,28 +28,6 @@ def kept_by_token(model: LanguageModel, tokens: int) -> pd.DataFrame:
     with untouched_randomness(model.device):
         ids = random_tokens(model, 1, tokens, probe_generator())
         cache = model.eval()(ids, use_cache=True, logits_to_keep=1).past_key_values
-    rows = [row for layer in cache.layers for row in _entries(layer, tokens)]
-    entries = pd.DataFrame(rows, columns=["token", "kind", "values"])
+    rows = [entry for layer in cache.layers for entry in entries_of(layer)]
+    entries = pd.DataFrame(rows, columns=list(Entry._fields))
     return entries.groupby(["token", "kind"], sort=False)[["values"]].sum().reset_index()
-
-
-def _entries(layer: CacheLayerMixin, tokens: int) -> list[tuple[int, str, int]]:
-    """Token, kind and number of values of each entry in a layer."""
-    if isinstance(layer, DynamicLayer):
-        assert layer.keys is not None and layer.values is not None
-        alone = layer.values.numel() == 0
-        kept = [(SHARED if alone else KEYS, layer.keys), (VALUES, layer.values)]
-        return [entry for kind, tensor in kept if tensor.numel() for entry in _by_token(tensor, kind)]
-    assert isinstance(layer, RecurrentStateLayer) and layer.state is not None
-    entries = [(tokens - 1, STATE, layer.state.numel())]
-    if isinstance(layer, ChunkContextLayer):
-        width = layer.state.numel()
-        ends = range(layer.chunk_size - 1, tokens, layer.chunk_size)
-        entries += [(token, CHUNK_END, width) for token, _ in zip(ends, layer.chunk_ends[0], strict=True)]
-    return entries
-
-
-def _by_token(tensor: Tensor, kind: str) -> list[tuple[int, str, int]]:
-    """Entries of a tensor (1, heads, tokens, width)."""
-    _, heads, length, width = tensor.shape
-    return [(token, kind, heads * width) for token in range(length)]

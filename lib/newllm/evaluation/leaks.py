@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from newllm.models.methods.unified import UnifiedPythiaModel
+from newllm.models.methods.pythia import PythiaModel
 from newllm.models.position import PositionEncoding
 from newllm.models.step import Step
 
@@ -16,7 +16,7 @@ class _SwappedStep(Step):
         return None if bias is None or self.past_length else bias.transpose(-1, -2)
 
 
-class SwappedMaskModel(UnifiedPythiaModel):
+class SwappedMaskModel(PythiaModel):
     """The mistake of an earlier build: the ALiBi bias with queries and keys exchanged, so every query sees its future.
 
     Wants ``position="alibi"``: only a bias can be swapped. In cached decoding it looks as good as the right one, which

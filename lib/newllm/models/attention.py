@@ -82,7 +82,7 @@ def attend(
 class MultiHeadAttention(Attention):
     """Attention of GPT-NeoX, with its fused weight laid out as published; keys and values may be shared by groups.
 
-    Caches 2 x G x d_h values a token (G key-value heads of width d_h).
+    Caches G x (d_h + d_v) values a token (G key-value heads; in GPT-NeoX itself values are as wide as keys, d_v = d_h).
 
     Parameters
     ----------
@@ -97,27 +97,30 @@ class MultiHeadAttention(Attention):
         self.num_heads = config.num_attention_heads
         self.num_groups = config.num_key_value_heads or config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
+        self.value_dim = self.value_head_dim(config)
         self.position = config.build_position(self.head_dim)
-        width = (self.num_heads + 2 * self.num_groups) * self.head_dim
+        width = (self.num_heads + self.num_groups) * self.head_dim + self.num_groups * self.value_dim
         self.query_key_value = nn.Linear(config.hidden_size, width)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(self.num_heads * self.value_dim, config.hidden_size)
+
+    @staticmethod
+    def value_head_dim(config: DecoderConfig) -> int:
+        """Width d_v of a value: that of queries and keys, unless a method says otherwise."""
+        return config.hidden_size // config.num_attention_heads
 
     @property
     def cached_values_per_token(self) -> int:
         """Values kept for each token."""
-        return 2 * self.num_groups * self.head_dim
+        return self.num_groups * (self.head_dim + self.value_dim)
 
     def project(self, hidden: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries (B, H, T, d_h), keys and values (B, G, T, d_h) of the new tokens, positions encoded."""
-        batch, length, _ = hidden.shape
-        per_group = self.num_heads // self.num_groups
+        """Return queries (B, H, T, d_h), keys (B, G, T, d_h) and values (B, G, T, d_v), positions encoded."""
+        of_queries = self.num_heads // self.num_groups * self.head_dim
         # Each group's slice of the fused weight holds its queries, then its key, then its value.
-        fused = self.query_key_value(hidden).view(batch, length, self.num_groups, per_group + 2, self.head_dim)
-        queries, keys, values = fused.split([per_group, 1, 1], dim=3)
-        queries = queries.reshape(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
-        queries = self.position.rotate(queries, step.positions)
-        keys = self.position.rotate(keys.squeeze(3).transpose(1, 2), step.positions)
-        return queries, keys, values.squeeze(3).transpose(1, 2)
+        fused = self.query_key_value(hidden).unflatten(-1, (self.num_groups, -1)).transpose(1, 2)
+        queries, keys, values = fused.split([of_queries, self.head_dim, self.value_dim], dim=-1)
+        queries = queries.unflatten(-1, (-1, self.head_dim)).transpose(2, 3).flatten(1, 2)
+        return self.position.rotate(queries, step.positions), self.position.rotate(keys, step.positions), values
 
     def forward(self, hidden: Tensor, step: Step) -> Tensor:
         """Attend from and to ``hidden`` (B, T, d); returns (B, T, d)."""

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from newllm.models.cache_entries import CHUNK_END, STATE, DescribedLayer, Entry
 
-class RecurrentStateLayer(CacheLayerMixin):
+
+class RecurrentStateLayer(DescribedLayer):
     """The last context of a recurrence, (B, P), and how many tokens it has seen.
 
     It can be cropped only while past recording is on: one vector does not tell what it was before.
@@ -41,6 +43,10 @@ class RecurrentStateLayer(CacheLayerMixin):
         self.state = contexts[:, -1].clone()
         self.tokens_seen += contexts.shape[1]
         self.is_initialized = True
+
+    def entries(self) -> list[Entry]:
+        """Describe the state, which is the last token's."""
+        return [] if self.state is None else [Entry(self.tokens_seen - 1, STATE, self.state.shape[1])]
 
     def activate_past_recording(self) -> None:
         """Keep every context from now on, so that :meth:`crop` is exact. Costs P values a token."""
@@ -180,6 +186,14 @@ class ChunkContextLayer(RecurrentStateLayer):
         self.chunk_size = chunk_size
         self.advance(contexts)
         return counts
+
+    def entries(self) -> list[Entry]:
+        """Describe the state, and the contexts kept at the ends of chunks."""
+        if self.state is None:
+            return []
+        count, width = self.chunk_ends.shape[1:]
+        ends = [Entry((chunk + 1) * self.chunk_size - 1, CHUNK_END, width) for chunk in range(count)]
+        return [*super().entries(), *ends]
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last ``-tokens_to_remove`` tokens; RuntimeError where they were not recorded."""

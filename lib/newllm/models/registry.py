@@ -73,6 +73,7 @@ class Method:
     model_class: type[LanguageModel]
     shape: Callable[[Size], dict[str, Any]]
     summary: str
+    control: str | None = None
 
     @property
     def config_class(self) -> type[PreTrainedConfig]:
@@ -87,7 +88,9 @@ METHODS: dict[str, Method] = {}
 ModelClass = TypeVar("ModelClass", bound=type[LanguageModel])
 
 
-def register(name: str, shape: Callable[[Size], dict[str, Any]], *, summary: str) -> Callable[[ModelClass], ModelClass]:
+def register(
+    name: str, shape: Callable[[Size], dict[str, Any]], *, summary: str, control: str | None = None
+) -> Callable[[ModelClass], ModelClass]:
     """Put a model class into the registry and among transformers' Auto classes.
 
     Parameters
@@ -98,10 +101,13 @@ def register(name: str, shape: Callable[[Size], dict[str, Any]], *, summary: str
         The config fields in which this model differs from the baseline of a given size.
     summary
         One line for tables and the overview: what is remembered.
+    control
+        The method beside which this one stands as a control, because it keeps as many bytes a token at the 70m shape;
+        a control claims no saving itself.
     """
 
     def add(model_class: ModelClass) -> ModelClass:
-        method = METHODS[name] = Method(name, model_class, shape, summary)
+        method = METHODS[name] = Method(name, model_class, shape, summary, control)
         AutoConfig.register(method.config_class.model_type, method.config_class, exist_ok=True)
         AutoModelForCausalLM.register(method.config_class, model_class, exist_ok=True)
         return model_class
@@ -173,6 +179,11 @@ def create(name: str, size: str = "70m", **overrides: Any) -> LanguageModel:
     """
     config = configure(name, size, **overrides)
     return find(name).model_class(config)
+
+
+def controls() -> list[str]:
+    """Return the models that are controls of others."""
+    return sorted(name for name, method in METHODS.items() if method.control is not None)
 
 
 def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""Pythia (Biderman et al. 2023): the baseline, and its two controls of equal cache, ``narrow`` and ``mqa``."""
+"""Pythia (Biderman et al. 2023): the baseline, its position encoding to choose, and two controls of equal cache."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 
 from newllm.models.config import DecoderConfig
 from newllm.models.decoder import Decoder
-from newllm.models.registry import register
+from newllm.models.registry import Size, register
 
 
 @strict
@@ -34,10 +34,20 @@ class PythiaConfig(DecoderConfig):
         super().__post_init__(**kwargs)
 
 
+def _heads_of_a_latent(size: Size) -> int:
+    """Key-value heads that are together no wider than the latent of ``mla``, a quarter of the width; at least one."""
+    return max(1, size.heads // 8)
+
+
 @register(
     "pythia",
     lambda size: {},
     summary="the baseline: keys and values of every token, in every layer",
+)
+@register(
+    "unified",
+    lambda size: {},
+    summary="the baseline with a choice of position encoding",
 )
 @register(
     "narrow",
@@ -46,11 +56,13 @@ class PythiaConfig(DecoderConfig):
         "intermediate_size": 4 * size.scaled(5, 8),
     },
     summary="a control: Pythia at 5/8 of the width, dproj's bytes",
+    control="dproj",
 )
 @register(
     "mqa",
-    lambda size: {"num_key_value_heads": 1},
-    summary="a control: Pythia with one key-value head, mla's bytes",
+    lambda size: {"num_key_value_heads": _heads_of_a_latent(size)},
+    summary="a control: Pythia with one key-value head, or few, mla's bytes",
+    control="mla",
 )
 class PythiaModel(Decoder):
     """GPT-NeoX decoder; equals transformers' ``GPTNeoXForCausalLM`` and shares its checkpoints by name."""
