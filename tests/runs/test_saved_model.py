@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
+from newllm.data import hub
 from newllm.data.hub import HubUnavailableError
 from newllm.data.tokenizers import load_tokenizer
 from newllm.models import create
@@ -107,6 +108,7 @@ def test_a_silent_hub_is_one_clear_error(outputs: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", silent)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
     with pytest.raises(HubUnavailableError, match=r"the model EleutherAI/pythia-70m in 5 tries"):
         find_saved_model("EleutherAI/pythia-70m")
 

