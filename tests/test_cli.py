@@ -13,7 +13,7 @@ from newllm.config.errors import ParameterError
 from newllm.config.profiles import load_parameters
 from newllm.notebook import first_cell
 from newllm.runs.folder import notebook_run
-from newllm.runs.record import load_records
+from newllm.runs.records_table import load_records
 
 RECORD_CELL = """
 import os, sys

@@ -1,12 +1,55 @@
-"""How files are written (whole or not at all; JSON without numbers that JSON does not have), and where they are."""
+"""How files are written (whole or not at all, with a digest of their content), and where they are."""
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pydantic_core
+
+# What lies in the folder of a run: what is run, the mark of a finished one with its files' digests, a trained model.
+RUN_FILE = "run.json"
+FINISHED_FILE = "finished.json"
+SAVED_MODEL = "model"
+
+# Beginning of the names of files that are being written; one that is found at a start was left by a killed process.
+PARTIAL = ".partial-"
+
+
+class DamagedFileError(ValueError):
+    """A file that does not hold what was written to it; one sentence names it."""
+
+
+def digest(content: bytes | memoryview | str) -> str:
+    """Return the SHA-256 of bytes, or of a text in UTF-8, as 64 hexadecimal digits."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def digest_of_json(value: Any) -> str:
+    """Return the digest of plain JSON values, the same whatever the order of their keys."""
+    return digest(json.dumps(value, sort_keys=True))
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the digest of a file's bytes; one that has not been written since is not read again."""
+    status = path.stat()
+    return _digest_of_file(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _digest_of_file(path: Path, modified: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def different_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the keys whose values differ between two mappings, or that only one of them has."""
+    return [key for key in {**before, **now} if key not in before or key not in now or before[key] != now[key]]
 
 
 def to_json(value: Any) -> str:
@@ -25,7 +68,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files can be read by their owner alone, and outputs may lie in a shared folder.
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -40,6 +83,57 @@ def write_atomically(path: Path, text: str) -> Path:
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write an object as JSON, atomically, with a digest that `read_json` checks; nan and infinity become null."""
+    plain = json.loads(to_json(dict(content)))
+    return write_atomically(path, to_json(plain | {"digest": digest_of_json(plain)}))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no file.
+    DamagedFileError
+        Where it is anything but what was written.
+    """
+    stored = read_plain_json(path)
+    if not isinstance(stored, dict) or stored.pop("digest", None) != digest_of_json(stored):
+        raise DamagedFileError(f"{path} is damaged: its content does not agree with its digest")
+    return stored
+
+
+def read_plain_json(path: Path) -> Any:
+    """Read a JSON file that has no digest.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no file.
+    DamagedFileError
+        Where it is no JSON, or cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged: it is no JSON ({error})") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what writers that were killed left in a folder and below; nobody else may be writing there."""
+    for path in sorted(folder.rglob(f"{PARTIAL}*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def project_root() -> Path:

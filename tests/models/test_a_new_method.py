@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from newllm.files import project_root
-from newllm.runs.record import load_records
+from newllm.runs.records_table import load_records
 
 NAME = "key-as-value"
 CLONED = ("lib", "params", "notebooks", "tests", "pyproject.toml", "README.md")

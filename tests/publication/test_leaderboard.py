@@ -14,7 +14,7 @@ from newllm.config.groups import BUDGET, LeaderboardFilters
 from newllm.files import reference_folder
 from newllm.publication.leaderboard import default_folders, read_board
 from newllm.runs.differences import parameter_differences
-from newllm.runs.folder import RunError
+from newllm.runs.lock import RunError
 from tests.publication.board_records import write_record
 
 

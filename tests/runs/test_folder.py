@@ -13,9 +13,11 @@ import pytest
 from newllm.analysis.summary import summarize
 from newllm.config.profiles import load_parameters
 from newllm.files import write_atomically
-from newllm.runs.folder import Run, RunError, earlier_seconds, open_run
+from newllm.runs.folder import Run, earlier_seconds, finished_runs, open_run
+from newllm.runs.lock import RunError
 from newllm.runs.pictures import draw_pictures, save_figure
-from newllm.runs.record import Record, load_records
+from newllm.runs.record import Record
+from newllm.runs.records_table import load_records
 
 
 @pytest.fixture(autouse=True)
@@ -115,16 +117,9 @@ class TestRun:
         assert first.folder.parent == outputs / "02_main_training"
         assert (first.folder / "parameters.yaml").is_file()
 
-    def test_parts_are_told_apart_by_the_whole_identity(self, tmp_path):
-        run = Run(tmp_path / "run", {"lr": 1.0})
-        run.start()
-        run.part("pythia-0", {"seed": 0}).start()
-        with pytest.raises(RunError, match="another lr;"):
-            Run(tmp_path / "run" / "pythia-0", {"lr": 2.0, "seed": 0})
-
     def test_rerun_deletes_results_and_keeps_the_notebook(self):
         run = open_run(load_parameters("02_main_training", "smoke", {}))
-        part = run.part("pythia-0", {"seed": 0})
+        part = Run(run.folder / "pythia-0", {"seed": 0})
         part.start()
         part.finish(1.0, record())
         run.finish(2.0)
@@ -132,7 +127,7 @@ class TestRun:
         assert open_run(load_parameters("02_main_training", "smoke", {})).is_finished
         again = open_run(load_parameters("02_main_training", "smoke", {"rerun": True}))
         assert not again.is_finished
-        assert not again.part("pythia-0", {"seed": 0}).is_started
+        assert not part.folder.exists()
         assert (run.folder / "notebook.ipynb").is_file()
 
     def test_a_run_that_was_started_is_not_replaced_by_one_from_elsewhere(self, tmp_path):
@@ -141,9 +136,12 @@ class TestRun:
         finished.finish(3.0)
         started = Run(tmp_path / "b" / "trial", {"lr": 1.0})
         started.start()
-        assert not started.take_over(tmp_path)
+        assert not started.take_over(finished_runs(tmp_path))
         assert not started.is_finished
-        assert Run(tmp_path / "c" / "trial", {"lr": 1.0}).take_over(tmp_path)
+        taken = Run(tmp_path / "c" / "trial", {"lr": 1.0})
+        assert taken.take_over(finished_runs(tmp_path))
+        assert taken.is_finished
+        assert not Run(tmp_path / "d" / "trial", {"lr": 2.0}).take_over(finished_runs(tmp_path))
 
     def test_a_table_is_a_csv_file_among_the_run_s(self, tmp_path):
         run = Run(tmp_path / "run", {})
@@ -249,7 +247,7 @@ def test_the_newest_finished_run_tells_how_long_the_next_takes():
     for index, (lr, seconds) in enumerate([(1.0, 10.0), (2.0, 20.0)]):
         run = open_run(load_parameters("02_main_training", "smoke", {"lr": lr}))
         run.finish(seconds)
-        os.utime(run.folder / "run.json", (index, index))
+        os.utime(run.folder / "finished.json", (index, index))
     open_run(load_parameters("02_main_training", "smoke", {"lr": 3.0}))
     assert earlier_seconds("02_main_training", "smoke") == 20.0
     assert earlier_seconds("02_main_training", "cpu") is None

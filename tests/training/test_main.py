@@ -62,7 +62,7 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
     model, result = run(tmp_path, training(epochs=8, lr=0.05, patience=3))
     losses = [row["validation_loss"] for row in result.history]
     assert result.best_epoch < len(losses), "the settings must overfit for this test to say anything"
-    assert losses[result.best_epoch - 1] == min(losses) == result.best_validation_loss
+    assert losses[result.best_epoch - 1] == min(losses)
     assert len(losses) == result.best_epoch + 3
     assert mean_loss(model, Data().validation) == pytest.approx(min(losses), abs=1e-5)
     assert abs(losses[-1] - min(losses)) > 1e-3
@@ -70,7 +70,6 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
     restored, again = run(tmp_path, training(epochs=8, lr=0.05, patience=3), callbacks=[StopAt("on_train_begin", 0)])
     assert same_weights(restored, model)
     assert numbers(again) == numbers(result)
-    assert again.resumed and not result.resumed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "settings.json", "training.json"]
 
 
@@ -96,7 +95,6 @@ def test_a_stopped_run_ends_as_an_uninterrupted_one(tmp_path, uninterrupted, eve
     assert numbers(resumed) == numbers(result)
     assert resumed.best_epoch == result.best_epoch
     assert same_weights(resumed_model, model)
-    assert resumed.resumed == (step >= 6 and (event, step) != ("on_step_end", 6))
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +118,9 @@ def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path, uninterrupted
     )
     assert process.returncode == 0, process.stderr.decode()
     assert (place / "checkpoint-12" / "model.safetensors").exists(), "the kill came too early"
-    assert not (place / "checkpoint-12" / "trainer_state.json").exists(), "the kill came too late"
+    assert not (place / "checkpoint-12" / "manifest.json").exists(), "the kill came too late"
     model, result = uninterrupted
     resumed_model, resumed = run(place.rename(tmp_path / "there"))
-    assert resumed.resumed
     assert numbers(resumed) == numbers(result)
     assert same_weights(resumed_model, model)
 
@@ -170,10 +167,11 @@ def test_checkpoints_are_few_small_and_hold_nothing_pickled(tmp_path):
     for epoch, files in enumerate(watch.files, start=1):
         assert {Path(name).suffix for name in files} == {".safetensors", ".json"}
         with_optimiser = [name for name in files if "optimizer" in name]
-        assert with_optimiser == [f"checkpoint-{6 * epoch}/optimizer.safetensors"]
+        last = {number for number in (epoch - 1, epoch) if number}
+        assert set(with_optimiser) == {f"checkpoint-{6 * number}/optimizer.safetensors" for number in last}
+        best = {min(range(end), key=lambda index: result.history[index]["validation_loss"]) + 1 for end in last}
         kept = {name.split("/")[0] for name in files if "/" in name}
-        best_so_far = min(range(epoch), key=lambda index: result.history[index]["validation_loss"]) + 1
-        assert kept == {f"checkpoint-{6 * epoch}", f"checkpoint-{6 * best_so_far}"}
+        assert kept == {f"checkpoint-{6 * number}" for number in last | best}
 
 
 def test_frozen_parameters_stay_and_are_not_optimised(tmp_path):

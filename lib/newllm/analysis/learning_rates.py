@@ -21,7 +21,7 @@ def with_learning_rate(records: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     records
-        Rows of :func:`newllm.runs.record.load_records`.
+        Rows of :func:`newllm.runs.records_table.load_records`.
     """
     rates = [
         parameters["stream_lr" if Arm.parse(method).reads_stream else "lr"]
@@ -36,8 +36,8 @@ def best_learning_rates(records: pd.DataFrame, by: Sequence[str] = ("arm",)) -> 
     Parameters
     ----------
     records
-        Rows of :func:`newllm.runs.record.load_records`, the same seeds at every learning rate. A loss that is missing
-        is one that was not finite.
+        Rows of :func:`newllm.runs.records_table.load_records`, the same seeds at every learning rate. A loss that is
+        missing is one that was not finite.
     by
         Columns that tell apart what has a best learning rate of its own.
 

@@ -4,7 +4,7 @@ import argparse
 import logging
 
 from newllm.runs.differences import parameter_differences
-from newllm.runs.folder import RunError
+from newllm.runs.lock import RunError
 
 logger = logging.getLogger(__name__)
 

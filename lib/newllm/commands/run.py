@@ -16,9 +16,10 @@ from newllm.commands.shared import as_text, notebook_path
 from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters
 from newllm.notebook.kernel import KernelDiedError, kernel_of_this_python
-from newllm.runs.folder import Run, RunError, earlier_seconds, notebook_run
+from newllm.runs.folder import Run, earlier_seconds, notebook_run
+from newllm.runs.lock import RunError
 from newllm.runs.pictures import draw_pictures
-from newllm.runs.record import load_records
+from newllm.runs.records_table import load_records
 from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
@@ -52,11 +53,26 @@ def run_notebook(parameters: RunParameters, given: Mapping[str, Any]) -> bool:
         What was given beside the profile; the notebook gets those of its own.
     """
     run = notebook_run(parameters)
-    if parameters.rerun:
-        run.clear()
-    if run.is_finished:
-        logger.info("%s is finished: %s (--rerun runs it again)", parameters.notebook, run.folder)
-        return True
+    try:
+        if run.is_finished and not parameters.rerun:
+            return _say_finished(run, parameters)
+        with run.work():
+            if parameters.rerun:
+                run.clear()
+            # Another process may have finished it while this one waited.
+            return _say_finished(run, parameters) if run.is_finished else _run_notebook(run, parameters, given)
+    except RunError as error:
+        logger.error("%s failed: %s", parameters.notebook, error)
+        return False
+
+
+def _say_finished(run: Run, parameters: RunParameters) -> bool:
+    logger.info("%s is finished: %s (--rerun runs it again)", parameters.notebook, run.folder)
+    return True
+
+
+def _run_notebook(run: Run, parameters: RunParameters, given: Mapping[str, Any]) -> bool:
+    """Execute a notebook into its run folder, which is locked."""
     seconds = earlier_seconds(parameters.notebook, parameters.profile)
     logger.info(
         "%s %s in %s; %s.",
@@ -87,8 +103,8 @@ def run_notebook(parameters: RunParameters, given: Mapping[str, Any]) -> bool:
     except KernelDiedError as error:
         logger.error("%s failed: %s", parameters.notebook, error)
         return False
-    run.finish(time.monotonic() - started)
     draw_pictures(run.folder)
+    run.finish(time.monotonic() - started)
     logger.info("%s took %s.", parameters.notebook, describe_seconds(time.monotonic() - started))
     return True
 

@@ -16,7 +16,8 @@ from newllm.config.profiles import sweep_path
 from newllm.config.values import read_value
 from newllm.experiments.sweeps import SweepRun, load_sweep, plan
 from newllm.experiments.trial import Trial
-from newllm.runs.folder import Run, RunError
+from newllm.runs.folder import Run
+from newllm.runs.lock import RunError
 from newllm.runs.pictures import draw_pictures
 from newllm.wording import describe_seconds
 

@@ -11,14 +11,16 @@ from newllm.config.groups import ExperimentParameters
 from newllm.data import TextData
 from newllm.experiments.arms import Arm
 from newllm.experiments.executor import run_side_by_side
-from newllm.experiments.recipes import RECIPES
+from newllm.experiments.recipes import RECIPES, TRAINING_FOLDER
 from newllm.experiments.scoring import PRETRAINED, score_model, score_pretrained
 from newllm.experiments.timing import Clock, expected_seconds
 from newllm.experiments.trial import Trial, lender_of
-from newllm.files import outputs_folder
-from newllm.runs.folder import SAVED_MODEL
-from newllm.runs.record import Record, load_records
+from newllm.files import SAVED_MODEL, outputs_folder
+from newllm.runs.folder import Run, finished_runs
+from newllm.runs.record import Record
+from newllm.runs.records_table import load_records
 from newllm.runtime import choose_device, no_progress_bar
+from newllm.training.checkpoints import WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,16 @@ def run_trial(trial: Trial, data: TextData) -> Record:
     lender = lender_of(trial)
     if lender is not None:
         run_trial(lender, data)
+    with run.work():
+        # Another process may have finished it while this one waited.
+        return run.record() if run.is_finished else _run(trial, run, data)
+
+
+def _run(trial: Trial, run: Run, data: TextData) -> Record:
+    """Run a trial in its folder, which is locked."""
     run.start()
+    run.remove_leftovers()
+    _put_weights_back(run.folder)
     start = time.perf_counter()
     device = choose_device(trial.parameters.device)
     model = trial.arm.build(trial.parameters, len(data.tokenizer), trial.seed)
@@ -65,10 +76,17 @@ def run_trial(trial: Trial, data: TextData) -> Record:
     with no_progress_bar():
         model.save_pretrained(run.folder / SAVED_MODEL)
     data.tokenizer.save_pretrained(run.folder / SAVED_MODEL)
-    run.finish(record.duration_seconds, record)
     # The same weights lie in the folder `model` now.
-    (run.folder / "training" / "model.safetensors").unlink(missing_ok=True)
+    (run.folder / TRAINING_FOLDER / WEIGHTS).unlink(missing_ok=True)
+    run.finish(record.duration_seconds, record)
     return record
+
+
+def _put_weights_back(folder: Path) -> None:
+    """Give main training its weights back, from a trial that was finished and is damaged elsewhere."""
+    trained, saved = folder / TRAINING_FOLDER / WEIGHTS, folder / SAVED_MODEL / WEIGHTS
+    if trained.parent.is_dir() and saved.is_file() and not trained.is_file():
+        saved.rename(trained)
 
 
 def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> pd.DataFrame:
@@ -89,7 +107,7 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     Returns
     -------
     pandas.DataFrame
-        One row a trial, as `newllm.runs.record.load_records` gives them, in the order of arms and seeds.
+        One row a trial, as `newllm.runs.records_table.load_records` gives them, in the order of arms and seeds.
 
     Raises
     ------
@@ -140,9 +158,10 @@ def run_trials(
     dict
         The error of each trial that failed.
     """
+    finished = finished_runs(outputs_folder())
     for trial in unfinished(trials):
         if not trial.parameters.rerun:
-            trial.run().take_over(outputs_folder())
+            trial.run().take_over(finished)
     waiting = unfinished(trials)
     if not waiting:
         return {}
@@ -151,7 +170,7 @@ def run_trials(
     clock = Clock({trial: seconds[trial] for trial in waiting}, processes)
     lenders = {lender_of(trial) for trial in waiting}
     failures: dict[Trial, Exception] = {}
-    # Whoever lends an embedding comes first: no two processes may run the same trial.
+    # Whoever lends an embedding comes first: a process that waits for another one does nothing.
     for is_lender in (True, False):
         stage = [trial for trial in waiting if (trial in lenders) is is_lender]
         for trial, error in run_side_by_side(run_trial, stage, data, processes):

@@ -1,5 +1,6 @@
 """Recipes: how the model of a trial is trained, its recurrences by their treatment and then the rest."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,15 +11,21 @@ import torch
 from newllm.data import TextData
 from newllm.data.tokenizers import tokenizer_identity
 from newllm.experiments.trial import Trial, lender_of
+from newllm.files import DamagedFileError
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
 from newllm.models.recipe import CONTEXTS, WINDOWS, Recipe
 from newllm.models.recurrent import RecurrentModel
-from newllm.recurrence.checkpoint import DESCRIPTION, load_projection, save_projection
+from newllm.recurrence.checkpoint import ProjectionMismatchError, load_projection, save_projection
 from newllm.recurrence.training import ProjectionResult, train_projections
 from newllm.training.embeddings import RANDOM, adopt_embedding, read_embedding
 from newllm.training.main import TrainingResult, estimate_seconds, train
 from newllm.training.stream import estimate_stream_seconds, train_on_stream
+
+logger = logging.getLogger(__name__)
+
+
+TRAINING_FOLDER = "training"
 
 
 @dataclass(frozen=True)
@@ -62,10 +69,8 @@ def train_and_freeze_projection(
     """Treatment ``oacd``: train the recurrences on the first ``projection_samples`` windows, then freeze them."""
     assert isinstance(model, RecurrentModel)
     place, identity = folder / "projection", tokenizer_identity(data.tokenizer)
-    if (place / DESCRIPTION).exists():
-        # The model was killed later, in main training.
-        result = load_projection(place, model, identity)
-    else:
+    result = _earlier_projection(place, model, identity)
+    if result is None:
         result = train_projections(
             model,
             data.train.stream(trial.parameters.projection_samples),
@@ -78,6 +83,17 @@ def train_and_freeze_projection(
         save_projection(place, model, result, identity)
     model.freeze_context_blocks()
     return result
+
+
+def _earlier_projection(place: Path, model: RecurrentModel, identity: str) -> ProjectionResult | None:
+    """Load what an earlier process trained before it was ended in main training; None where it must be trained."""
+    try:
+        return load_projection(place, model, identity)
+    except FileNotFoundError:
+        return None
+    except (DamagedFileError, ProjectionMismatchError) as error:
+        logger.warning("%s: the projection is trained again.", error)
+        return None
 
 
 def freeze_projection(trial: Trial, model: LanguageModel, *_: Any) -> None:
@@ -103,7 +119,7 @@ def train_on_windows(trial: Trial, model: LanguageModel, data: TextData, folder:
     projection = TREATMENTS[trial.arm.projection](trial, model, data, folder, device)
     if trial.arm.frozen_embedding:
         model.get_input_embeddings().requires_grad_(False)
-    main = train(model, data, trial.parameters, folder / "training", seed=trial.seed, device=device)
+    main = train(model, data, trial.parameters, folder / TRAINING_FOLDER, seed=trial.seed, device=device)
     return Trained(main, projection)
 
 
@@ -135,7 +151,7 @@ def train_on_contexts(
     """Train the context blocks of a model, then what reads their contexts, on one run-on stream."""
     assert isinstance(model, BorrowedEmbeddingModel)
     projection = prepare_context_blocks(trial, model, data, folder, device)
-    main = train_on_stream(model, data, trial.parameters, folder / "training", seed=trial.seed, device=device)
+    main = train_on_stream(model, data, trial.parameters, folder / TRAINING_FOLDER, seed=trial.seed, device=device)
     return Trained(main, projection)
 
 

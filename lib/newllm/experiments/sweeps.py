@@ -25,8 +25,8 @@ from newllm.experiments.timing import expected_seconds
 from newllm.experiments.trial import Trial
 from newllm.files import outputs_folder
 from newllm.models.registry import find
-from newllm.runs.folder import SWEEPS_FOLDER, Run
-from newllm.runs.record import load_records
+from newllm.runs.folder import SWEEPS_FOLDER, Run, finished_runs
+from newllm.runs.records_table import load_records
 
 ARM, SEED = "arm", "seed"
 
@@ -293,11 +293,12 @@ class SweepRun:
             self.data[data.fingerprint] = data
             folder = self.run.folder / trial.folder_name
             self.trials[Trial(trial.arm, trial.seed, trial.parameters, folder, data.fingerprint)] = trial
+        finished = finished_runs(outputs_folder())
         self.waiting = [
             trial
             for fingerprint, _, trials in self._by_data()
             for trial in unfinished(trials)
-            if trial.run().is_started or trial.run().equal_run(outputs_folder()) is None
+            if trial.run().is_started or trial.run().key not in finished
         ]
 
     def _by_data(self) -> Iterator[tuple[str, TextData, list[Trial]]]:

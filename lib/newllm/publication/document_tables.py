@@ -12,7 +12,7 @@ from newllm.files import project_root, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.reference import published_table, reference_summary
 from newllm.runs.folder import SWEEPS_FOLDER
-from newllm.runs.record import load_records
+from newllm.runs.records_table import load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")
 

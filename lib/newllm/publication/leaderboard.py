@@ -22,7 +22,7 @@ from newllm.experiments.scoring import PRETRAINED
 from newllm.figures.pareto import alike, on_front
 from newllm.files import outputs_folder, reference_folder
 from newllm.models.registry import BASELINE
-from newllm.runs.record import read_records
+from newllm.runs.records_table import read_records
 
 MEASURED = ("perplexity", "bits_per_byte")
 
@@ -51,8 +51,9 @@ class Budget:
     settings
         The values of :data:`newllm.config.groups.BUDGET`.
     records
-        One row a trial, as :func:`newllm.runs.record.load_records` gives it, with ``row`` (the row of the summary that
-        it belongs to) and ``places`` (every folder in which the same trial was found; the newest record counts).
+        One row a trial, as :func:`newllm.runs.records_table.load_records` gives it, with ``row`` (the row of the
+        summary that it belongs to) and ``places`` (every folder in which the same trial was found; the newest record
+        counts).
     summary
         One row an arm: the columns of :func:`newllm.analysis.summary.summarize_arms` with ``method``, ``size``,
         ``kv_tokens`` (of ``kv_bytes``), ``decoded_tokens_per_second`` (median; NaN where it was not measured),

@@ -1,18 +1,16 @@
 """The checkpoint of a trained recurrence: everything that it was trained against."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from newllm.files import to_json, write_atomically
+from newllm.files import different_keys, read_json, write_json
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
-from newllm.recurrence.training import ProjectionResult, write_tensors
+from newllm.recurrence.training import ProjectionResult
+from newllm.tensor_files import digest_of_tensors, read_tensors, write_tensors
 
 WEIGHTS = "projection.safetensors"
 
@@ -41,21 +39,20 @@ def save_projection(folder: Path, model: RecurrentModel, result: ProjectionResul
     tokenizer_identity
         Identity of the tokenizer of the training stream.
     """
-    write_tensors(folder / WEIGHTS, _projection_tensors(model), {})
+    tensors = _projection_tensors(model)
+    write_tensors(folder / WEIGHTS, tensors)
     description = {
         "config": _projection_config(model),
         "tokenizer_identity": tokenizer_identity,
         "converged": result.converged,
         "history": result.history,
-        "weights_sha256": _digest_of(folder / WEIGHTS),
+        "weights": digest_of_tensors(tensors),
     }
-    write_atomically(folder / DESCRIPTION, to_json(description))
+    write_json(folder / DESCRIPTION, description)
 
 
 @torch.no_grad()
-def load_projection(
-    folder: Path, model: RecurrentModel, tokenizer_identity: str, *, adopt_embedding: bool = False
-) -> ProjectionResult:
+def load_projection(folder: Path, model: RecurrentModel, tokenizer_identity: str) -> ProjectionResult:
     """Load trained recurrences and their ``embed_norm`` into a model, which then gives the same contexts.
 
     Parameters
@@ -66,8 +63,6 @@ def load_projection(
         A model of the same shapes, with the embedding that the recurrences were trained against.
     tokenizer_identity
         Identity of the tokenizer that the model is used with.
-    adopt_embedding
-        Take the checkpoint's embedding over into the model, instead of refusing a model with another one.
 
     Returns
     -------
@@ -78,29 +73,31 @@ def load_projection(
     ------
     FileNotFoundError
         Where the folder holds no complete checkpoint.
+    DamagedFileError
+        Where a file does not hold what was written to it.
     ProjectionMismatchError
-        Where config, tokenizer or embedding differ, or the file was damaged; the message says which.
+        Where config, tokenizer or embedding differ; the message says which.
     """
     if not (folder / DESCRIPTION).is_file() or not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} holds no complete projection checkpoint: run the projection training first")
-    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    for key, value in _projection_config(model).items():
-        saved = description["config"].get(key)
-        if saved != value:
-            raise ProjectionMismatchError(f"{key} is {saved} in the checkpoint {folder}, but {value} in the model")
+    description = read_json(folder / DESCRIPTION)
+    saved_config, config = description["config"], _projection_config(model)
+    if different := different_keys(saved_config, config):
+        key = different[0]
+        raise ProjectionMismatchError(
+            f"{key} is {saved_config.get(key)} in the checkpoint {folder}, but {config.get(key)} in the model"
+        )
     if description["tokenizer_identity"] != tokenizer_identity:
         raise ProjectionMismatchError(
             f"the checkpoint {folder} was trained with tokenizer {description['tokenizer_identity']}, "
             f"but the model is used with {tokenizer_identity}"
         )
-    if description["weights_sha256"] != _digest_of(folder / WEIGHTS):
-        raise ProjectionMismatchError(f"{folder / WEIGHTS} does not belong to its {DESCRIPTION}, or is damaged")
-    own, saved_tensors = _projection_tensors(model), load_file(folder / WEIGHTS)
-    embedding = saved_tensors["embedding.weight"].to(own["embedding.weight"])
-    if not adopt_embedding and not torch.equal(embedding, own["embedding.weight"]):
+    saved_tensors, _ = read_tensors(folder / WEIGHTS, description["weights"])
+    own = _projection_tensors(model)
+    if not torch.equal(saved_tensors["embedding.weight"].to(own["embedding.weight"]), own["embedding.weight"]):
         raise ProjectionMismatchError(
-            f"the model's embedding is not the one that the projection in {folder} was trained against: "
-            "build the model with the same seed or weights, or adopt the checkpoint's embedding"
+            f"the model's embedding is not the one that the projection in {folder} was trained against: build the "
+            "model with the same seed, weights or embedding_source"
         )
     for name, tensor in saved_tensors.items():
         own[name].copy_(tensor)
@@ -126,8 +123,3 @@ def _projection_config(model: RecurrentModel) -> dict[str, Any]:
         "context_dims": [block.proj_dim for block in blocks],
         "embed_norm_eps": model.embed_norm.eps,
     }
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

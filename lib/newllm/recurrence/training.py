@@ -1,6 +1,5 @@
 """Training of the recurrence before any label is seen (OACD)."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -10,16 +9,22 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from newllm.config.groups import ProjectionParameters
+from newllm.files import DamagedFileError
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.convergence import compute_convergence_rate, effective_rank
 from newllm.recurrence.oacd import oacd_terms
+from newllm.tensor_files import (
+    digest_of_tensors,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    read_tensors,
+    write_tensors,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +104,8 @@ def train_projection(
     seed
         Of the initial contexts and the noise.
     resume_file
-        Where the state is written every 10 passes, so that a killed training goes on from there with the same numbers;
-        removed at the end.
+        Where the state is written every 10 passes, so that a killed training goes on from there with the same numbers
+        (to the bit where the number of threads is the same); removed at the end. A damaged one is not used.
 
     Returns
     -------
@@ -280,41 +285,38 @@ class _Training:
             "seed": seed,
             "block": self.block,
         }
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for tensor in (self.embeds, *self.projection.state_dict().values()):
-            digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-            digest.update(memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).numpy()))
-        return digest.hexdigest()
+        tensors = {f"projection.{name}": value for name, value in self.projection.state_dict().items()}
+        return digest_of_tensors(tensors | {"embeds": self.embeds}, {"settings": json.dumps(settings)})
 
     def _save(self, path: Path) -> None:
         tensors = {f"projection.{name}": value for name, value in self.projection.state_dict().items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
+        tensors |= {f"optimizer.{name}": value for name, value in optimizer_tensors(self.optimizer).items()}
         tensors |= {"contexts": self.contexts, "generator": self.generator.get_state()}
         write_tensors(path, tensors, {"identity": self.identity, "history": json.dumps(self.history)})
 
     def _resume(self, path: Path) -> None:
-        """Go on from the file, if it is there and belongs to this training."""
-        if not path.exists():
+        """Go on from the file, if it is there, whole, and belongs to this training."""
+        try:
+            tensors, metadata = read_tensors(path)
+        except FileNotFoundError:
             return
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
+        except DamagedFileError as error:
+            logger.warning("%s: projection training starts from its beginning.", error)
+            return
         if metadata["identity"] != self.identity:
             logger.warning("%s belongs to another projection training: this one starts from its beginning", path)
             return
-        tensors = load_file(path)
         self.history = json.loads(metadata["history"])
         self.contexts = tensors["contexts"]
         self.generator.set_state(tensors["generator"])
-        names = self.projection.state_dict()
-        self.projection.load_state_dict({name: tensors[f"projection.{name}"] for name in names})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, slot = key.split(".")
-                state.setdefault(int(index), {})[slot] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        self.projection.load_state_dict(_below("projection.", tensors))
+        load_optimizer_tensors(self.optimizer, _below("optimizer.", tensors))
         logger.info("projection training goes on after pass %d", len(self.history))
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, under the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _embed(model: RecurrentModel, token_ids: Tensor, chunk_size: int, device: torch.device | str) -> Tensor:
@@ -341,14 +343,3 @@ def _only_these_train(projection: nn.Module) -> Iterator[None]:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
             parameter.grad = None
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write safetensors so that a killed writer leaves the old file, or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

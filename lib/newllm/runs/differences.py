@@ -1,13 +1,13 @@
 """In what two runs differ."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas
 from pydantic import ValidationError
 
-from newllm.runs.folder import STATE_FILE, RunError
+from newllm.files import RUN_FILE, different_keys, read_json
+from newllm.runs.lock import RunError
 from newllm.runs.record import RECORD_FILE, read_record
 
 
@@ -31,8 +31,7 @@ def parameter_differences(first: Path, second: Path) -> pandas.DataFrame:
         Where a folder holds neither record nor run.
     """
     ours, theirs = (_ran_with(folder) for folder in (first, second))
-    names = [name for name in dict.fromkeys([*ours, *theirs]) if ours.get(name) != theirs.get(name)]
-    rows = [(name, ours.get(name), theirs.get(name)) for name in names]
+    rows = [(name, ours.get(name), theirs.get(name)) for name in different_keys(ours, theirs)]
     return pandas.DataFrame(rows, columns=["name", "first", "second"], dtype=object)
 
 
@@ -45,7 +44,10 @@ def _ran_with(folder: Path) -> dict[str, Any]:
         provenance = record.provenance
         versions = {f"{name} (version)": version for name, version in provenance.versions.items()}
         return {"notebook": record.notebook, **record.parameters, "commit": provenance.commit, **versions}
-    if (folder / STATE_FILE).is_file():
-        identity: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["identity"]
-        return identity
-    raise RunError(f"{folder} holds neither {RECORD_FILE} nor {STATE_FILE}: give the folder of a run or of a record.")
+    try:
+        identity: dict[str, Any] = read_json(folder / RUN_FILE)["identity"]
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder} holds neither {RECORD_FILE} nor {RUN_FILE}: give the folder of a run or of a record."
+        ) from error
+    return identity

@@ -1,42 +1,71 @@
 """Run folders: what a run leaves on disk, and how it is found again.
 
 A notebook's run is one folder, named after the parameters that decide its result. Its trials (one arm with one seed)
-are folders inside. ``run.json`` says what is being run and whether it is finished; ``record.json`` holds a result. Both
-are replaced in one step, so a killed run leaves either the old file or the new one, and is taken up where it stopped.
+are folders inside. ``run.json`` says what is being run; ``finished.json``, written last, that it is finished, with the
+digest of every file that it is made of; ``record.json`` holds a result. Each is written in one step, so a killed run
+leaves either the old file or the new one, and is taken up where it stopped; a finished run of which a file is damaged
+or missing counts as interrupted.
 """
 
+import functools
+import itertools
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas
-from plotly import graph_objects
+from pydantic import ValidationError
 
 from newllm.config.groups import RunParameters
-from newllm.files import outputs_folder, to_json, write_atomically
-from newllm.runs.pictures import FIGURES_FOLDER, save_figure
+from newllm.files import (
+    FINISHED_FILE,
+    PARTIAL,
+    RUN_FILE,
+    DamagedFileError,
+    different_keys,
+    digest_of_file,
+    digest_of_json,
+    outputs_folder,
+    read_json,
+    read_plain_json,
+    remove_leftovers,
+    to_json,
+    write_atomically,
+    write_json,
+)
+from newllm.runs.lock import LOCK_FILE, RunError, locked
 from newllm.runs.record import RECORD_FILE, Record, read_record
 
+if TYPE_CHECKING:  # Whoever loads a trained model needs neither.
+    import pandas
+    from plotly import graph_objects
+
 logger = logging.getLogger(__name__)
-
-
-STATE_FILE = "run.json"
 
 
 TABLES_FOLDER = "tables"
 
 
+FIGURES_FOLDER = "figures"
+
+
 SWEEPS_FOLDER = "sweeps"
 
 
-SAVED_MODEL = "model"
+# What is no result of the run, or may change after it: executed notebooks, and what evaluations add to a trial.
+NOT_SEALED = (RUN_FILE, FINISHED_FILE, "*.ipynb", "evaluation-*.json")
 
 
-class RunError(RuntimeError):
-    """A run folder that cannot be used as asked."""
+# Where the files of a run are put aside of which nobody can tell any more what was run.
+ASIDE = ".damaged"
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 class Run:
@@ -57,60 +86,114 @@ class Run:
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.identity = json.loads(to_json(dict(identity)))
-        state = self._state()
-        if state is None and folder.is_dir() and any(path.suffix != ".ipynb" for path in folder.iterdir()):
-            raise RunError(f"{folder} holds files that are not a run's; choose an empty output_folder.")
-        if state is not None and state["identity"] != self.identity:
-            before = state["identity"]
-            keys = [key for key in {**before, **self.identity} if before.get(key) != self.identity.get(key)]
+        self.identity: dict[str, Any] = json.loads(to_json(dict(identity)))
+        self._look()
+
+    def _look(self) -> None:
+        """Read what the folder says of itself."""
+        before = _identity_of(self.folder)
+        if before is None and _is_a_strangers(self.folder / RUN_FILE):
+            raise RunError(f"{self.folder / RUN_FILE} is no file of this version; choose another output_folder.")
+        self.is_started = before is not None or (self.folder / RUN_FILE).is_file()
+        self._is_finished: bool | None = None if self.is_started else False
+        self._has_unknown_files = self.is_started and before is None
+        if not self.is_started and any(_visible(self.folder)):
+            raise RunError(f"{self.folder} holds files that are not a run's; choose an empty output_folder.")
+        if before is not None and (different := different_keys(before, self.identity)):
             raise RunError(
-                f"{folder} holds a run with another {' and '.join(keys)}; choose another output_folder or delete it."
+                f"{self.folder} holds a run with another {' and '.join(different)}; choose another output_folder or "
+                "delete it."
             )
 
     @property
-    def is_started(self) -> bool:
-        """Whether the run began at some time: if it is not finished, it was interrupted."""
-        return self._state() is not None
+    def key(self) -> str:
+        """Digest of the folder's name and the identity: equal runs have equal ones, wherever they are."""
+        return _key(self.folder, self.identity)
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        state = self._state()
-        return state is not None and state["finished"]
+        """Whether there is nothing left to do: the run is finished, and every file of it is as it was written."""
+        if self._is_finished is None:
+            reason = _why_unfinished(self.folder)
+            if reason:
+                _warn_once(f"{reason}: what is missing in {self.folder} is made again.")
+            self._is_finished = reason is None
+        return self._is_finished
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Work in the folder alone; who else works there is named, and waited for.
+
+        Raises
+        ------
+        RunError
+            Where nothing can be written there.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder))
+            except OSError as error:
+                raise _unwritable(self.folder, error) from error
+            self._look()  # Another process may have finished it meanwhile.
+            yield
 
     def start(self) -> None:
         """Create the folder and say what is run in it; a run that was interrupted keeps its files."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write_state(finished=False, seconds=None)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self._has_unknown_files:
+                self._put_aside()
+            (self.folder / FINISHED_FILE).unlink(missing_ok=True)
+            write_json(self.folder / RUN_FILE, {"identity": self.identity})
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+        self.is_started, self._is_finished, self._has_unknown_files = True, False, False
+
+    def remove_leftovers(self) -> None:
+        """Delete what killed writers left; the folder must be locked."""
+        remove_leftovers(self.folder)
 
     def finish(self, seconds: float, record: Record | None = None) -> None:
-        """Write the result and mark the run as finished.
+        """Write the result and mark the run as finished, with a digest of all it is made of.
 
         Parameters
         ----------
         seconds
             How long the run took.
         record
-            The result; None where the results are those of the run's parts.
+            The result; None where the results are those of the trials inside.
         """
         if record is not None:
             self.write_json(RECORD_FILE, record)
-        self._write_state(finished=True, seconds=seconds)
+        files = {name: digest_of_file(self.folder / name) for name in _sealed(self.folder)}
+        trials = [path.parent.relative_to(self.folder).as_posix() for path in _runs_inside(self.folder)]
+        content = {"identity": self.identity, "seconds": seconds, "files": files, "trials": trials}
+        write_json(self.folder / FINISHED_FILE, content)
+        self._is_finished = True
 
     def clear(self) -> None:
-        """Delete what the run left, except notebooks: papermill may be writing one there."""
-        if not self.is_started:
-            return
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.suffix != ".ipynb":
-                path.unlink()
+        """Delete what the run left, except notebooks: papermill may be writing one there.
 
-    def part(self, name: str, identity: Mapping[str, Any]) -> "Run":
-        """Return the run of one part, in a folder inside this one; its identity includes this run's."""
-        return Run(self.folder / name, {**self.identity, **identity})
+        First of all it is no longer finished, and what was run is forgotten last: a kill on the way leaves an
+        interrupted run.
+
+        Raises
+        ------
+        RunError
+            Where somebody works in one of its trials.
+        """
+        if not self.is_started or self._has_unknown_files:
+            return
+        inside = [path.parent for path in _runs_inside(self.folder)]
+        try:
+            with ExitStack() as locks:
+                for folder in inside:
+                    locks.enter_context(locked(folder, wait=False))
+                _delete(self.folder)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+        _remove_empty_folders(self.folder)
+        self._look()
 
     def record(self) -> Record:
         """Read the result of a finished run."""
@@ -122,56 +205,99 @@ class Run:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text in one step."""
-        return write_atomically(self.folder / name, text)
+        try:
+            path = write_atomically(self.folder / name, text)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+        self._seal_again(path)
+        return path
 
-    def save_figure(self, figure: graph_objects.Figure, name: str) -> None:
-        """Save a figure among the run's figures, as `save_figure` does."""
-        save_figure(figure, self.folder / FIGURES_FOLDER, name)
+    def save_figure(self, figure: "graph_objects.Figure", name: str) -> None:
+        """Save a figure among the run's figures, as `newllm.runs.pictures.save_figure` does."""
+        # Here, because it draws with plotly, which whoever loads a trained model can do without.
+        from newllm.runs.pictures import save_figure
 
-    def save_table(self, table: pandas.DataFrame, name: str) -> None:
+        try:
+            self._seal_again(*save_figure(figure, self.folder / FIGURES_FOLDER, name))
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def save_table(self, table: "pandas.DataFrame", name: str) -> None:
         """Save a table among the run's tables, as ``<name>.csv`` without its index."""
         self.write_text(f"{TABLES_FOLDER}/{name}.csv", table.to_csv(index=False))
 
-    def equal_run(self, outputs: Path) -> Path | None:
-        """Return the folder of a finished run of the same folder name and the same identity, if there is one.
-
-        Parameters
-        ----------
-        outputs
-            Folder under which to look.
-        """
-        for path in sorted(outputs.rglob(f"{self.folder.name}/{STATE_FILE}")):
-            state = json.loads(path.read_text(encoding="utf-8"))
-            if state["finished"] and state["identity"] == self.identity:
-                return path.parent
-        return None
-
-    def take_over(self, outputs: Path) -> bool:
+    def take_over(self, finished: Mapping[str, Path]) -> bool:
         """Copy an equal run that was finished elsewhere, and tell whether there was one.
 
         A run that was started here is left to go on here.
 
         Parameters
         ----------
-        outputs
-            Folder under which to look for it, as `equal_run` does.
+        finished
+            Where finished runs are, as `finished_runs` gives them.
         """
-        equal = None if self.is_started else self.equal_run(outputs)
-        if equal is None:
+        equal = None if self.is_started else finished.get(self.key)
+        if equal is None or _why_unfinished(equal):
             return False
-        copying = self.folder.with_name(f".{self.folder.name}")
-        shutil.rmtree(copying, ignore_errors=True)
-        shutil.copytree(equal, copying)
-        copying.rename(self.folder)
+        with self.work():
+            if self.is_started:
+                return False
+            remove_leftovers(self.folder)
+            copy = self.folder / f"{PARTIAL}copy"
+            shutil.copytree(equal, copy, ignore=shutil.ignore_patterns(".*"))
+            if _why_unfinished(copy):
+                shutil.rmtree(copy)
+                return False
+            # What is run is said first, that it is finished last: a kill on the way leaves an interrupted run.
+            for path in sorted(copy.iterdir(), key=lambda path: (path.name == FINISHED_FILE, path.name != RUN_FILE)):
+                path.rename(self.folder / path.name)
+            copy.rmdir()
+            self._look()
         logger.info("%s was finished before and is taken over from %s.", self.folder.name, equal.parent)
         return True
 
-    def _state(self) -> dict[str, Any] | None:
-        path = self.folder / STATE_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    def _seal_again(self, *paths: Path) -> None:
+        """Note that files of a finished run were written again, or are gone."""
+        if not self.is_finished:
+            return
+        stored = read_json(self.folder / FINISHED_FILE)
+        for path in paths:
+            name = path.relative_to(self.folder).as_posix()
+            stored["files"].pop(name, None)
+            if path.is_file():
+                stored["files"][name] = digest_of_file(path)
+        write_json(self.folder / FINISHED_FILE, stored)
 
-    def _write_state(self, *, finished: bool, seconds: float | None) -> None:
-        self.write_json(STATE_FILE, {"finished": finished, "seconds": seconds, "identity": self.identity})
+    def _put_aside(self) -> None:
+        aside = next(place for number in itertools.count() if not (place := self.folder / f"{ASIDE}-{number}").exists())
+        _warn_once(f"{self.folder / RUN_FILE} is damaged: what lies there is put into {aside} and made again.")
+        aside.mkdir()
+        for path in list(_visible(self.folder)):
+            path.rename(aside / path.name)
+
+
+def finished_runs(outputs: Path) -> dict[str, Path]:
+    """Return where finished runs are below a folder, by their `Run.key`; damaged ones are left out.
+
+    Parameters
+    ----------
+    outputs
+        Folder to walk through; it need not exist.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(outputs.rglob(FINISHED_FILE)):
+        if is_hidden(path, outputs):
+            continue
+        try:
+            found.setdefault(_key(path.parent, read_json(path)["identity"]), path.parent)
+        except (DamagedFileError, FileNotFoundError):
+            continue
+    return found
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file lies in a hidden folder below ``folder``: a copy that is being made, or what was put aside."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def open_run(parameters: RunParameters) -> Run:
@@ -185,7 +311,7 @@ def open_run(parameters: RunParameters) -> Run:
         run.clear()
     if not run.is_finished:
         run.start()
-    run.write_text("parameters.yaml", parameters.to_yaml())
+        run.write_text("parameters.yaml", parameters.to_yaml())
     return run
 
 
@@ -197,8 +323,104 @@ def notebook_run(parameters: RunParameters) -> Run:
 
 def earlier_seconds(notebook: str, profile: str) -> float | None:
     """Return how long the newest finished run of a notebook in a profile took, or None if there was none."""
-    states = sorted(
-        (outputs_folder() / notebook).glob(f"{profile}-*/{STATE_FILE}"), key=lambda path: path.stat().st_mtime
+    marks = (outputs_folder() / notebook).glob(f"{profile}-*/{FINISHED_FILE}")
+    for path in sorted(marks, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            return float(read_json(path)["seconds"])
+        except DamagedFileError:
+            continue
+    return None
+
+
+def _key(folder: Path, identity: Mapping[str, Any]) -> str:
+    return digest_of_json([folder.name, identity])
+
+
+def _identity_of(folder: Path) -> dict[str, Any] | None:
+    """Return what is run in a folder, by the first of its two files that can be read."""
+    for name in (RUN_FILE, FINISHED_FILE):
+        try:
+            identity: dict[str, Any] = read_json(folder / name)["identity"]
+        except (DamagedFileError, FileNotFoundError, NotADirectoryError):
+            continue
+        return identity
+    return None
+
+
+def _is_a_strangers(path: Path) -> bool:
+    """Whether a file is whole, but none that `write_json` wrote."""
+    try:
+        stored = read_plain_json(path)
+    except (DamagedFileError, FileNotFoundError, NotADirectoryError):
+        return False
+    return not isinstance(stored, dict) or "digest" not in stored
+
+
+def _why_unfinished(folder: Path) -> str | None:
+    """Return why a started run counts as unfinished: empty where it never was finished; None where it is."""
+    try:
+        stored = read_json(folder / FINISHED_FILE)
+        for name, digest in stored["files"].items():
+            if not (folder / name).is_file() or digest_of_file(folder / name) != digest:
+                return f"{folder / name} is damaged or missing"
+        if RECORD_FILE in stored["files"]:
+            read_record(folder)
+    except FileNotFoundError:
+        return ""
+    except (DamagedFileError, OSError) as error:
+        return str(error)
+    except ValidationError as error:
+        return f"{folder / RECORD_FILE} is no record of this version ({error.errors()[0]['msg']})"
+    reasons = (_why_unfinished(folder / name) for name in stored["trials"])
+    return next((reason or "a trial is gone" for reason in reasons if reason is not None), None)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Yield what lies in a folder, except notebooks, locks and what is being written."""
+    if folder.is_dir():
+        yield from (path for path in folder.iterdir() if path.suffix != ".ipynb" and not path.name.startswith("."))
+
+
+def _runs_inside(folder: Path) -> list[Path]:
+    """Return the ``run.json`` of each run in a folder, its own aside."""
+    return [path for path in sorted(folder.glob(f"*/**/{RUN_FILE}")) if not is_hidden(path, folder)]
+
+
+def _sealed(folder: Path) -> list[str]:
+    """Return the names of the files that a run is made of, those of runs inside aside."""
+    inside = {path.parent for path in _runs_inside(folder)}
+    paths = (
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not is_hidden(path, folder)
+        and inside.isdisjoint(path.parents)
+        and not (path.parent == folder and any(path.match(pattern) for pattern in NOT_SEALED))
     )
-    seconds = [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in states]
-    return next((value for value in reversed(seconds) if value is not None), None)
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def _delete(folder: Path) -> None:
+    """Delete all but locks and the folder's own notebooks: the mark of a finished run first, what is run last."""
+    (folder / FINISHED_FILE).unlink(missing_ok=True)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            _delete(path)
+            for notebook in path.glob("*.ipynb"):
+                notebook.unlink()
+        elif path.name != RUN_FILE and path.suffix != ".ipynb" and not path.name.startswith(LOCK_FILE):
+            path.unlink()
+    (folder / RUN_FILE).unlink(missing_ok=True)
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"{folder} cannot be written ({error.strerror or error}): make room or choose another output_folder "
+        "(NEWLLM_OUTPUTS moves all of them)."
+    )

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import plotly.io
+import plotly.offline
 from plotly import graph_objects
 
-from newllm.files import write_atomically
+from newllm.files import atomic_file, write_atomically
+from newllm.runs.folder import FIGURES_FOLDER
 
 logger = logging.getLogger(__name__)
-
-FIGURES_FOLDER = "figures"
 
 
 def write_pictures(figures: Sequence[graph_objects.Figure], paths: Sequence[Path], scale: float = 1) -> None:
@@ -58,7 +58,7 @@ def write_pictures_where_possible(
         logger.info("No PNG is drawn, which needs kaleido and Chrome or Chromium: %s", reason)
 
 
-def save_figure(figure: graph_objects.Figure, folder: Path, name: str) -> None:
+def save_figure(figure: graph_objects.Figure, folder: Path, name: str) -> list[Path]:
     """Save a figure for later: ``<name>.html``, an interactive page, and ``<name>.json``, its data.
 
     The page works offline: plotly's script lies beside it, once for all figures of a folder.
@@ -71,12 +71,23 @@ def save_figure(figure: graph_objects.Figure, folder: Path, name: str) -> None:
         Where to; it is created.
     name
         File name without its ending.
+
+    Returns
+    -------
+    list of Path
+        What was written, and the picture of an earlier version, which is deleted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.png").unlink(missing_ok=True)
-    # "directory" writes plotly.min.js next to the page and points to it.
-    figure.write_html(folder / f"{name}.html", include_plotlyjs="directory")
-    write_atomically(folder / f"{name}.json", figure.to_json())
+    picture, page, data, script = (
+        folder / file for file in (f"{name}.png", f"{name}.html", f"{name}.json", "plotly.min.js")
+    )
+    if not script.is_file():
+        write_atomically(script, plotly.offline.get_plotlyjs())
+    picture.unlink(missing_ok=True)
+    with atomic_file(page) as temporary:
+        # "directory" points to plotly.min.js next to the page.
+        figure.write_html(temporary, include_plotlyjs="directory")
+    write_atomically(data, figure.to_json())
+    return [picture, page, data, script]
 
 
 def draw_pictures(folder: Path) -> None:

@@ -12,10 +12,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
 from newllm.data.hub import ask_hub
-from newllm.files import outputs_folder
+from newllm.files import SAVED_MODEL, outputs_folder
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import METHODS, find
-from newllm.runs.folder import SAVED_MODEL
 from newllm.runtime import errors_only
 
 CONFIG = "config.json"

@@ -1,18 +1,22 @@
-"""A Hugging Face Trainer whose checkpoints hold what resuming needs, and nothing that has to be unpickled."""
+"""A Hugging Face Trainer whose checkpoints are verified, hold what resuming needs, and nothing to be unpickled."""
 
-import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from newllm.files import DamagedFileError, digest_of_file, read_json, write_json
+from newllm.tensor_files import load_optimizer_tensors, load_tensors, optimizer_tensors, tensors_of
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 
@@ -21,6 +25,14 @@ OPTIMIZER = "optimizer.safetensors"
 
 
 RANDOM_STATE = "random_state.safetensors"
+
+
+# Written last: a checkpoint without it was not written to its end.
+MANIFEST = "manifest.json"
+
+
+# The newest checkpoint is what a resumption needs; the one before it is what is left where the newest is damaged.
+RESUMABLE = 2
 
 
 def checkpoint_step(checkpoint: Path) -> int:
@@ -33,15 +45,24 @@ def all_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=checkpoint_step)
 
 
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """Find the newest checkpoint that was written to its end, and remove what a kill left half-written.
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Delete a checkpoint so that a kill on the way leaves an incomplete one, not a damaged one."""
+    (checkpoint / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
 
-    The Trainer writes its state file last, so a checkpoint is complete where that file parses.
+
+def last_good_checkpoint(folder: Path, settings: str) -> Path | None:
+    """Find the newest checkpoint from which training can go on, and remove the later ones.
+
+    It is whole, belongs to these settings, and so is the checkpoint that was the best by then, whose weights may be
+    wanted in the end. A damaged one is named in a warning.
 
     Parameters
     ----------
     folder
         The output folder of the Trainer; it need not exist.
+    settings
+        Digest of all that decides the numbers of the training.
 
     Returns
     -------
@@ -50,39 +71,75 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     """
     for checkpoint in reversed(all_checkpoints(folder)):
         try:
-            json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            shutil.rmtree(checkpoint)
-        else:
-            return checkpoint
+            manifest = _verified(checkpoint, settings)
+            if OPTIMIZER in manifest["files"]:
+                _verified(_at_step(folder, manifest["best_step"]), settings)
+                return checkpoint
+        except FileNotFoundError:
+            logger.info("%s was not written to its end and is removed.", checkpoint)
+        except DamagedFileError as error:
+            logger.warning("%s: training goes on from the last good checkpoint before it, if there is one.", error)
+        remove_checkpoint(checkpoint)
     return None
 
 
-class CheckpointCallback(TrainerCallback):
-    """Keep two checkpoints at most, small and movable.
+def _at_step(folder: Path, step: int) -> Path:
+    return folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
 
-    The newest one is what a resumption needs, the best one lends its weights in the end; the optimiser state of the
-    latter is dropped. (The Trainer's own ``save_total_limit`` deletes the newest before the run is over.) The best
-    checkpoint is found by its step, not by the absolute path that the Trainer stores: a run folder may be moved
-    between a kill and its resumption.
+
+def _verified(checkpoint: Path, settings: str) -> dict[str, Any]:
+    """Return the manifest of a checkpoint of which every file is as it was written."""
+    manifest = read_json(checkpoint / MANIFEST)
+    if manifest["settings"] != settings:
+        raise DamagedFileError(f"{checkpoint} belongs to a training with other settings")
+    for name, digest in manifest["files"].items():
+        if not (checkpoint / name).is_file() or digest_of_file(checkpoint / name) != digest:
+            raise DamagedFileError(f"{checkpoint / name} is damaged or missing")
+    return manifest
+
+
+class CheckpointCallback(TrainerCallback):
+    """Keep few checkpoints, verified and movable: the last two, and of the best ones by then the weights.
+
+    (The Trainer's own ``save_total_limit`` deletes the newest before the run is over.) The best checkpoint is found by
+    its step, not by the absolute path that the Trainer stores: a run folder may be moved between a kill and its
+    resumption.
+
+    Parameters
+    ----------
+    settings
+        Digest of all that decides the numbers of the training.
     """
+
+    def __init__(self, settings: str) -> None:
+        self.settings = settings
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Point the resumed state at the best checkpoint, wherever the run folder is now."""
         if state.best_global_step:
-            state.best_model_checkpoint = str(
-                Path(args.output_dir or "") / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
-            )
+            state.best_model_checkpoint = str(_at_step(Path(args.output_dir or ""), state.best_global_step))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Delete what neither a resumption nor the end of the run will read."""
-        for checkpoint in all_checkpoints(Path(args.output_dir or ""))[:-1]:
-            if checkpoint_step(checkpoint) == state.best_global_step:
-                (checkpoint / OPTIMIZER).unlink(missing_ok=True)
-            else:
-                shutil.rmtree(checkpoint)
+        """Complete the checkpoint, and delete what neither a resumption nor the end of the run will read."""
+        folder = Path(args.output_dir or "")
+        files = {path.name: digest_of_file(path) for path in _at_step(folder, state.global_step).iterdir()}
+        best = state.best_global_step or state.global_step
+        self._complete(_at_step(folder, state.global_step), best, files)
+        checkpoints = all_checkpoints(folder)
+        best_ones = {read_json(checkpoint / MANIFEST)["best_step"] for checkpoint in checkpoints[-RESUMABLE:]}
+        for checkpoint in checkpoints[:-RESUMABLE]:
+            if checkpoint_step(checkpoint) not in best_ones:
+                remove_checkpoint(checkpoint)
+                continue
+            manifest = read_json(checkpoint / MANIFEST)
+            if manifest["files"].pop(OPTIMIZER, None) is not None:
+                self._complete(checkpoint, manifest["best_step"], manifest["files"])
+            (checkpoint / OPTIMIZER).unlink(missing_ok=True)
+
+    def _complete(self, checkpoint: Path, best_step: int, files: dict[str, str]) -> None:
+        write_json(checkpoint / MANIFEST, {"settings": self.settings, "best_step": best_step, "files": files})
 
 
 class SafeTrainer(Trainer):
@@ -96,28 +153,21 @@ class SafeTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or "")
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.accelerator.unwrap_model(self.model), str(folder / WEIGHTS))
+        save_file(tensors_of(self.accelerator.unwrap_model(self.model)), folder / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_model(cast(nn.Module, model or self.model), Path(resume_from_checkpoint) / WEIGHTS, strict=True)
+        load_tensors(cast(nn.Module, model or self.model), load_file(Path(resume_from_checkpoint) / WEIGHTS))
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        state = cast(Optimizer, self.optimizer).state_dict()["state"]
-        tensors = {f"{index}.{name}": value for index, slots in state.items() for name, value in slots.items()}
-        save_file(tensors, Path(output_dir) / OPTIMIZER)
+        save_file(optimizer_tensors(cast(Optimizer, self.optimizer)), Path(output_dir) / OPTIMIZER)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in load_file(Path(checkpoint) / OPTIMIZER).items():
-            index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-        optimizer = cast(Optimizer, self.optimizer)
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        load_optimizer_tensors(cast(Optimizer, self.optimizer), load_file(Path(checkpoint) / OPTIMIZER))
 
     def _save_rng_state(self, output_dir: str) -> None:
         states = {"cpu": torch.get_rng_state()}

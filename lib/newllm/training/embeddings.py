@@ -1,7 +1,5 @@
 """Token embeddings that know something: from the hub, from a file, or from one of our own finished runs."""
 
-import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from newllm.data.hub import ask_hub
 from newllm.data.tokenizers import load_tokenizer, tokenizer_identity
+from newllm.files import FINISHED_FILE, RUN_FILE, SAVED_MODEL, DamagedFileError, digest, digest_of_file, read_json
 from newllm.models.language_model import LanguageModel
-from newllm.runs.folder import SAVED_MODEL, STATE_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +142,7 @@ def adopt_embedding(model: LanguageModel, embedding: TokenEmbedding, tokenizer: 
 def embedding_digest(model: LanguageModel) -> str:
     """Digest (32 hex digits) of a model's token embedding, to tell whether it is the one that was adopted."""
     weight = _embedding_of(model).detach().cpu().float().contiguous()
-    return hashlib.sha256(weight.numpy().tobytes()).hexdigest()[:32]
+    return digest(weight.numpy().tobytes())[:32]
 
 
 def refuse_unknowing_embedding(model: LanguageModel) -> None:
@@ -172,9 +170,16 @@ def _embedding_of(model: LanguageModel) -> Tensor:
 
 def _model_folder(folder: Path) -> Path:
     """Folder of the saved model: of a run's folder, the one in it."""
-    if (folder / STATE_FILE).is_file():
-        if not json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["finished"]:
-            raise EmbeddingError(f"the run in {folder} is not finished: run it to its end first.")
+    if (folder / RUN_FILE).is_file():
+        weights = f"{SAVED_MODEL}/{WEIGHTS}"
+        try:
+            written = read_json(folder / FINISHED_FILE)["files"].get(weights)
+        except FileNotFoundError as error:
+            raise EmbeddingError(f"the run in {folder} is not finished: run it to its end first.") from error
+        except DamagedFileError as error:
+            raise EmbeddingError(f"{error}: run it again.") from error
+        if written and (not (folder / weights).is_file() or digest_of_file(folder / weights) != written):
+            raise EmbeddingError(f"{folder / weights} is damaged or missing: run it again.")
         folder = folder / SAVED_MODEL
     if not (folder / WEIGHTS).is_file():
         raise EmbeddingError(f"{folder} holds no {WEIGHTS}: name the folder of a finished run or of a saved model.")

@@ -3,15 +3,12 @@
 import json
 import logging
 import math
-import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_model, save_model
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, TrainerControl, TrainerState, TrainingArguments
@@ -19,10 +16,36 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerCallback
 
 from newllm.config.groups import TrainingParameters
-from newllm.training.checkpoints import WEIGHTS, CheckpointCallback, SafeTrainer, last_complete_checkpoint
+from newllm.files import (
+    DamagedFileError,
+    different_keys,
+    digest_of_json,
+    read_json,
+    read_plain_json,
+    remove_leftovers,
+    write_json,
+)
+from newllm.tensor_files import digest_of_tensors, load_tensors, read_tensors, tensors_of, write_tensors
+from newllm.training.checkpoints import (
+    WEIGHTS,
+    CheckpointCallback,
+    SafeTrainer,
+    all_checkpoints,
+    last_good_checkpoint,
+    remove_checkpoint,
+)
 from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
+
+
+SETTINGS = "settings.json"
+
+
+START = "start.safetensors"
+
+
+RESULT = "training.json"
 
 
 TIMED_STEPS = 2
@@ -63,18 +86,10 @@ class TrainingResult:
         mean over the steps of the epoch), ``tokens_per_second`` (predicted tokens, validation left out), ``seconds``.
     best_epoch
         The epoch whose weights the model now has.
-    resumed
-        Whether this call went on from what an earlier one left (a finished run included).
     """
 
     history: list[dict[str, float]]
     best_epoch: int
-    resumed: bool
-
-    @property
-    def best_validation_loss(self) -> float:
-        """Held-out loss of the weights that were kept, nats per token."""
-        return self.history[self.best_epoch - 1]["validation_loss"]
 
     @property
     def tokens_per_second(self) -> float:
@@ -155,16 +170,18 @@ def train(
     optimised. The batch order depends on the seed alone, so that models are compared on the same sequence of batches.
 
     Called again on a folder where an earlier call was killed, it goes on from the last epoch's checkpoint and ends with
-    the numbers that the earlier call would have had (to the bit on a CPU); called on a finished one, it restores the
-    best weights. While training, the folder holds two checkpoints at most; afterwards ``model.safetensors`` (the best
-    weights) and ``training.json`` only.
+    the numbers that the earlier call would have had, on a CPU to the bit where the number of threads is the same;
+    called on a finished one, it restores the best weights. Every file is verified before it is used; one that is
+    damaged is named in a warning, and training goes on from the last good checkpoint before it, or from its start.
+    While training, the folder holds the last two checkpoints and the weights of the best one; afterwards
+    ``model.safetensors`` (the best weights), ``training.json`` and ``settings.json`` only.
 
     Parameters
     ----------
     model
         The model to train. A fresh run keeps its weights as they are; a resumed one replaces them.
     data
-        Training windows and held-out windows (SPEC section 2).
+        Training windows and held-out windows.
     parameters
         Epochs, learning rate and the other settings of main training.
     folder
@@ -179,7 +196,7 @@ def train(
     Returns
     -------
     TrainingResult
-        History, best epoch, and whether the run was resumed.
+        History and best epoch.
 
     Raises
     ------
@@ -189,21 +206,21 @@ def train(
         The held-out loss is no longer a finite number.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     model.to(device)  # type: ignore[arg-type]
     settings = _settings(model, data, parameters, seed)
-    _refuse_other_settings(folder, settings)
+    start = _refuse_other_settings(folder, settings, digest_of_tensors(tensors_of(model)))
+    identity = digest_of_json(settings)
 
-    finished = folder / "training.json"
-    if finished.exists():
-        load_model(model, folder / WEIGHTS, strict=True)
-        stored = json.loads(finished.read_text(encoding="utf-8"))
-        logger.info("%s is finished: its best weights are restored.", folder)
-        return TrainingResult(stored["history"], stored["best_epoch"], resumed=True)
+    finished = _finished(model, folder, identity)
+    if finished is not None:
+        _remove_what_resumes(folder)
+        return finished
 
-    checkpoint = last_complete_checkpoint(folder)
+    checkpoint = last_good_checkpoint(folder, identity)
     if checkpoint is None:
         # A call that was stopped within its first epoch has changed the caller's model already: go back to the start.
-        _keep_or_restore_start(model, folder / "start.safetensors")
+        _keep_or_restore_start(model, folder / START, start)
     earlier = _losses(checkpoint)
     # Nothing is left to train where the run was killed between its last checkpoint and its end.
     epochs = len(earlier) if should_stop(earlier, parameters.patience) else parameters.epochs
@@ -217,7 +234,8 @@ def train(
     )
 
     use_cache = model.config.use_cache
-    trainer = _trainer(model, data, parameters, folder, seed, device, callbacks or [])
+    kept = [CheckpointCallback(identity), *(callbacks or [])]
+    trainer = _trainer(model, data, parameters, folder, seed, device, kept)
     trainer.args.num_train_epochs = epochs
     try:
         trainer.train(
@@ -231,8 +249,8 @@ def train(
 
     history = _history(trainer.state.log_history)
     losses_by_epoch = [row["validation_loss"] for row in history]
-    result = TrainingResult(history, losses_by_epoch.index(min(losses_by_epoch)) + 1, resumed=checkpoint is not None)
-    _finish(model, folder, result)
+    result = TrainingResult(history, losses_by_epoch.index(min(losses_by_epoch)) + 1)
+    _finish(model, folder, result, identity)
     return result
 
 
@@ -240,14 +258,14 @@ def _losses(checkpoint: Path | None) -> list[float]:
     """Held-out losses of the epochs before ``checkpoint``."""
     if checkpoint is None:
         return []
-    log = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["log_history"]
+    log = read_plain_json(checkpoint / TRAINER_STATE_NAME)["log_history"]
     return [row["validation_loss"] for row in _history(log)]
 
 
 def _settings(model: PreTrainedModel, data: TrainingData, parameters: TrainingParameters, seed: int) -> dict[str, Any]:
     """Everything that decides the numbers of a run, for the check that a resumed run is the same run."""
     config = model.config.to_dict()
-    return {
+    settings = {
         "seed": seed,
         "training": parameters.model_dump(include=set(TrainingParameters.model_fields)),
         "data": data.identity,
@@ -255,36 +273,67 @@ def _settings(model: PreTrainedModel, data: TrainingData, parameters: TrainingPa
         "model": {name: config[name] for name in sorted(config) if name != "transformers_version"},
         "frozen": sorted(name for name, value in model.named_parameters() if not value.requires_grad),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return plain
 
 
-def _refuse_other_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Stop where ``folder`` belongs to a run with other settings; note the settings in a new folder."""
-    file = folder / "settings.json"
-    ours = json.loads(json.dumps(settings, default=str))
-    if not file.exists():
-        _write_text(file, json.dumps(ours, indent=2))
-        return
-    theirs = json.loads(file.read_text(encoding="utf-8"))
-    if different := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
+def _refuse_other_settings(folder: Path, settings: dict[str, Any], start: str) -> str:
+    """Stop where ``folder`` belongs to a run with other settings; note them and the start's digest in a new folder.
+
+    Returns
+    -------
+    str
+        Digest of the weights that the run started from.
+    """
+    file = folder / SETTINGS
+    try:
+        theirs = read_json(file)
+    except FileNotFoundError:
+        theirs = {}
+    except DamagedFileError as error:
+        # Whatever else lies there carries the digest of its settings and is used only where they are these.
+        logger.warning("%s: it is written again.", error)
+        theirs = {}
+    if not theirs:
+        write_json(file, {"settings": settings, "start": start})
+        return start
+    if different := sorted(different_keys(theirs["settings"], settings)):
         raise ValueError(
             f"{folder} holds a run with another {' and '.join(different)}: choose another output folder, or delete "
             "this one to train anew."
         )
+    return str(theirs["start"])
 
 
-def _keep_or_restore_start(model: PreTrainedModel, file: Path) -> None:
-    if file.exists():
-        load_model(model, file, strict=True)
-        return
-    partial = file.with_suffix(".partial")
-    save_model(model, str(partial))
-    partial.replace(file)
+def _keep_or_restore_start(model: PreTrainedModel, file: Path, start: str) -> None:
+    """Keep the weights that training starts from, or go back to them."""
+    try:
+        load_tensors(model, read_tensors(file, start)[0])
+    except (FileNotFoundError, DamagedFileError) as error:
+        if isinstance(error, DamagedFileError):
+            logger.warning("%s: training starts from the model as it is.", error)
+        if digest_of_tensors(tensors_of(model)) != start:
+            raise ValueError(
+                f"{file} is damaged or missing, and the model is not the one that training started from: build it "
+                f"anew, or delete {file.parent}."
+            ) from error
+        write_tensors(file, tensors_of(model))
 
 
-def _write_text(file: Path, text: str) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+def _finished(model: PreTrainedModel, folder: Path, settings: str) -> TrainingResult | None:
+    """Restore the best weights of a training that is finished; None where it is not, or its files are damaged."""
+    try:
+        stored = read_json(folder / RESULT)
+        if stored["settings"] != settings:
+            raise DamagedFileError(f"{folder / RESULT} belongs to a training with other settings")
+        load_tensors(model, read_tensors(folder / WEIGHTS, stored["weights"])[0])
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        logger.warning("%s: training goes on from its last good checkpoint, or from its start.", error)
+        return None
+    logger.info("%s is finished: its best weights are restored.", folder)
+    return TrainingResult(stored["history"], stored["best_epoch"])
 
 
 def _trainer(
@@ -334,7 +383,6 @@ def _trainer(
         train_dataset=data.train,
         eval_dataset=data.validation,
         callbacks=[
-            CheckpointCallback(),
             StopEarly(parameters.patience),
             Progress(_predicted_tokens(data.train)),
             *callbacks,
@@ -448,13 +496,23 @@ def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
     ]
 
 
-def _finish(model: PreTrainedModel, folder: Path, result: TrainingResult) -> None:
+def _finish(model: PreTrainedModel, folder: Path, result: TrainingResult, settings: str) -> None:
     """Leave the best weights and the result, and drop what only a resumption needed."""
-    partial = folder / "model.partial"
-    save_model(model, str(partial))
-    partial.replace(folder / WEIGHTS)
-    stored = {name: value for name, value in asdict(result).items() if name != "resumed"}
-    _write_text(folder / "training.json", json.dumps(stored, indent=2))
-    (folder / "start.safetensors").unlink(missing_ok=True)
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    tensors = tensors_of(model)
+    write_tensors(folder / WEIGHTS, tensors)
+    write_json(
+        folder / RESULT,
+        {
+            "history": result.history,
+            "best_epoch": result.best_epoch,
+            "weights": digest_of_tensors(tensors),
+            "settings": settings,
+        },
+    )
+    _remove_what_resumes(folder)
+
+
+def _remove_what_resumes(folder: Path) -> None:
+    (folder / START).unlink(missing_ok=True)
+    for checkpoint in all_checkpoints(folder):
+        remove_checkpoint(checkpoint)

@@ -1,0 +1,73 @@
+"""All result records under a folder as one table."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas
+from pydantic import ValidationError
+
+from newllm.runs.folder import is_hidden
+from newllm.runs.record import RECORD_FILE, Record, read_record
+
+logger = logging.getLogger(__name__)
+
+
+def load_records(folder: Path) -> pandas.DataFrame:
+    """Read every result record under a folder.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a record, sorted by notebook, profile, arm and seed: what was run, each metric under its name,
+        ``kv_bytes_per_token``, ``kv_bytes``, ``kv_formula_bytes``, ``kv_tokens``, ``certificate`` (largest change),
+        the provenance, and ``folder``. A record that cannot be read is left out with a warning.
+    """
+    records, refused = read_records(folder)
+    for path, reason in refused.items():
+        logger.warning("%s is left out: %s", path, reason)
+    return records
+
+
+def read_records(folder: Path) -> tuple[pandas.DataFrame, dict[Path, str]]:
+    """Read every result record under a folder, and say of each file that is none why it is none.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `load_records` gives it.
+    dict
+        The reason for each file that cannot be read as a record.
+    """
+    rows, refused = [], {}
+    for path in sorted(folder.rglob(RECORD_FILE)):
+        if is_hidden(path, folder):
+            continue
+        try:
+            record = read_record(path.parent)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = "".join(f"{part}: " for part in problem["loc"])
+            refused[path] = f"not a record of this version: {where}{problem['msg'].removeprefix('Value error, ')}"
+        except OSError as error:
+            refused[path] = f"it cannot be read: {error.strerror}"
+        else:
+            rows.append({**_row(record), "folder": path.parent})
+    order = ["notebook", "profile", "arm", "seed"]
+    frame = pandas.DataFrame(rows).sort_values(order, ignore_index=True) if rows else pandas.DataFrame(columns=order)
+    return frame, refused
+
+
+def _row(record: Record) -> dict[str, Any]:
+    return {
+        **record.model_dump(include={"notebook", "profile", "arm", "method", "size", "seed", "parameter_count"}),
+        **record.metrics,
+        "kv_bytes_per_token": record.cache.bytes_per_token,
+        "kv_bytes": record.cache.measured_bytes,
+        "kv_formula_bytes": record.cache.formula_bytes,
+        "kv_tokens": record.cache.tokens,
+        "certificate": record.certificate.max_change,
+        "duration_seconds": record.duration_seconds,
+        "parameters": record.parameters,
+        **record.provenance.model_dump(),
+    }
