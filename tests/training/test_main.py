@@ -136,6 +136,37 @@ def test_the_best_checkpoint_is_found_after_a_move(tmp_path):
     assert same_weights(resumed_model, model)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "trainer_state.json", "manifest.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(tmp_path, uninterrupted, caplog, name):
+    model, result = uninterrupted
+    with pytest.raises(StoppedError):
+        run(tmp_path, callbacks=[StopAt("on_step_end", 20)])
+    damaged = tmp_path / "checkpoint-18" / name
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    data = Data()
+    resumed_model, resumed = run(tmp_path, data=data)
+    assert numbers(resumed) == numbers(result)
+    assert same_weights(resumed_model, model)
+    assert str(damaged) in caplog.text
+    # Two of four epochs, and the four windows by which the time is estimated.
+    assert len(data.train.read) <= 2 * len(data.train) + 10
+
+
+def test_damaged_weights_of_a_finished_training_are_trained_again(tmp_path, uninterrupted, caplog):
+    model, result = uninterrupted
+    run(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 16
+    weights.write_bytes(content)
+    again, repeated = run(tmp_path)
+    assert "model.safetensors is damaged" in caplog.text
+    assert numbers(repeated) == numbers(result)
+    assert same_weights(again, model)
+
+
 def test_another_run_is_not_resumed_by_mistake(tmp_path):
     run(tmp_path, training(epochs=1))
     with pytest.raises(ValueError, match=r"another training: choose another output folder"):
