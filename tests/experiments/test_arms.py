@@ -61,8 +61,8 @@ def test_what_is_no_arm_is_refused_in_one_sentence(text, message):
 def test_an_arm_that_cannot_be_built_is_refused_before_anything_runs():
     for text, reason in {"pythia@num_attention_heads=3": "multiple", "pythia@kv_dim=64": "kv_dim"}.items():
         with pytest.raises(ArmError, match=reason):
-            Arm.parse(text).check(TINY)
-    Arm.parse("mqa@num_key_value_heads=2").check(TINY)
+            Arm.parse(text).configure(TINY)
+    Arm.parse("mqa@num_key_value_heads=2").configure(TINY)
 
 
 def test_settings_come_from_the_size_then_the_parameters_then_the_arm():

@@ -63,13 +63,13 @@ def test_a_grid_becomes_every_combination_once(arms, rates, seeds):
     assert len({trial.folder_name for trial in trials}) == len(rates)
 
 
-def test_settings_of_arms_are_axes():
+def test_settings_of_arms_are_axes_and_those_that_say_what_is_so_anyway_are_left_out_of_the_name():
     trials = plan(sweep({"arm": ["mla", "mla@rotary_dim=8"], "kv_dim": [8, 16], "position": ["none"], "seed": [0]}))
     assert [trial.arm.name for trial in trials] == [
         "mla@kv_dim=8,position=none",
-        "mla@kv_dim=16,position=none",
+        "mla@position=none",
         "mla@kv_dim=8,position=none,rotary_dim=8",
-        "mla@kv_dim=16,position=none,rotary_dim=8",
+        "mla@position=none,rotary_dim=8",
     ]
     (lists,) = plan(sweep({"arm": ["context-kv"], "context_dims": [[20, 12]], "seed": [0]}))
     assert dict(lists.arm.overrides) == {"context_dims": (20, 12)}
@@ -177,6 +177,17 @@ def tiny(home: Path, grid) -> str:
     return str(written(home, grid, parameters=text | {"seq_length": 16, "val_samples": 4, "projection_samples": 8}))
 
 
+def test_a_sweep_of_which_no_trial_finished_says_which_failed(home, capsys, monkeypatch):
+    def fails(trial, data):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(experiment, "run_trial", fails)
+    assert cli.main(["sweep", tiny(home, {"arm": ["pythia"], "lr": ["1e-3", "1e-2"], "seed": [0]})]) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("pythia with seed 0 failed: OSError: disk full") == 2
+    assert "2 trials failed" in shown
+
+
 def test_a_failed_trial_stops_no_other_and_only_what_is_missing_runs_again(home, capsys, monkeypatch):
     trained, failing = [], ["narrow"]
     real = experiment.run_trial
@@ -200,7 +211,7 @@ def test_a_failed_trial_stops_no_other_and_only_what_is_missing_runs_again(home,
     assert "narrow with seed 0 failed: OSError: disk full" in shown
     assert len(trained) == 2
     results = pd.read_csv(home / "outputs" / "sweeps" / "mine" / "tables" / "results.csv")
-    assert sorted(results["model"]) == ["pythia"]
+    assert sorted(results["arm"]) == ["pythia"]
 
     trained.clear()
     assert cli.main(["sweep", file, "-p", "lr=[1e-3, 0.01]"]) == 0

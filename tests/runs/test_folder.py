@@ -10,7 +10,6 @@ import plotly.graph_objects as graph_objects
 import plotly.io
 import pytest
 
-from newllm.analysis.summary import summarize
 from newllm.config.profiles import load_parameters
 from newllm.files import write_atomically
 from newllm.runs.folder import Run, earlier_seconds, finished_runs, open_run
@@ -193,21 +192,6 @@ class TestLoadRecords:
 
     def test_no_records_are_an_empty_table(self, tmp_path):
         assert load_records(tmp_path / "nowhere").empty
-
-    def test_the_table_averages_over_seeds_and_is_ordered_by_perplexity(self, frame):
-        table = summarize(frame)
-        assert list(table["model"]) == ["dproj-oacd", "pythia"]
-        assert list(table["PPL"]) == [20.0, 32.0]
-        assert list(table["seeds"]) == [1, 2]
-        assert pandas.isna(table["±"][0])
-        assert table["±"][1] == pytest.approx(8**0.5)
-        assert table["certificate"][0].startswith("passed")
-
-    def test_records_without_perplexity_have_a_row_too(self, tmp_path):
-        part = Run(tmp_path / "projection", {})
-        part.start()
-        part.finish(1.0, record(metrics={"convergence_rate": 0.9}))
-        assert len(summarize(load_records(tmp_path))) == 1
 
 
 class TestFigures:

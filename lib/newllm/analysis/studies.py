@@ -9,7 +9,6 @@ from newllm.analysis.summary import summarize_arms
 from newllm.config.groups import StudyParameters
 from newllm.evaluation.statistics import paired_difference
 from newllm.experiments.arms import Arm
-from newllm.models.registry import configure
 
 RUN_ON = ("run_on_difference", "run_on_difference_low", "run_on_difference_high")
 
@@ -33,7 +32,7 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
         windows and over seeds; and ``run_on_difference`` likewise, with ``run_on_difference_low`` and ``_high`` over
         the seeds, NaN for models that are not scored on one run-on stream.
     """
-    base = Arm.parse(parameters.base_arm)
+    base = Arm.parse(parameters.base_arm).as_trained(parameters)
     summary = summarize_arms(records, baseline=base.name)
     rows = []
     for name in records.loc[records["method"] == base.method, "arm"].unique():
@@ -54,7 +53,7 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
 
 def changed_settings(base: Arm, arm: Arm, parameters: StudyParameters) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which two arms of a model differ, by name: the value in ``base`` and in ``arm``."""
-    before, after = (configure(each.method, parameters.size, **each.settings(parameters)) for each in (base, arm))
+    before, after = (each.configure(parameters) for each in (base, arm))
     names = dict.fromkeys(key for each in (arm, base) for key, _ in each.overrides)
     values = {name: (getattr(before, name), getattr(after, name)) for name in names}
     values["projection"] = (base.projection, arm.projection)

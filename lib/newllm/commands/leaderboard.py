@@ -5,25 +5,17 @@ import logging
 from pathlib import Path
 
 from newllm import figures
+from newllm.analysis.wording import arms_table
 from newllm.commands.arguments.leaderboard import read_filters
 from newllm.commands.shared import as_text
 from newllm.config.errors import ParameterError
 from newllm.files import outputs_folder, write_atomically
+from newllm.models.registry import BASELINE
 from newllm.publication.leaderboard import Board, default_folders, read_board
 from newllm.publication.leaderboard_page import render
 from newllm.runs.pictures import write_pictures_where_possible
 
 logger = logging.getLogger(__name__)
-
-COLUMNS = {
-    "arm": "model",
-    "parameter_count": "parameters",
-    "kv_bytes_per_token": "KV bytes/token",
-    "perplexity": "PPL",
-    "bits_per_byte": "bits/byte",
-    "decoded_tokens_per_second": "tokens_per_second",
-    "seeds": "seeds",
-}
 
 
 def main(options: argparse.Namespace) -> int:
@@ -55,8 +47,8 @@ def draw(board: Board, path: Path) -> None:
 def show(board: Board) -> None:
     """Log the table of the first budget, and what is set apart."""
     for budget in board.budgets[:1]:
-        table = budget.summary.rename(columns=COLUMNS)[list(COLUMNS.values())]
-        logger.info("\n%s (budget %s)\n%s\n", budget.title, budget.name, as_text(table.dropna(axis=1, how="all")))
+        table = as_text(arms_table(budget.summary, BASELINE))
+        logger.info("\n%s (budget %s)\n%s\n", budget.title, budget.name, table)
         for other in board.budgets[1:]:
             logger.info("Other budget %s, %d arms: %s", other.name, len(other.summary), other.differences(budget))
     for _, row in board.set_apart.iterrows():

@@ -10,7 +10,9 @@ from typing import Any
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from newllm.analysis.summary import summarize
+from newllm.analysis.rows import name_rows
+from newllm.analysis.summary import summarize_arms
+from newllm.analysis.wording import arms_table
 from newllm.commands.arguments.run import given_parameters, planned_runs
 from newllm.commands.shared import as_text, notebook_path
 from newllm.config.errors import ParameterError
@@ -114,7 +116,7 @@ def show_results(planned: Sequence[RunParameters]) -> None:
     for parameters in planned:
         records = load_records(notebook_run(parameters).folder)
         if not records.empty:
-            table = summarize(records).drop(columns=["notebook", "profile"])
+            table = arms_table(summarize_arms(records.assign(arm=name_rows(records))))
             logger.info("\n%s (%s)\n%s", parameters.notebook, parameters.profile, as_text(table))
 
 

@@ -80,10 +80,6 @@ def as_text(table: Any) -> str:
     """Write a table for a terminal, each column in its usual form."""
     formats = {
         "parameters": "{:,.0f}",
-        "KV bytes/token": "{:,.0f}",
-        "PPL": "{:.2f}",
-        "±": "{:.2f}",
-        "bits/byte": "{:.3f}",
         "values_per_token": "{:,.1f}",
         "bytes_per_token": "{:,.1f}",
         "state_bytes": "{:,.0f}",
@@ -95,5 +91,12 @@ def as_text(table: Any) -> str:
     shown = table.copy()
     for column in table:
         pattern = "{:.1f}" if column.startswith("tokens_per_second") else formats.get(column, "{}")
-        shown[column] = [pattern.format(value) if value == value else "" for value in table[column]]
+        shown[column] = [_text(value, pattern) for value in table[column]]
     return shown.to_string(index=False)
+
+
+def _text(value: Any, pattern: str) -> str:
+    """Format a value; a text stays as it is, and NaN is empty."""
+    if isinstance(value, str):
+        return value
+    return pattern.format(value) if value == value else ""

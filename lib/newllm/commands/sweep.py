@@ -9,7 +9,9 @@ import pandas as pd
 
 from newllm import figures
 from newllm.analysis.learning_rates import best_learning_rates, judge, with_learning_rate
-from newllm.analysis.summary import summarize
+from newllm.analysis.rows import name_rows
+from newllm.analysis.summary import summarize_arms
+from newllm.analysis.wording import arms_table
 from newllm.commands.shared import as_text, read_assignments
 from newllm.config.errors import ParameterError
 from newllm.config.profiles import sweep_path
@@ -64,8 +66,9 @@ def show(run: SweepRun) -> None:
     records = run.records()
     if records.empty:
         return
-    table = summarize(records, run.axes).drop(columns=["notebook", "profile"])
-    save_and_log(run.run, table, "results")
+    summary = summarize_arms(records.assign(arm=name_rows(records, run.axes)), by=run.axes)
+    run.run.save_table(summary, "results")
+    logger.info("\n%s", as_text(arms_table(summary)))
     varied = RATES & set(run.axes)
     if varied:
         others = [axis for axis in run.axes if axis not in RATES]

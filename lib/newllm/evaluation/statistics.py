@@ -33,11 +33,6 @@ class Interval:
         """Return "mean [low, high]"."""
         return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]" if self.count > 1 else f"{self.mean:.4g}"
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
-
     def columns(self, name: str) -> dict[str, float]:
         """Return it as columns of a table: the mean as ``name``, the ends as ``name_low`` and ``name_high``."""
         return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}

@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
 import yaml
+from transformers import PreTrainedConfig
 
 from newllm import models
 from newllm.config.groups import ModelParameters
 from newllm.models.language_model import LanguageModel
-from newllm.models.registry import configure, find
+from newllm.models.registry import BASELINE, configure, find
 from newllm.wording import did_you_mean
 
 PROJECTION_TREATMENTS = ("oacd", "random", "end-to-end")
@@ -132,12 +133,45 @@ class Arm:
         given = {name: getattr(parameters, name) for name in type(parameters).model_fields if name in known}
         return {name: value for name, value in given.items() if value is not None} | own
 
-    def check(self, parameters: ModelParameters) -> None:
-        """Raise `ArmError` where the model cannot be built with these parameters; nothing is built."""
+    def configure(self, parameters: ModelParameters) -> PreTrainedConfig:
+        """Make the config of the model that these parameters give; nothing is built.
+
+        Raises
+        ------
+        ArmError
+            Where there is no such model.
+        """
         try:
-            configure(self.method, parameters.size, **self.settings(parameters))
+            return configure(self.method, parameters.size, **self.settings(parameters))
         except ValueError as error:
             raise ArmError(f"arm {self.name!r}: {error}") from error
+
+    def as_trained(self, parameters: ModelParameters) -> Self:
+        """Return the arm by the name of what it trains: settings that say what is so anyway make no other arm.
+
+        ``unified@position=rope`` is ``pythia``, and ``mla@kv_dim=64`` is ``mla`` where 64 is its size's width.
+
+        Raises
+        ------
+        ArmError
+            Where there is no such model.
+        """
+        wanted = self.configure(parameters).to_dict()
+        model_class = find(self.method).model_class
+        for method in sorted(models.names(), key=lambda name: name != BASELINE):
+            if find(method).model_class is model_class:
+                plain = replace(self, method=method, overrides=())
+                if plain.configure(parameters).to_dict() == wanted:
+                    return plain
+        shortest = self
+        for override in self.overrides:
+            kept = tuple(other for other in shortest.overrides if other != override)
+            try:
+                if replace(shortest, overrides=kept).configure(parameters).to_dict() == wanted:
+                    shortest = replace(shortest, overrides=kept)
+            except ArmError:  # the other settings need this one
+                continue
+        return shortest
 
     def build(self, parameters: ModelParameters, vocabulary: int, seed: int) -> LanguageModel:
         """Build the model as ``seed`` initialises it; the treatments of one method start from the same weights.

@@ -116,9 +116,7 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     ComparisonError
         After everything else has run, where a trial failed.
     """
-    arms = list(dict.fromkeys(Arm.parse(text) for text in parameters.arms))
-    for arm in arms:
-        arm.check(parameters)
+    arms = list(dict.fromkeys(Arm.parse(text).as_trained(parameters) for text in parameters.arms))
     trials = [Trial(arm, seed, parameters, folder, data.fingerprint) for seed in parameters.seeds for arm in arms]
     failures = run_trials(trials, data, parameters.processes)
     if failures:

@@ -212,8 +212,8 @@ def _plan_trial(sweep: Sweep, point: dict[str, Any]) -> PlannedTrial:
     given = sweep.parameters | changed | {"arms": [arm.name], "seeds": [point[SEED]]}
     parameters = load_parameters(sweep.notebook, sweep.profile, given)
     assert isinstance(parameters, ExperimentParameters)
-    arm.check(parameters)
     fixed = {setting for setting, _ in arm.overrides}
+    arm = arm.as_trained(parameters)
     for axis in changed:
         if axis in fixed or axis in idle_parameters(arm):
             reason = "which sets it itself" if axis in fixed else "which does not use it"
@@ -335,7 +335,9 @@ class SweepRun:
         """Read the records of the finished trials, with a column for each axis."""
         folders = [trial.run().folder for trial in self.trials]
         records = load_records(self.run.folder)
-        records = records[[folder in folders for folder in records.get("folder", [])]].reset_index(drop=True)
+        if records.empty:
+            return records
+        records = records[[folder in folders for folder in records["folder"]]].reset_index(drop=True)
         for axis in self.axes:
             # A parameter that does not reach an arm is not in its record.
             records[axis] = [parameters.get(axis) for parameters in records["parameters"]]

@@ -1,4 +1,4 @@
-"""The tables of README and RESULTS, written from the reference results between marks: no number is typed by hand."""
+"""The tables of README and RESULTS, written from the reference results between the marks that ask for them."""
 
 import math
 import re
@@ -8,6 +8,7 @@ import pandas as pd
 
 from newllm.analysis.learning_rates import with_learning_rate
 from newllm.analysis.summary import summarize_arms
+from newllm.analysis.wording import plus_minus, with_interval
 from newllm.files import project_root, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.reference import published_table, reference_summary
@@ -70,16 +71,15 @@ def _arms(summary: pd.DataFrame) -> pd.DataFrame:
     """Write a summary of arms, as `newllm.analysis.summary.summarize_arms` makes it."""
     rows = []
     for _, row in summary.iterrows():
-        half = (row["perplexity_high"] - row["perplexity_low"]) / 2
         rows.append(
             {
                 "model": f"`{row['arm']}`" + " †" * row["trained_otherwise"],
                 "parameters": f"{row['parameter_count']:,.0f}",
                 "KV bytes/token": f"{row['kv_bytes_per_token']:,.0f}",
                 "in a window": f"{row['kv_bytes']:,.0f}",
-                "perplexity": f"{row['perplexity']:.1f}" + (f" ± {half:.1f}" if row["seeds"] > 1 else ""),
+                "perplexity": plus_minus(row, "perplexity", "{:.1f}"),
                 "bits/byte": f"{row['bits_per_byte']:.3f}",
-                "nats/token from `pythia`": "" if pd.isna(row["difference"]) else _with_interval(row, "difference"),
+                "nats/token from `pythia`": with_interval(row, "difference"),
                 "seeds": row["seeds"],
             }
         )
@@ -143,8 +143,8 @@ def reversal_curse() -> pd.DataFrame:
                 "backward": f"{untaught['backward_perplexity']:.0f} → {row['backward_perplexity']:.0f}",
                 "ratio": f"{row['ratio']:.3f}",
                 "gap": f"{row['gap']:.0f}",
-                "margin gained forward": _with_interval(row, "forward_gain", 2),
-                "margin gained backward": _with_interval(row, "backward_gain", 2),
+                "margin gained forward": with_interval(row, "forward_gain", 2),
+                "margin gained backward": with_interval(row, "backward_gain", 2),
                 "seeds": row["seeds"],
             }
         )
@@ -161,7 +161,7 @@ def latent_widths() -> pd.DataFrame:
                 "perplexity": f"{row['perplexity']:.1f}",
                 "control": f"`{row['control']}`",
                 "its perplexity": f"{row['control_perplexity']:.1f}",
-                "nats/token from the control": _with_interval(row, "difference"),
+                "nats/token from the control": with_interval(row, "difference"),
             }
             for _, row in published_table("06_latent_attention/tables/against_controls").iterrows()
         ]
@@ -179,7 +179,7 @@ def position_encodings() -> pd.DataFrame:
             {
                 "model": f"`{row['arm']}`",
                 **{f"windows of {length}": f"{perplexities[length]:.1f}" for length in by_length},
-                "nats/token from RoPE": "" if pd.isna(row["difference"]) else _with_interval(row, "difference"),
+                "nats/token from RoPE": with_interval(row, "difference"),
                 "seeds": row["seeds"],
             }
         )
@@ -197,7 +197,7 @@ def exchanged_attention() -> pd.DataFrame:
                 "perplexity": f"{row['perplexity']:.1f}",
                 "nats/token from reading as trained": ""
                 if row["read_as"] == row["trained_as"]
-                else _with_interval(row, "difference"),
+                else with_interval(row, "difference"),
                 "seeds": row["seeds"],
             }
             for _, row in readings.iterrows()
@@ -224,7 +224,7 @@ def _studies(notebook: str) -> pd.DataFrame:
                 "change of the base arm": row["change"].replace("_", " "),
                 "KV bytes in a window": f"{row['kv_bytes']:,.0f}",
                 "perplexity": f"{row['perplexity']:.1f}",
-                "nats/token from the base arm": _with_interval(row, "difference"),
+                "nats/token from the base arm": with_interval(row, "difference"),
                 "the same, one run-on stream": ""
                 if pd.isna(row["run_on_difference"])
                 else f"{row['run_on_difference']:+.3f}",
@@ -244,10 +244,6 @@ def learning_rates() -> pd.DataFrame:
     for rate in table:
         written[f"lr {rate:g}"] = ["" if math.isnan(perplexity) else f"{perplexity:.1f}" for perplexity in table[rate]]
     return written
-
-
-def _with_interval(row: pd.Series, name: str, digits: int = 3) -> str:
-    return f"{row[name]:+.{digits}f} [{row[f'{name}_low']:+.{digits}f}, {row[f'{name}_high']:+.{digits}f}]"
 
 
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {

@@ -6,22 +6,25 @@ another budget, or to none, is set apart with the reason, never left out.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
+from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import summarize_arms
 from newllm.config.errors import ParameterError, nearest
-from newllm.config.groups import BUDGET, DataParameters, EvaluationParameters, ExperimentParameters, LeaderboardFilters
-from newllm.config.notebooks import NOTEBOOKS
-from newllm.experiments.arms import Arm, ArmError
+from newllm.config.groups import BUDGET, DataParameters, ExperimentParameters, LeaderboardFilters
+from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import PRETRAINED
 from newllm.figures.pareto import alike, on_front
 from newllm.files import outputs_folder, reference_folder
 from newllm.models.registry import BASELINE
+from newllm.runs.record import RECORD_FILE
 from newllm.runs.records_table import read_records
 
 MEASURED = ("perplexity", "bits_per_byte")
@@ -34,10 +37,6 @@ SPEED = "decoded_tokens_per_second"
 
 
 SET_APART = ["file", "arm", "seed", "reason"]
-
-
-# Where and with what else a trial was run; they decide nothing.
-SURROUNDINGS = {"profile", "device", "arms", "seeds", "pretrained", "data", *EvaluationParameters.model_fields}
 
 
 @dataclass(frozen=True)
@@ -147,15 +146,17 @@ def read_board(folders: Iterable[Path]) -> Board:
         frames += [] if found.empty else [found]
         apart += [_refused(path, reason) for path, reason in refused.items()]
     records = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    if not records.empty:
-        reasons = [_incomparable(record) for _, record in records.iterrows()]
-        apart += [
-            {"file": row["folder"] / "record.json", "arm": row["arm"], "seed": row["seed"], "reason": reason}
-            for (_, row), reason in zip(records.iterrows(), reasons, strict=True)
-            if reason is not None
-        ]
-        records = records[[reason is None for reason in reasons]].reset_index(drop=True)
-    budgets = _budgets(records) if not records.empty else []
+    trained: dict[Any, dict[str, Any]] = {}
+    for index, row in records.iterrows():
+        try:
+            trained[index] = _as_trained(row)
+        except ValueError as error:
+            apart.append(
+                {"file": row["folder"] / RECORD_FILE, "arm": row["arm"], "seed": row["seed"], "reason": str(error)}
+            )
+    if trained:
+        records = records.loc[list(trained)].assign(**pd.DataFrame(trained).T).reset_index(drop=True)
+    budgets = _budgets(records) if trained else []
     return Board(tuple(budgets), pd.DataFrame(apart, columns=SET_APART, dtype=object))
 
 
@@ -178,20 +179,15 @@ def summarize_budget(records: pd.DataFrame) -> pd.DataFrame:
         {"method": "first", "size": "first", "kv_tokens": "first", SPEED: "median", "certificate": "max"}
     )
     summary = summary.join(more, on="arm").sort_values("bits_per_byte", ignore_index=True)
-    return with_front(summary.assign(trained_otherwise=[_reads_stream(method) for method in summary["method"]]))
+    return with_front(
+        summary.assign(trained_otherwise=[Arm.parse(method).reads_stream for method in summary["method"]])
+    )
 
 
 def with_front(summary: pd.DataFrame) -> pd.DataFrame:
     """Add the column ``on_front`` for these rows."""
     front = on_front(summary["kv_bytes_per_token"], summary["bits_per_byte"], alike(summary))
     return summary.assign(on_front=front)
-
-
-def _reads_stream(method: str) -> bool:
-    try:
-        return Arm.parse(method).reads_stream
-    except ArmError:  # a model that is no longer there
-        return False
 
 
 def _values(frames: Sequence[pd.DataFrame], column: str) -> list[str]:
@@ -221,34 +217,52 @@ def _refused(path: Path, reason: str) -> dict[str, Any]:
     return {"file": path, "arm": arm, "seed": seed, "reason": reason}
 
 
-def _incomparable(record: pd.Series) -> str | None:
-    """Say why a record has no budget; None where it has one."""
-    if record["arm"] == PRETRAINED:
-        return "trained elsewhere, on other text and for longer"
-    missing = [key for key in BUDGET if key not in record["parameters"] and key not in OPTIONAL]
-    if missing:
-        return f"its parameters do not say {', '.join(missing)}"
-    unmeasured = [name for name in MEASURED if pd.isna(record.get(name))]
+def _parameters(record: pd.Series) -> ExperimentParameters:
+    """Read the parameters of a record as this version would run them.
+
+    Raises
+    ------
+    ValueError
+        In words that say why the record has no budget.
+    """
+    unmeasured = [name for name in MEASURED if not math.isfinite(record.get(name) or math.nan)]
     if unmeasured:
-        return f"it holds no finite {' and '.join(unmeasured)}"
-    return None
+        raise ValueError(f"it holds no finite {' and '.join(unmeasured)}")
+    given = record["parameters"]
+    missing = [key for key in BUDGET if key not in given]
+    if missing:
+        raise ValueError(f"its parameters do not say {', '.join(missing)}")
+    if not isinstance(given["data"], str):
+        raise ValueError("its parameters do not say by a fingerprint which windows it was scored on")
+    try:
+        return ExperimentParameters.model_validate({key: value for key, value in given.items() if key != "data"})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ", ".join(map(str, problem["loc"]))
+        raise ValueError(f"its parameters are none of this version: {where}: {problem['msg']}") from error
 
 
-# None where a source has no files; unknown where a record is older than the fingerprint of its windows.
-OPTIONAL = {"text_files", "data"}
+def _as_trained(record: pd.Series) -> dict[str, Any]:
+    """Name what was trained: arm and method; settings that say what is so anyway make no other arm.
+
+    Raises
+    ------
+    ValueError
+        In words that say why the record has no budget.
+    """
+    if record["arm"] == PRETRAINED:
+        raise ValueError("trained elsewhere, on other text and for longer")
+    arm = Arm.parse(record["arm"]).as_trained(_parameters(record))
+    return {"arm": arm.name, "method": arm.method}
 
 
 def _budgets(records: pd.DataFrame) -> list[Budget]:
     """Group records, each trial counted once; the budget with the most arms first."""
-    settings = _with_fingerprints(records["notebook"], [_settings(given) for given in records["parameters"]])
-    records = records.assign(
-        settings=pd.Series(settings, dtype=object),
-        budget=[_digest(given) for given in settings],
-        deciding=pd.Series([_deciding(record) for _, record in records.iterrows()], dtype=object),
-    )
+    settings = [{key: given[key] for key in BUDGET} for given in records["parameters"]]
+    records = records.assign(settings=pd.Series(settings, dtype=object), budget=[_digest(given) for given in settings])
     budgets = []
     for name, group in records.groupby("budget"):
-        named = group.assign(row=_rows(group)).drop(columns=["settings", "budget", "deciding"])
+        named = group.assign(row=name_rows(group)).drop(columns=["settings", "budget"])
         trial = ["row", "seed"]
         newest_first = named.sort_values("finished_at", ascending=False, kind="stable")
         places = newest_first.groupby(trial)["folder"].agg(tuple).rename("places")
@@ -257,47 +271,5 @@ def _budgets(records: pd.DataFrame) -> list[Budget]:
     return sorted(budgets, key=lambda budget: (-len(budget.summary), -len(budget.records), budget.name))
 
 
-def _settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: parameters.get(key) for key in BUDGET}
-
-
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _with_fingerprints(notebooks: Iterable[str], settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fill in the windows' fingerprint where a record is older than it.
-
-    It follows from the other settings, but for the notebooks that put facts among the windows: those never lacked it.
-    """
-    known: dict[str, str] = {}
-    for notebook, given in zip(notebooks, settings, strict=True):
-        adds_facts = notebook in NOTEBOOKS and "facts_file" in NOTEBOOKS[notebook].model_fields
-        if given["data"] is not None and not adds_facts:
-            known[_digest({**given, "data": None})] = given["data"]
-    return [given if given["data"] is not None else {**given, "data": known.get(_digest(given))} for given in settings]
-
-
-def _deciding(record: pd.Series) -> dict[str, Any]:
-    """Return the parameters beside the budget that decide the result of this arm."""
-    try:
-        arm = Arm.parse(record["arm"])
-    except ArmError:  # an arm of a model that is no longer there
-        reaching = set(record["parameters"])
-    else:
-        reaching = ExperimentParameters.reaching(trains_projection=arm.trains_projection, reads_stream=arm.reads_stream)
-    names = reaching - SURROUNDINGS - set(BUDGET)
-    return {name: value for name, value in record["parameters"].items() if name in names}
-
-
-def _rows(records: pd.DataFrame) -> list[str]:
-    """Name the row of each record: its arm, and what tells it from other trials of the same arm and budget."""
-    names = pd.Series(index=records.index, dtype=object)
-    for arm, group in records.groupby("arm"):
-        # What one of them does not know of was not a parameter yet.
-        shared = set.intersection(*(set(deciding) for deciding in group["deciding"]))
-        varying = [key for key in sorted(shared) if len({_digest(row[key]) for row in group["deciding"]}) > 1]
-        settings = group["deciding"].map(lambda row, keys=varying: ", ".join(f"{key} {row[key]}" for key in keys))
-        usual = settings.value_counts().index[0]
-        names[group.index] = [arm if setting == usual else f"{arm} ({setting})" for setting in settings]
-    return list(names)

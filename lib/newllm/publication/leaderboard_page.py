@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from newllm.analysis.wording import number, plus_minus, with_interval
 from newllm.figures.pareto import BREAK, Layout, front_corners, lay_out
 from newllm.files import outputs_folder, project_root
 from newllm.publication.leaderboard import Board, Budget
@@ -56,7 +57,7 @@ def render(board: Board, target: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "interval": interval}
+    environment.filters |= {"number": number, "plus_minus": plus_minus, "with_interval": with_interval}
     first = board.budgets[0] if board.budgets else None
     return environment.get_template(TEMPLATE).render(
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -67,19 +68,6 @@ def render(board: Board, target: Path) -> str:
         records=sum(len(budget.records) for budget in board.budgets),
         copies=sum(len(places) - 1 for budget in board.budgets for places in budget.records["places"]),
     )
-
-
-def number(value: Any, pattern: str) -> str:
-    """Format a number; what was not measured is empty."""
-    return "" if value is None or pd.isna(value) else pattern.format(value)
-
-
-def interval(row: dict[str, Any], name: str, pattern: str) -> str:
-    """Format a mean with half of its 95 % interval, where there is one."""
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    mean = number(row[name], pattern)
-    half = "" if low is None or high is None or pd.isna(low) else pattern.format((high - low) / 2)
-    return f"{mean} ± {half}" if half else mean
 
 
 def short_path(path: Path) -> str:
@@ -141,6 +129,8 @@ def _records(records: pd.DataFrame, row: str, target: Path) -> list[dict[str, An
         described.append(
             {
                 **found,
+                # A table makes NaN of what is missing, such as the commit of a run outside a clone.
+                **record.provenance.model_dump(),
                 "file": short_path(file),
                 "link": quote(Path(os.path.relpath(file, target.parent)).as_posix()),
                 "finished": record.provenance.finished_at.strftime("%Y-%m-%d %H:%M"),
