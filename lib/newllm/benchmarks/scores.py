@@ -1,6 +1,6 @@
 """A trained model asked by published benchmarks: what is asked, how, what came out, and the file that keeps it."""
 
-import hashlib
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -12,15 +12,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from newllm.benchmarks.lambada import evaluate_lambada, read_passages
+from newllm.benchmarks.texts import evaluate_text_file, read_text_file
 from newllm.benchmarks.wikitext import evaluate_wikitext, read_wikitext
 from newllm.data.facts import Fact, load_facts
 from newllm.evaluation.reversal import DIRECTIONS, evaluate_reversal_curse, wrong_answers
 from newllm.evaluation.statistics import proportion_interval
-from newllm.files import to_json, write_atomically
+from newllm.files import digest_of_file, to_json, write_atomically
 from newllm.runs.provenance import Provenance
 from newllm.runs.saved_model import TrainedModel
 
-WIKITEXT_MEASURES = ("word_perplexity", "token_perplexity", "byte_perplexity", "bits_per_byte")
+TEXT_MEASURES = ("word_perplexity", "token_perplexity", "byte_perplexity", "bits_per_byte")
 
 
 class Settings(BaseModel):
@@ -105,6 +106,7 @@ class BenchmarkRecord(BaseModel):
     sha256: str | None = Field(description="of that file")
     scores: list[Score]
     details: dict[str, Any]
+    weights: str = Field(description="SHA-256 of the weights that were asked, to which the certificate belongs")
     certificate: float = Field(description="largest change of a logit that had to stay as it was; the check was passed")
     seconds: float
     provenance: Provenance = Field(default_factory=Provenance.collect)
@@ -160,8 +162,27 @@ def wikitext(path: Path | None) -> Question:
             device=device,
             tokens_a_step=settings.tokens_a_step,
         )
-        scores = [Score(measure, getattr(report, measure)) for measure in WIKITEXT_MEASURES]
+        scores = [Score(measure, getattr(report, measure)) for measure in TEXT_MEASURES]
         return [Answer("wikitext", scores, asdict(report))]
+
+    return Question(ask, path)
+
+
+def text(path: Path) -> Question:
+    """Ask for the perplexity of any text file; the errors are those of `read_text_file`."""
+    read_text_file(path)
+
+    def ask(trained: TrainedModel, settings: Settings, device: torch.device) -> list[Answer]:
+        report = evaluate_text_file(
+            trained.model,
+            trained.tokenizer,
+            path,
+            window=settings.window,
+            device=device,
+            tokens_a_step=settings.tokens_a_step,
+        )
+        scores = [Score(measure, getattr(report, measure)) for measure in TEXT_MEASURES]
+        return [Answer(f"text-{path.stem}", scores, asdict(report))]
 
     return Question(ask, path)
 
@@ -180,7 +201,8 @@ def reversal(path: Path | None) -> Question:
 def harness(names: list[str], task_folder: Path | None) -> Question:
     """Ask tasks of the lm-evaluation-harness, which must be installed; the errors are those of `find_tasks`."""
     # An extra: whoever does not name a task can do without.
-    from newllm.benchmarks.harness import evaluate_tasks, find_tasks
+    from newllm.benchmarks.harness import evaluate_tasks
+    from newllm.benchmarks.harness_tasks import find_tasks
 
     tasks = find_tasks(names, task_folder)
 
@@ -261,14 +283,18 @@ def ask_all(
                 method=trained.method,
                 settings=own,
                 file=question.file and question.file.name,
-                sha256=question.file and hashlib.sha256(question.file.read_bytes()).hexdigest(),
+                sha256=question.file and digest_of_file(question.file),
                 scores=answer.scores,
                 details=answer.details,
+                weights=trained.digest,
                 certificate=certificate,
                 seconds=seconds / len(answers),
             )
 
 
 def write_record(record: BenchmarkRecord, folder: Path) -> Path:
-    """Write a result in one step, over an earlier one of the same name."""
-    return write_atomically(folder / record.file_name, to_json(record))
+    """Write a result in one step; an earlier one of the same name stays, and this one is numbered."""
+    first = folder / record.file_name
+    numbered = (first.with_name(f"{first.stem}-{number}{first.suffix}") for number in itertools.count(2))
+    path = next(path for path in itertools.chain([first], numbered) if not path.exists())
+    return write_atomically(path, to_json(record))

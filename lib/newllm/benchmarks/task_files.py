@@ -6,7 +6,6 @@ read and rearrange the fields of a document and call nothing else; it does not l
 """
 
 import ast
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from typing import Any, Literal, NoReturn
 import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from newllm.files import digest
 
 Document = dict[str, Any]
 
@@ -78,7 +79,14 @@ class _Filter(_Settings):
 
 
 class _Data(_Settings):
+    """Files by split; those without one are the split ``train``, as `datasets` has it."""
+
     data_files: dict[str, str | list[str]]
+
+    @field_validator("data_files", mode="before")
+    @classmethod
+    def _name_the_split(cls, files: Any) -> Any:
+        return {"train": files} if isinstance(files, str | list) else files
 
 
 class _TaskSettings(_Settings):
@@ -187,7 +195,10 @@ def _with_includes(path: Path, folder: Path, including: tuple[Path, ...]) -> dic
         loader = _PlainLoader(path.read_text(encoding="utf-8"))
         loader.name = str(path)
         content = loader.get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # The parser raises more than its own errors: ValueError of impossible dates, RecursionError of deep brackets ...
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, TaskFileError):
+            raise
         raise TaskFileError(f"{path} is not plain YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
         raise TaskFileError(f"{path} must hold settings, each of the form `name: value`.")
@@ -227,14 +238,17 @@ def _read_task(path: Path, folder: Path, content: dict[str, Any]) -> TaskFile:
     for name in ("description", "target_delimiter", "fewshot_delimiter"):
         if any(mark in (getattr(settings, name) or "") for mark in _TEMPLATE_MARKS):
             raise TaskFileError(f"{path}: {name} must be plain text; only the doc_to_ settings may be templates.")
+    functions = _document_functions(path, settings)
+    if settings.doc_to_choice is not None:
+        choices = functions.get("doc_to_choice", lambda document: settings.doc_to_choice)
+        for number, document in enumerate(splits[settings.test_split or settings.validation_split or ""]):
+            if not all(choices(document)):
+                raise TaskFileError(
+                    f"{path}: task {settings.task}, document {number}: a choice is empty and cannot be scored."
+                )
     plain = settings.model_dump(exclude_unset=True, exclude=_OWN_FIELDS)
     said = json.dumps([content, splits], sort_keys=True, default=str)
-    return TaskFile(
-        settings.task,
-        plain | _document_functions(path, settings),
-        splits,
-        hashlib.sha256(said.encode()).hexdigest(),
-    )
+    return TaskFile(settings.task, plain | functions, splits, digest(said))
 
 
 def _sentence(error: ValidationError) -> str:
@@ -260,21 +274,22 @@ def _read_rows(path: Path, folder: Path, named_in: Path) -> Iterator[Document]:
     if path.suffix != ".jsonl":
         raise TaskFileError(f"{named_in} names {path.name}, but the data must be a .jsonl file.")
     found = _inside(path, folder, named_in)
-    empty = True
-    with found.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise TaskFileError(f"{path}, line {number}: not JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise TaskFileError(f"{path}, line {number}: expected a JSON object, one document.")
-            empty = False
-            yield row
-    if empty:
+    try:
+        lines = found.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise TaskFileError(f"{path} is not UTF-8 text ({error}).") from error
+    if not any(line.strip() for line in lines):
         raise TaskFileError(f"{path} holds no documents.")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise TaskFileError(f"{path}, line {number}: not JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise TaskFileError(f"{path}, line {number}: expected a JSON object, one document.")
+        yield row
 
 
 def _document_functions(path: Path, settings: _TaskSettings) -> dict[str, Callable[[Document], Any]]:

@@ -1,4 +1,4 @@
-"""``newllm evaluate``: a trained model asked by LAMBADA, WikiText, tasks of the harness, and facts."""
+"""``newllm evaluate``: a trained model asked by any text, LAMBADA, WikiText, tasks of the harness, and facts."""
 
 import argparse
 import importlib.util
@@ -32,7 +32,7 @@ def main(options: argparse.Namespace) -> int:
         trained = load_trained_model(options.model, method=options.method)
         torch.nn.Module.to(trained.model, device)
         logger.info("%s: %s", options.model, _described(settings))
-        change = _certificate(options, trained)
+        change = _certificate(options.model, trained)
         if change is None:
             return 1
         records = []
@@ -75,7 +75,14 @@ def _trial_folder(model: str) -> Path | None:
 
 def _record_of(model: str) -> Record | None:
     folder = _trial_folder(model)
-    return read_record(folder) if folder is not None and (folder / RECORD_FILE).is_file() else None
+    if folder is None or not (folder / RECORD_FILE).is_file():
+        return None
+    try:
+        return read_record(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder / RECORD_FILE} is damaged ({str(error).splitlines()[0]}): run the trial again."
+        ) from error
 
 
 def _output(options: argparse.Namespace) -> Path:
@@ -93,6 +100,8 @@ def _questions(options: argparse.Namespace) -> list[Question]:
     questions = []
     if options.lambada is not None:
         questions.append(benchmarks.lambada(options.lambada))
+    if options.text is not None:
+        questions.append(benchmarks.text(options.text))
     if options.wikitext is not None:
         questions.append(benchmarks.wikitext(None if options.wikitext == NO_FILE else options.wikitext))
     if options.facts is not None:
@@ -103,7 +112,7 @@ def _questions(options: argparse.Namespace) -> list[Question]:
         wanted = [name.strip() for name in options.tasks.split(",") if name.strip()]
         questions.append(benchmarks.harness(wanted, options.task_folder))
     if not questions:
-        raise ValueError("nothing is asked: give --lambada, --wikitext, --facts or --tasks.")
+        raise ValueError("nothing is asked: give --text, --lambada, --wikitext, --facts or --tasks.")
     return questions
 
 
@@ -114,18 +123,13 @@ def _described(settings: Settings) -> str:
     return f"{weights}{window}, {way}."
 
 
-def _certificate(options: argparse.Namespace, trained: TrainedModel) -> float | None:
-    """Return the largest change of the passed certificate, that of the trial if it has one; None where it fails."""
-    record = None if options.method else _record_of(options.model)
-    if record is not None:
-        return record.certificate.max_change
+def _certificate(model: str, trained: TrainedModel) -> float | None:
+    """Certify the weights that were loaded, whatever the trial's record says; None where they do not pass."""
     certificate = certify(trained.model)
     if certificate.passed:
         return certificate.max_change
     logger.error(
-        "%s does not pass the causality certificate, so nothing is recorded: %s",
-        options.model,
-        certificate.failures()[0],
+        "%s does not pass the causality certificate, so nothing is recorded: %s", model, certificate.failures()[0]
     )
     return None
 

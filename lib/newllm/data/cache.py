@@ -1,13 +1,11 @@
 """Files of the cache folder: named after everything that their content depends on, and checked by their digest."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from newllm.files import atomic_file, write_atomically
+from newllm.files import atomic_file, digest_of_file, digest_of_json, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +18,7 @@ def cache_key(**fields: str | int) -> str:
     **fields
         Name and value of each thing; a change in any of them gives another key.
     """
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
+    return digest_of_json(fields)[:32]
 
 
 @contextmanager
@@ -30,7 +28,7 @@ def cached_file(path: Path) -> Iterator[Path]:
     digest_file.unlink(missing_ok=True)
     with atomic_file(path) as temporary:
         yield temporary
-        line = f"{_digest(temporary)}  {path.name}\n"
+        line = f"{digest_of_file(temporary)}  {path.name}\n"
     # Last: a file without its digest is made again.
     write_atomically(digest_file, line)
 
@@ -43,7 +41,7 @@ def is_whole(path: Path) -> bool:
         known = _digest_file(path).read_bytes().split()[:1]
     except FileNotFoundError:
         known = []
-    if known == [_digest(path).encode()]:
+    if known == [digest_of_file(path).encode()]:
         return True
     logger.warning("%s is damaged (it is not what its digest says): making it again", path)
     return False
@@ -52,8 +50,3 @@ def is_whole(path: Path) -> bool:
 def _digest_file(path: Path) -> Path:
     """File beside a cached one, as ``sha256sum -c`` reads it."""
     return path.with_name(f"{path.name}.sha256")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

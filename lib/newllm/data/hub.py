@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 5
 FIRST_WAIT_SECONDS = 1.0
 
-# For all tries together, and for the next rows of a stream. Weights are large, and take longer.
+# For all tries together, and for the next rows of a stream. Weights and whole data sets are large, and take longer.
 DEADLINE_SECONDS = 60.0
-WEIGHTS_DEADLINE_SECONDS = 3600.0
+DOWNLOAD_DEADLINE_SECONDS = 3600.0
 
 # Whether anything answers at all is known sooner.
 REACHED_SECONDS = 5.0

@@ -1,6 +1,5 @@
 """From a source's name to windows of tokens, for training and for validation."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from newllm.data.sources import Source, open_source
 from newllm.data.splits import Block, Side, SplitDocuments, split_rule
 from newllm.data.tokenizers import bytes_per_token, encode_documents, load_tokenizer, tokenizer_identity
 from newllm.data.windows import CachedTokens, TokenIds, TokenWindows, concatenate, smallest_id_type
+from newllm.files import digest
 
 logger = logging.getLogger(__name__)
 
@@ -212,4 +212,4 @@ def _tokenise(
 
 
 def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]
+    return digest(content)[:32]

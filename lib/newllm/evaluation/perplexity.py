@@ -85,6 +85,19 @@ class PerplexityReport(Score):
     window_losses: NDArray[np.float64]
 
 
+class NonFiniteScoreError(ValueError):
+    """A model whose logits are no numbers: nothing it says can be recorded."""
+
+
+def refuse_non_finite(scores: Tensor) -> None:
+    """Raise NonFiniteScoreError where a model's losses or logits are NaN or infinite."""
+    if not scores.isfinite().all():
+        raise NonFiniteScoreError(
+            "the model's scores are not finite (NaN or infinity), so nothing is recorded of it: its training diverged "
+            "or its weights are damaged; train it again, with a smaller lr."
+        )
+
+
 @contextmanager
 def scoring(model: PreTrainedModel, device: torch.device | str | None) -> Iterator[torch.device]:
     """Move a model to its device and into eval mode; the mode is given back."""
@@ -110,16 +123,22 @@ def _token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def score_rows(model: PreTrainedModel, ids: Tensor, tokens_a_step: int | None) -> tuple[Tensor, Tensor]:
-    """Score every token of windows (B, T + 1) but the first, each window from an empty cache: (B, T) twice."""
+    """Score every token of windows (B, T + 1) but the first, each window from an empty cache: (B, T) twice.
+
+    Raises
+    ------
+    NonFiniteScoreError
+        Where a loss is no number.
+    """
     inputs, targets = ids[:, :-1], ids[:, 1:]
     if tokens_a_step is None:
-        return _token_losses(model(inputs, use_cache=False).logits, targets)
-    losses, hits = [], []
-    for part, logits, _ in forward_in_pieces(model, inputs, _pieces(inputs.shape[1], tokens_a_step)):
-        loss, hit = _token_losses(logits, targets[:, part])
-        losses.append(loss)
-        hits.append(hit)
-    return torch.cat(losses, 1), torch.cat(hits, 1)
+        losses, hits = _token_losses(model(inputs, use_cache=False).logits, targets)
+    else:
+        pieces = forward_in_pieces(model, inputs, _pieces(inputs.shape[1], tokens_a_step))
+        scored = [_token_losses(logits, targets[:, part]) for part, logits, _ in pieces]
+        losses, hits = (torch.cat(parts, 1) for parts in zip(*scored, strict=True))
+    refuse_non_finite(losses)
+    return losses, hits
 
 
 def _pieces(length: int, size: int) -> list[int]:

@@ -19,6 +19,7 @@ from newllm.files import SAVED_MODEL, outputs_folder
 from newllm.runs.folder import Run, finished_runs
 from newllm.runs.record import Record
 from newllm.runs.records_table import load_records
+from newllm.runs.saved_model import check_pretrained
 from newllm.runtime import choose_device, no_progress_bar
 from newllm.training.checkpoints import WEIGHTS
 
@@ -118,6 +119,8 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     """
     arms = list(dict.fromkeys(Arm.parse(text).as_trained(parameters) for text in parameters.arms))
     trials = [Trial(arm, seed, parameters, folder, data.fingerprint) for seed in parameters.seeds for arm in arms]
+    if parameters.pretrained and unfinished(trials):
+        check_pretrained(parameters.pretrained, data.tokenizer)
     failures = run_trials(trials, data, parameters.processes)
     if failures:
         described = "; ".join(f"{trial}: {type(error).__name__}: {error}" for trial, error in failures.items())

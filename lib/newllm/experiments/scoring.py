@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from newllm.config.groups import EvaluationParameters, ExperimentParameters
 from newllm.data import TextData
-from newllm.data.tokenizers import encode_text, tokenizer_identity
+from newllm.data.tokenizers import encode_text
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
 from newllm.evaluation.decoding import compare_decoding
@@ -21,13 +21,12 @@ from newllm.evaluation.diagnosis import diagnose
 from newllm.evaluation.perplexity import PerplexityReport, evaluate, run_on
 from newllm.experiments.recipes import Trained
 from newllm.models.language_model import LanguageModel
-from newllm.models.methods.pythia import PythiaModel
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
-from newllm.models.registry import BASELINE
 from newllm.recurrence.convergence import effective_rank
 from newllm.runs.folder import Run
 from newllm.runs.record import CacheSize, CertificateResult, Continuation, Record
+from newllm.runs.saved_model import check_pretrained, load_trained_model
 from newllm.runtime import choose_device
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class CertificateError(RuntimeError):
 
 
 def score_pretrained(parameters: ExperimentParameters, data: TextData, folder: Path) -> Record:
-    """Evaluate, certify and record trained Pythia weights on the same held-out windows, as a row of their own.
+    """Evaluate, certify and record trained weights on the same held-out windows, in float32, as a row of their own.
 
     Parameters
     ----------
@@ -60,8 +59,10 @@ def score_pretrained(parameters: ExperimentParameters, data: TextData, folder: P
 
     Raises
     ------
-    ValueError
-        Where the weights belong to another tokenizer than the windows.
+    LoadingError
+        Where the weights cannot be read whole, or belong to another tokenizer than the windows.
+    HubUnavailableError
+        The hub did not answer.
     CertificateError
         Where the model does not pass the causality certificate.
     """
@@ -69,22 +70,12 @@ def score_pretrained(parameters: ExperimentParameters, data: TextData, folder: P
     run = Run(folder / PRETRAINED, parameters.identity() | {"arms": [PRETRAINED], "seeds": [0]})
     if run.is_finished:
         return run.record()
+    check_pretrained(source, data.tokenizer)
+    trained = load_trained_model(source)
     run.start()
     start = time.perf_counter()
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
-        model = PythiaModel.from_pretrained(source)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"pretrained is {source!r}, which cannot be read ({reason}): leave it out to work offline"
-        ) from error
-    if tokenizer_identity(tokenizer) != tokenizer_identity(data.tokenizer):
-        raise ValueError(
-            f"pretrained is {source!r}, whose tokenizer is not {parameters.tokenizer!r}: give tokenizer the same value"
-        )
-    torch.nn.Module.to(model, choose_device(parameters.device))
-    record = score_model(run, parameters, PRETRAINED, BASELINE, 0, model, data, None, start)
+    torch.nn.Module.to(trained.model, choose_device(parameters.device))
+    record = score_model(run, parameters, PRETRAINED, trained.method, 0, trained.model, data, None, start)
     run.finish(record.duration_seconds, record)
     return record
 

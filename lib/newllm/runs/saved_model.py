@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import huggingface_hub
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
-from newllm.data.hub import ask_hub
-from newllm.files import SAVED_MODEL, outputs_folder
+from newllm.data.hub import DEADLINE_SECONDS, DOWNLOAD_DEADLINE_SECONDS, ask_hub
+from newllm.data.tokenizers import read_saved_tokenizer, refuse_unsuitable, tokenizer_identity
+from newllm.files import SAVED_MODEL, digest, digest_of_file, outputs_folder
 from newllm.models.language_model import LanguageModel
-from newllm.models.registry import METHODS, find
+from newllm.models.registry import BASELINE, METHODS, find
 from newllm.runtime import errors_only
 
 CONFIG = "config.json"
@@ -46,11 +46,14 @@ class TrainedModel:
         Its tokenizer.
     method
         Which model it is, by a name of the registry.
+    digest
+        SHA-256 of its weights, as :func:`weights_digest` gives it.
     """
 
     model: LanguageModel
     tokenizer: PreTrainedTokenizerFast
     method: str
+    digest: str
 
 
 def local_folder(where: str | Path) -> Path | None:
@@ -95,18 +98,23 @@ def find_saved_model(where: str | Path) -> Path:
     return _complete(folder)
 
 
-def _fetch(name: str) -> Path:
-    """Fetch a hub model; what looks like a path is not asked for."""
+def _fetch(name: str, *, weights: bool = True) -> Path:
+    """Fetch a hub model, or what describes it; what looks like a path, or has no owner, is not asked for."""
     beginning = Path(name).parts[0] if name else name
     is_path = beginning == "outputs" or any((place / beginning).exists() for place in (Path.cwd(), outputs_folder()))
-    if is_path or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
-        raise LoadingError(f"there is no folder {name} (seen from {Path.cwd()} and from {outputs_folder()}).")
+    if is_path or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        raise LoadingError(
+            f"there is no folder {name} (seen from {Path.cwd()} and from {outputs_folder()}), and a model of the hub "
+            "is named owner/name, such as EleutherAI/pythia-70m."
+        )
+    patterns = ["*.json", "*.safetensors"] if weights else ["*.json"]
     fetched = ask_hub(
-        lambda: huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]),
+        lambda: huggingface_hub.snapshot_download(name, allow_patterns=patterns),
         f"the model {name}",
         "the folder of a run's trial",
+        seconds=DOWNLOAD_DEADLINE_SECONDS if weights else DEADLINE_SECONDS,
     )
-    return _complete(Path(fetched))
+    return _complete(Path(fetched)) if weights else Path(fetched)
 
 
 def _complete(folder: Path) -> Path:
@@ -152,24 +160,66 @@ def load_trained_model(where: str | Path, *, method: str | None = None) -> Train
         The hub did not answer.
     """
     folder = find_saved_model(where)
+    method = _method_of(folder) if method is None else method
+    tokenizer = _tokenizer_of(folder)
+    model = _load(folder, method)
+    return TrainedModel(model, tokenizer, method, weights_digest(folder))
+
+
+def check_pretrained(where: str | Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
+    """Refuse what `load_trained_model` would refuse, by configuration and tokenizer alone: before hours of work.
+
+    Parameters
+    ----------
+    where
+        As for :func:`find_saved_model`; of a hub model, no weights are fetched.
+    tokenizer
+        The tokenizer that the model's must equal; None where that is not known yet.
+
+    Raises
+    ------
+    LoadingError
+        Where nothing is there, the model is of a kind that is not known here, or its tokenizer is another one.
+    HubUnavailableError
+        The hub did not answer.
+    """
+    folder = _fetch(str(where), weights=False) if local_folder(where) is None else find_saved_model(where)
+    _method_of(folder)
+    found = _tokenizer_of(folder)
+    if tokenizer is not None and tokenizer_identity(found) != tokenizer_identity(tokenizer):
+        raise LoadingError(
+            f"{where} has another tokenizer than the text, so that its numbers could not be compared: give the same "
+            f"value to tokenizer as to pretrained ({where})."
+        )
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the weights of a saved model: two models of one digest answer alike."""
+    return digest("".join(digest_of_file(path) for path in sorted(folder.glob("*.safetensors"))))
+
+
+def _tokenizer_of(folder: Path) -> PreTrainedTokenizerFast:
+    """Read a model's tokenizer; LoadingError where it is missing, unreadable, or that of another model."""
     if not (folder / TOKENIZER).is_file():
         raise LoadingError(
             f"{folder} holds no {TOKENIZER}: save the model's tokenizer beside it, with tokenizer.save_pretrained(...)."
         )
-    method = _method_of(folder) if method is None else method
-    model = _load(folder, method)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    if len(tokenizer) > model.config.vocab_size:
+    try:
+        tokenizer = read_saved_tokenizer(folder)
+        refuse_unsuitable(tokenizer, f"the tokenizer in {folder}")
+    except ValueError as error:
+        raise LoadingError(str(error)) from error
+    known = _stored_config(folder).get("vocab_size")
+    if isinstance(known, int) and len(tokenizer) > known:
         raise LoadingError(
-            f"{folder} has a tokenizer of {len(tokenizer)} tokens, but its model knows {model.config.vocab_size}: they "
-            "do not belong together."
+            f"{folder} has a tokenizer of {len(tokenizer)} tokens, but its model knows {known}: they do not belong "
+            "together."
         )
-    if tokenizer.eos_token_id is None:
-        raise LoadingError(f"{folder} has a tokenizer without an end-of-text token.")
-    return TrainedModel(model, tokenizer, method)
+    return tokenizer
 
 
 def _load(folder: Path, method: str) -> LanguageModel:
+    _refuse_preset(folder, method)
     try:
         model_class = find(method).model_class
         # What it would report of other weights is refused in one sentence below.
@@ -182,28 +232,48 @@ def _load(folder: Path, method: str) -> LanguageModel:
                 local_files_only=True,
                 ignore_mismatched_sizes=True,  # they are listed, and refused below
             )
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+    # A damaged file ends in whatever the libraries stumble over: OSError, KeyError, SafetensorError ...
+    except Exception as error:
         raise LoadingError(f"{folder} cannot be loaded as {method}: {_first_line(error)}") from error
     model, info = loaded
     _refuse_other_weights(folder, method, info)
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise LoadingError(f"{folder} holds weights that are not numbers ({name}): it cannot be scored.")
     return cast(LanguageModel, model.eval())
 
 
-def _stored_type(folder: Path) -> str | None:
-    return cast(str | None, json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type"))
+def _stored_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadingError(f"{folder / CONFIG} cannot be read ({_first_line(error)}): save the model again.") from error
+    if not isinstance(config, dict):
+        raise LoadingError(f"{folder / CONFIG} holds no configuration: save the model again.")
+    return config
 
 
 def _method_of(folder: Path) -> str:
     """Name the model of a stored configuration; controls such as ``narrow`` are Pythias."""
-    model_type = _stored_type(folder)
+    model_type = _stored_config(folder).get("model_type")
     if model_type == PUBLISHED_TYPE:
-        return "pythia"
-    for name in ("pythia", *METHODS):
+        return BASELINE
+    for name in (BASELINE, *METHODS):
         if find(name).config_class.model_type == model_type:
             return name
     raise LoadingError(
         f"{folder} holds a model of the type {model_type!r}: only those of newllm and published Pythias are evaluated."
     )
+
+
+def _refuse_preset(folder: Path, method: str) -> None:
+    """Refuse a shape's name, such as ``mqa``, for weights of another shape: they would be read as what they are."""
+    model_class = METHODS[method].model_class if method in METHODS else None
+    reader = next((name for name in (BASELINE, *METHODS) if METHODS[name].model_class is model_class), method)
+    if reader != method:
+        raise LoadingError(
+            f"{method} is a shape of {reader} and no other way to read the weights in {folder}: name {reader}."
+        )
 
 
 def _refuse_other_weights(folder: Path, method: str, info: dict[str, Any]) -> None:
@@ -216,7 +286,7 @@ def _refuse_other_weights(folder: Path, method: str, info: dict[str, Any]) -> No
         described = ", ".join(f"{len(keys)} {kind}" for kind, keys in wrong.items())
         first = next(iter(next(iter(wrong.values()))))
         raise LoadingError(
-            f"the weights in {folder}, of a {_stored_type(folder)}, are not those of {method} "
+            f"the weights in {folder}, of a {_stored_config(folder).get('model_type')}, are not those of {method} "
             f"({described}; one is {first})."
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from newllm.config.errors import ParameterError
 from newllm.config.methods import method_names
 
-SUMMARY = "ask a trained model by LAMBADA, WikiText, harness tasks, facts"
+SUMMARY = "ask a trained model by a text, LAMBADA, WikiText, harness tasks, facts"
 
 EXAMPLES = """\
 newllm evaluate outputs/02_main_training/cpu-1234abcd/mla-seed0 --facts
@@ -24,6 +24,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="the folder of a run's trial or of a saved model, or the hub id of a Pythia (EleutherAI/pythia-70m)",
     )
     parser.add_argument("--lambada", type=Path, metavar="FILE", help="last words of a file of OpenAI's JSONL format")
+    parser.add_argument(
+        "--text", type=Path, metavar="FILE", help="perplexities of any text file; of a .jsonl, of the text of each line"
+    )
     parser.add_argument(
         "--wikitext",
         type=Path,
