@@ -16,6 +16,22 @@ def choose_device(name: str) -> torch.device:
     return accelerator or torch.device("cpu")
 
 
+def usable_device(name: str) -> torch.device:
+    """Return the device of that name, which a first tensor has been put on.
+
+    Raises
+    ------
+    ValueError
+        Where this machine has no such device.
+    """
+    try:
+        device = choose_device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name} cannot be used here ({str(error).splitlines()[0]})") from error
+    return device
+
+
 @contextmanager
 def environment(**values: str) -> Iterator[None]:
     """Set environment variables for the processes that are started inside."""

@@ -48,7 +48,8 @@ def test_projection_training_is_left_out_by_name_only():
         ("pythia@", r"not of the form @setting=value"),
         ("pythia@heads", r"not of the form @setting=value"),
         ("pythia@a=1,a=2", r"gives a setting twice"),
-        ("pythia@a={b: 1", r"a setting that is no value: write \[a, b\] or {key: value}"),
+        ("pythia@a={b: 1", r"settings that are no values: its brackets do not match"),
+        ("pythia@a={b: 1, b: 2}", r"a setting that is no value, write \[a, b\] or {key: value}: .* b is given twice"),
         ("", r"names no model"),
     ],
 )

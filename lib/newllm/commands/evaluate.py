@@ -17,7 +17,7 @@ from newllm.evaluation.causality import certify
 from newllm.files import SAVED_MODEL
 from newllm.runs.record import RECORD_FILE, Record, read_record
 from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model, local_folder
-from newllm.runtime import choose_device
+from newllm.runtime import usable_device
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def main(options: argparse.Namespace) -> int:
     """Do ``newllm evaluate``: ask a model, show what came out and keep it as JSON."""
     try:
         settings = _settings(options)
-        device = _device(options.device)
+        device = usable_device(options.device)
         output = _output(options)
         questions = _questions(options)
         trained = load_trained_model(options.model, method=options.method)
@@ -55,15 +55,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         tokens_a_step=options.tokens_a_step,
         limit=options.limit,
     )
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = choose_device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}).") from error
-    return device
 
 
 def _trial_folder(model: str) -> Path | None:

@@ -5,7 +5,9 @@ import logging
 
 from newllm.commands.shared import as_text
 from newllm.evaluation.survey import survey
+from newllm.experiments.planning import check_room_for_caches
 from newllm.files import write_atomically
+from newllm.models import names
 from newllm.runs.provenance import Provenance
 
 logger = logging.getLogger(__name__)
@@ -14,6 +16,7 @@ logger = logging.getLogger(__name__)
 def main(options: argparse.Namespace) -> int:
     """Do ``newllm models``: build, count, certify and time models, and show them in one table."""
     try:
+        check_room_for_caches(options.models or names(), options.size, options.contexts)
         table = survey(options.models or None, options.size, contexts=options.contexts, steps=options.steps)
     except ValueError as error:
         logger.error("%s", error)

@@ -17,6 +17,7 @@ from newllm.commands.arguments.run import given_parameters, planned_runs
 from newllm.commands.shared import as_text, notebook_path
 from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters
+from newllm.experiments.planning import check_before_work
 from newllm.notebook.kernel import KernelDiedError, kernel_of_this_python
 from newllm.runs.folder import Run, earlier_seconds, notebook_run
 from newllm.runs.lock import RunError
@@ -34,6 +35,7 @@ def main(options: argparse.Namespace) -> int:
     try:
         for parameters in planned:
             notebook_run(parameters)
+            check_before_work(parameters)
     except (ParameterError, RunError) as error:
         logger.error("%s", error)
         return 2

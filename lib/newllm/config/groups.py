@@ -25,6 +25,9 @@ from newllm.config.values import ValueFormatError, read_number, read_scalar, rea
 LONGEST_WINDOW = 2048  # positions a Pythia model is defined for
 
 
+LONGEST_SEQUENCE = 131_072  # tokens that are computed one beside the other, or kept in a cache that is measured
+
+
 FACT_REPETITIONS = 10  # so often are facts taught where nothing else is said
 
 
@@ -107,6 +110,14 @@ ArmNames = Annotated[
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 
 
+Lengths = Annotated[
+    tuple[Annotated[Count, Field(le=LONGEST_SEQUENCE)], ...],
+    BeforeValidator(_list),
+    AfterValidator(_distinct),
+    Field(min_length=1),
+]
+
+
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 
 
@@ -136,7 +147,8 @@ class DataParameters(_Group):
     def _check_tokenizer(cls, value: str) -> str:
         kind, colon, size = value.partition(":")
         # 256 byte values, end-of-text and padding are in every vocabulary that is trained here.
-        if not value.strip() or (colon and kind == "bpe" and not (size.isdecimal() and int(size) > 257)):
+        is_size = re.fullmatch(r"[1-9][0-9]{2,7}", size) is not None and int(size) > 257
+        if not value.strip() or (colon and kind == "bpe" and not is_size):
             raise ValueError("it must be a hub id, a path of a tokenizer.json, or bpe:<size> with a size over 257")
         return value
 
@@ -240,7 +252,9 @@ class ComparisonParameters(_Group):
 
     arms: ArmNames = Field(description="what is compared: <model>[-oacd|-random|-end-to-end][@setting=value,...] each")
     seeds: Seeds = Field(description="the seeds that every arm is trained with")
-    processes: Count = Field(1, description="trials trained side by side, each on its share of the cores")
+    processes: Annotated[Count, Field(le=256)] = Field(
+        1, description="trials trained side by side, each on its share of the cores"
+    )
 
 
 class EvaluationParameters(_Group):

@@ -13,12 +13,15 @@ from pydantic import (
 )
 
 from newllm.config.groups import (
+    LONGEST_SEQUENCE,
+    LONGEST_WINDOW,
     Count,
     Counts,
     DataParameters,
     ExperimentParameters,
     FactParameters,
     LeaderboardFilters,
+    Lengths,
     ModelParameters,
     ProjectionDataParameters,
     Real,
@@ -35,7 +38,9 @@ class Overview(ModelParameters, SeedParameters, RunParameters):
 
     notebook = "00_overview"
 
-    pictured_tokens: Count = Field(description="the length of the sequences in the pictures and of the checks")
+    pictured_tokens: Annotated[Count, Field(le=LONGEST_WINDOW)] = Field(
+        description="the length of the sequences in the pictures and of the checks"
+    )
     calculator_size: SizeName = Field("70m", description="the size that the calculator begins with")
     calculator_tokens: Count = Field(8192, description="the tokens of a sequence that the calculator begins with")
     calculator_sequences: Count = Field(1, description="the sequences, decoded at once, that it begins with")
@@ -75,9 +80,13 @@ class ContextKV(StudyParameters):
     notebook = "07_context_kv"
     base_method = "context-kv"
 
-    attended_position: Count = Field(350, description="the position whose attended contexts are counted")
-    attended_chunk_size: Count = Field(100, description="the tokens of a chunk in the picture of what is attended")
-    cache_lengths: Counts = Field((100, 400, 1600), description="tokens after which the bytes of caches are counted")
+    attended_position: Annotated[Count, Field(le=LONGEST_WINDOW)] = Field(
+        350, description="the position whose attended contexts are counted"
+    )
+    attended_chunk_size: Annotated[Count, Field(le=LONGEST_WINDOW)] = Field(
+        100, description="the tokens of a chunk in the picture of what is attended"
+    )
+    cache_lengths: Lengths = Field((100, 400, 1600), description="tokens after which the bytes of caches are counted")
 
 
 class KeyAttention(ExperimentParameters):
@@ -107,6 +116,12 @@ class PositionEncodings(ExperimentParameters):
 
     @model_validator(mode="after")
     def _check_extrapolation(self) -> Self:
+        longest = max(self.extrapolation_factors) * self.seq_length
+        if longest > LONGEST_SEQUENCE:
+            raise ValueError(
+                f"extrapolation_factors is {list(self.extrapolation_factors)}, which with seq_length {self.seq_length} "
+                f"makes windows of {longest} tokens, but they must have {LONGEST_SEQUENCE} at most"
+            )
         needed = math.lcm(*self.extrapolation_factors)
         if self.val_samples < needed:
             raise ValueError(
@@ -122,7 +137,7 @@ class LatentAttention(ExperimentParameters):
     notebook = "06_latent_attention"
 
     decode_size: SizeName = Field("70m", description="the size of the models that are timed")
-    decode_contexts: Counts = Field((256, 1024, 2048, 4096, 8192), description="tokens of context that are timed")
+    decode_contexts: Lengths = Field((256, 1024, 2048, 4096, 8192), description="tokens of context that are timed")
     decode_steps: Count = Field(16, description="timed tokens for each model and context")
     decode_prefill: Count | None = Field(
         None, description="tokens that are computed to fill a cache, then repeated; None: all of them"

@@ -4,6 +4,7 @@ It reads YAML 1.2's core schema through PyYAML's parser. PyYAML's own values are
 ``010`` is eight, ``1:30`` is ninety, ``no`` is false and ``2020-01-01`` a date, and the second of two equal keys wins.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ _NAMED = {
     "-.inf": float("-inf"),
     ".nan": float("nan"),
 }
+# A text that is read as itself wherever it stands, in brackets or out of them.
+_PLAIN = re.compile(r"[A-Za-z0-9._/~][A-Za-z0-9._/~+-]*")
 _OPENING, _CLOSING = "[{", "]}"
 
 
@@ -73,6 +76,31 @@ def read_value(text: str) -> Any:
     return _parse(text) if text[:1] in ("[", "{", '"', "'") else read_scalar(text)
 
 
+def write_value(value: Any) -> str:
+    """Write a value so that :func:`read_value` reads it back: a scalar, or lists and mappings of such.
+
+    Texts have quotes only where they need them.
+    """
+    match value:
+        case list() | tuple():
+            return f"[{','.join(map(write_value, value))}]"
+        case dict():
+            return f"{{{', '.join(sorted(f'{key}: {write_value(item)}' for key, item in value.items()))}}}"
+        case None:
+            return "null"
+        case float() if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
+        case str() if not _PLAIN.fullmatch(value) or not isinstance(read_scalar(value), str):
+            return _quoted(value)
+        case _:
+            return str(value)
+
+
+def _quoted(text: str) -> str:
+    letters = (letter if letter.isprintable() and letter not in '"\\' else f"\\U{ord(letter):08x}" for letter in text)
+    return f'"{"".join(letters)}"'
+
+
 def split_items(text: str) -> list[str]:
     """Cut a text at its commas, but not within brackets or quotes; a last empty item is left out.
 
@@ -81,12 +109,12 @@ def split_items(text: str) -> list[str]:
     ValueFormatError
         Where brackets or quotes are not closed.
     """
-    items, start, depth, quote = [], 0, 0, ""
+    items, start, depth, quote, before = [], 0, 0, "", ","
     for place, letter in enumerate(text):
-        # A quote opens where an item begins: an apostrophe within a word is a letter.
+        # A quote opens where a value begins: an apostrophe within a word is a letter.
         if quote:
             quote = "" if letter == quote else quote
-        elif letter in "\"'" and not text[start:place].strip(" [{"):
+        elif letter in "\"'" and before in "[{,:":
             quote = letter
         elif letter in _OPENING:
             depth += 1
@@ -95,6 +123,7 @@ def split_items(text: str) -> list[str]:
         elif letter == "," and depth == 0:
             items.append(text[start:place].strip())
             start = place + 1
+        before = before if letter.isspace() else letter
         if not 0 <= depth <= DEEPEST:
             raise ValueFormatError("its brackets do not match" if depth < 0 else "it has too many brackets")
     if quote or depth:

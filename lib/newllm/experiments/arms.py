@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
-import yaml
 from transformers import PreTrainedConfig
 
 from newllm import models
 from newllm.config.groups import ModelParameters
+from newllm.config.values import ValueFormatError, read_value, split_items, write_value
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import BASELINE, configure, find
 from newllm.wording import did_you_mean
@@ -26,10 +26,6 @@ FROZEN_EMBEDDING = "frozen-embedding"
 
 # Kernels like widths that are multiples of a power of two; Pythia pads its vocabulary (50,277 -> 50,304) likewise.
 VOCABULARY_MULTIPLE = 64
-
-
-# A comma, but not one within a list or a mapping: context_dims=[256,128], position={type: alibi, alibi_slope: 0.25}.
-_BETWEEN_SETTINGS = re.compile(r",(?![^\[\]{}]*[\]}])")
 
 
 GRAMMAR = "<model>[-oacd|-random|-end-to-end][-frozen-embedding][@setting=value,...]"
@@ -105,7 +101,7 @@ class Arm:
     def name(self) -> str:
         """The arm's full name; equal arms have equal names, and `parse` reads it back."""
         parts = [self.method, self.projection, FROZEN_EMBEDDING if self.frozen_embedding else None]
-        settings = ",".join(f"{key}={_written(value)}" for key, value in self.overrides)
+        settings = ",".join(f"{key}={write_value(_thawed(value))}" for key, value in self.overrides)
         return "-".join(part for part in parts if part) + (f"@{settings}" if settings else "")
 
     @property
@@ -198,13 +194,18 @@ def has_recurrence(method: str) -> bool:
 
 
 def _overrides(text: str, settings: str) -> tuple[tuple[str, Any], ...]:
-    pairs = [setting.partition("=") for setting in _BETWEEN_SETTINGS.split(settings)]
-    if not all(key.strip() and equals and value.strip() for key, equals, value in pairs):
+    try:
+        pairs = [setting.partition("=") for setting in split_items(settings)]
+    except ValueFormatError as error:
+        raise ArmError(f"arm {text!r} has settings that are no values: {error}.") from None
+    if not pairs or not all(key.strip() and equals and value.strip() for key, equals, value in pairs):
         raise ArmError(f"arm {text!r} has settings that are not of the form @setting=value,setting=value.")
     try:
-        values = {key.strip(): _frozen(yaml.safe_load(value)) for key, _, value in pairs}
-    except yaml.YAMLError as error:
-        raise ArmError(f"arm {text!r} has a setting that is no value: write [a, b] or {{key: value}}.") from error
+        values = {key.strip(): _frozen(read_value(value)) for key, _, value in pairs}
+    except ValueFormatError as error:
+        raise ArmError(
+            f"arm {text!r} has a setting that is no value, write [a, b] or {{key: value}}: {error}."
+        ) from None
     if len(values) < len(pairs):
         raise ArmError(f"arm {text!r} gives a setting twice.")
     return tuple(sorted(values.items()))
@@ -230,14 +231,3 @@ def _thawed(value: Any) -> Any:
             return {key: _thawed(item) for key, item in value}
         case _:
             return value
-
-
-def _written(value: Any) -> str:
-    """Write a setting as `Arm.parse` reads it."""
-    match value:
-        case tuple():
-            return f"[{','.join(map(_written, value))}]"
-        case frozenset():
-            return f"{{{', '.join(sorted(f'{key}: {_written(item)}' for key, item in value))}}}"
-        case _:
-            return str(value)

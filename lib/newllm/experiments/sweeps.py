@@ -17,10 +17,11 @@ from newllm.config.errors import ParameterError, explain, nearest
 from newllm.config.groups import DataParameters, ExperimentParameters
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters
-from newllm.config.values import ValueFormatError, read_file
+from newllm.config.values import ValueFormatError, read_file, write_value
 from newllm.data import TextData, prepare_data
 from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import run_trials, unfinished
+from newllm.experiments.planning import check_arms, check_text
 from newllm.experiments.timing import expected_seconds
 from newllm.experiments.trial import Trial
 from newllm.files import outputs_folder
@@ -196,7 +197,15 @@ def plan(sweep: Sweep) -> list[PlannedTrial]:
             trial = _plan_trial(sweep, dict(zip(grid, values, strict=True)))
             # Grids may overlap; what they share is run once.
             planned.setdefault((trial.arm, trial.seed, trial.parameters), trial)
+    texts = {_text_of(trial.parameters): trial.parameters for trial in planned.values()}
+    for parameters in texts.values():
+        check_text(parameters)
     return list(planned.values())
+
+
+def _text_of(parameters: DataParameters) -> tuple[Any, ...]:
+    """Return the settings of a text and its windows."""
+    return tuple(getattr(parameters, field) for field in DataParameters.model_fields)
 
 
 def _refuse_what_belongs_elsewhere(sweep: Sweep) -> None:
@@ -212,6 +221,7 @@ def _plan_trial(sweep: Sweep, point: dict[str, Any]) -> PlannedTrial:
     given = sweep.parameters | changed | {"arms": [arm.name], "seeds": [point[SEED]]}
     parameters = load_parameters(sweep.notebook, sweep.profile, given)
     assert isinstance(parameters, ExperimentParameters)
+    check_arms([arm], parameters)
     fixed = {setting for setting, _ in arm.overrides}
     arm = arm.as_trained(parameters)
     for axis in changed:
@@ -235,12 +245,8 @@ def _with_settings(text: str, settings: Mapping[str, Any], sweep: Sweep) -> Arm:
                 f"the axis {name} is neither a parameter of {sweep.notebook} nor a setting of {arm.method}"
                 f"{nearest(name, every)}"
             )
-    written = ",".join(f"{name}={_as_setting(value)}" for name, value in settings.items())
+    written = ",".join(f"{name}={write_value(value)}" for name, value in settings.items())
     return Arm.parse(f"{text}{',' if arm.overrides else '@'}{written}") if written else arm
-
-
-def _as_setting(value: Any) -> str:
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def idle_parameters(arm: Arm) -> set[str]:
@@ -286,7 +292,7 @@ class SweepRun:
         self.trials: dict[Trial, PlannedTrial] = {}
         by_settings: dict[tuple[Any, ...], TextData] = {}
         for trial in planned:
-            settings = tuple(getattr(trial.parameters, field) for field in DataParameters.model_fields)
+            settings = _text_of(trial.parameters)
             if settings not in by_settings:
                 by_settings[settings] = prepare_data(trial.parameters)
             data = by_settings[settings]

@@ -7,6 +7,7 @@ from typing import Any
 from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters
 from newllm.config.profiles import load_parameters
+from newllm.experiments.planning import check_before_work
 from newllm.notebook.first_cell import executed_cells
 
 
@@ -27,7 +28,7 @@ def from_notebook(notebook: str, namespace: Mapping[str, Any]) -> RunParameters:
     Raises
     ------
     ParameterError
-        As `load_parameters`, and where the cells before were not run.
+        As `load_parameters` and `check_before_work`, and where the cells before were not run.
     """
     names: set[str] = set()
     cells = [(source, _assigned_names(source)) for source in executed_cells]
@@ -42,7 +43,9 @@ def from_notebook(notebook: str, namespace: Mapping[str, Any]) -> RunParameters:
             "(a script calls load_parameters)."
         )
     given = {name: namespace.get(name) for name in sorted(names)}
-    return load_parameters(notebook, str(given.pop("profile")), given)
+    parameters = load_parameters(notebook, str(given.pop("profile")), given)
+    check_before_work(parameters)
+    return parameters
 
 
 def _assigned_names(source: str) -> set[str]:

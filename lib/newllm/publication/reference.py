@@ -10,8 +10,8 @@ from newllm.config.notebooks import MainTraining
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
 from newllm.files import reference_folder
 from newllm.publication.leaderboard import read_board
-from newllm.runs.folder import FIGURES_FOLDER, SWEEPS_FOLDER, TABLES_FOLDER
-from newllm.runs.pictures import write_pictures
+from newllm.runs.folder import SWEEPS_FOLDER, TABLES_FOLDER
+from newllm.runs.pictures import FIGURES_FOLDER, write_pictures
 from newllm.runs.record import RECORD_FILE, read_record
 
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)

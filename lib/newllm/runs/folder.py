@@ -49,9 +49,6 @@ logger = logging.getLogger(__name__)
 TABLES_FOLDER = "tables"
 
 
-FIGURES_FOLDER = "figures"
-
-
 SWEEPS_FOLDER = "sweeps"
 
 
@@ -215,7 +212,7 @@ class Run:
     def save_figure(self, figure: "graph_objects.Figure", name: str) -> None:
         """Save a figure among the run's figures, as `newllm.runs.pictures.save_figure` does."""
         # Here, because it draws with plotly, which whoever loads a trained model can do without.
-        from newllm.runs.pictures import save_figure
+        from newllm.runs.pictures import FIGURES_FOLDER, save_figure
 
         try:
             self._seal_again(*save_figure(figure, self.folder / FIGURES_FOLDER, name))

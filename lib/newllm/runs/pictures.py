@@ -9,9 +9,10 @@ import plotly.offline
 from plotly import graph_objects
 
 from newllm.files import atomic_file, write_atomically
-from newllm.runs.folder import FIGURES_FOLDER
 
 logger = logging.getLogger(__name__)
+
+FIGURES_FOLDER = "figures"
 
 
 def write_pictures(figures: Sequence[graph_objects.Figure], paths: Sequence[Path], scale: float = 1) -> None:

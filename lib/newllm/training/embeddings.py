@@ -84,17 +84,43 @@ def read_embedding(source: str, *, for_head: bool) -> TokenEmbedding:
     HubUnavailableError
         The hub did not answer.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        folder = _model_folder(path)
-        return TokenEmbedding(_read_weight(folder / WEIGHTS, for_head), source, _identity_of_folder(folder))
-    if path.is_file():
-        return TokenEmbedding(_read_weight(path, for_head), source, None)
-    if source.startswith((".", "~", "/")) or source.count("/") > 1 or path.suffix == ".safetensors":
-        raise EmbeddingError(f"embedding_source is {source!r}, but there is no such file or folder.")
+    local = local_embedding(source)
+    if local is not None:
+        identity = _identity_of_folder(local.parent) if Path(source).expanduser().is_dir() else None
+        return TokenEmbedding(_read_weight(local, for_head), source, identity)
     file = ask_hub(lambda: hf_hub_download(source, WEIGHTS), f"{WEIGHTS} of {source}", OFFLINE_CHOICE)
     tokenizer = load_tokenizer(source, lambda: (), "")
     return TokenEmbedding(_read_weight(Path(file), for_head), source, tokenizer_identity(tokenizer))
+
+
+def local_embedding(source: str, *, width: int | None = None) -> Path | None:
+    """Return the file of weights on this machine that a source means; None for a hub id, which nobody is asked for.
+
+    Parameters
+    ----------
+    source
+        As for :func:`read_embedding`.
+    width
+        Width E that its embedding must have, where that is to be checked.
+
+    Raises
+    ------
+    EmbeddingError
+        Where nothing is there, a run is not finished, or the width is another one.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        if source.startswith((".", "~", "/")) or source.count("/") > 1 or path.suffix == ".safetensors":
+            raise EmbeddingError(f"embedding_source is {source!r}, but there is no such file or folder.")
+        return None
+    file = _model_folder(path) / WEIGHTS if path.is_dir() else path
+    there = width if width is None else _read_weight(file, for_head=False).shape[1]
+    if there != width:
+        raise EmbeddingError(
+            f"embedding_source is {source!r}, whose width is {there}, but the model's is {width}: build it with "
+            f"hidden_size={there}."
+        )
+    return file
 
 
 def adopt_embedding(model: LanguageModel, embedding: TokenEmbedding, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -153,13 +179,28 @@ def refuse_unknowing_embedding(model: LanguageModel) -> None:
     EmbeddingError
         Always then: such a model could only learn random numbers by heart.
     """
-    weight = _embedding_of(model)
-    is_frozen_and_tied = not weight.requires_grad and model.get_output_embeddings().weight is weight
-    if is_frozen_and_tied and getattr(model.config, "embedding_digest", None) != embedding_digest(model):
+    if _is_frozen_and_tied(model) and getattr(model.config, "embedding_digest", None) != embedding_digest(model):
+        refuse_random_head(model)
+
+
+def refuse_random_head(model: LanguageModel) -> None:
+    """Refuse a model of random weights whose token embedding is frozen, and the head too.
+
+    Raises
+    ------
+    EmbeddingError
+        Where it is.
+    """
+    if _is_frozen_and_tied(model):
         raise EmbeddingError(
             "a token embedding that is frozen and tied to the head must come from a trained model: give it one with "
             "embedding_source (gpt2, a file, or a finished run), train it (freeze_embedding: false), or untie it."
         )
+
+
+def _is_frozen_and_tied(model: LanguageModel) -> bool:
+    weight = _embedding_of(model)
+    return not weight.requires_grad and model.get_output_embeddings().weight is weight
 
 
 def _embedding_of(model: LanguageModel) -> Tensor:

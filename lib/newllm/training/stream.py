@@ -231,11 +231,10 @@ def train_on_stream(
         Where stretches are too short for the chunks that the model remembers by.
     """
     refuse_unknowing_embedding(model)
+    refuse_short_stretches(model, parameters, data.train.seq_length)
     if not contexts_are_fixed(model):
-        _refuse_short_stretches(model, "seq_length", data.train.seq_length, chunks=1)
         each = parameters.for_reader(_windows_a_step(data, parameters))
         return train(model, data, each, folder, seed=seed, device=device)
-    _refuse_short_stretches(model, "stream_tokens", parameters.stream_tokens, chunks=LEAST_CHUNKS)
     model.to(device)  # type: ignore[arg-type]
     output = folder / CONTEXTS
     collected = collect_training_data(model, data, parameters, output, device)
@@ -254,8 +253,27 @@ def _windows_a_step(data: TextData, parameters: StreamParameters) -> int:
     return max(1, round(parameters.stream_tokens / data.train.seq_length))
 
 
-def _refuse_short_stretches(model: BorrowedEmbeddingModel, name: str, tokens: int, *, chunks: int) -> None:
-    """Refuse training in which too few chunks are ever completed before a token that could attend to them."""
+def refuse_short_stretches(model: BorrowedEmbeddingModel, parameters: StreamParameters, seq_length: int) -> None:
+    """Refuse training in which too few chunks are ever completed before a token that could attend to them.
+
+    Parameters
+    ----------
+    model
+        The model; what must not train is frozen already.
+    parameters
+        ``stream_tokens`` is what a model of fixed contexts is trained on at a time.
+    seq_length
+        Tokens of a window, which any other one is trained on.
+
+    Raises
+    ------
+    ValueError
+        Names the parameter that is too small.
+    """
+    if contexts_are_fixed(model):
+        name, tokens, chunks = "stream_tokens", parameters.stream_tokens, LEAST_CHUNKS
+    else:
+        name, tokens, chunks = "seq_length", seq_length, 1
     least = chunks * model.period
     if model.period > 1 and tokens <= least:
         raise ValueError(

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from newllm.commands.shared import available_notebooks, full_name, read_assignments
-from newllm.config.groups import RunParameters
+from newllm.config.errors import ParameterError
+from newllm.config.groups import ComparisonParameters, RunParameters
+from newllm.config.methods import method_names
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters, profiles, refuse_unknown
+from newllm.wording import did_you_mean
 
 SUMMARY = "execute notebooks and show the table of their results"
 
@@ -37,8 +40,19 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse unknown notebooks and parameters, and impossible values."""
-    planned_runs(options)
+    """Refuse unknown notebooks, parameters and models, and impossible values."""
+    for parameters in planned_runs(options):
+        if isinstance(parameters, ComparisonParameters):
+            for arm in parameters.arms:
+                _refuse_unknown_model(arm)
+
+
+def _refuse_unknown_model(arm: str) -> None:
+    """Refuse an arm of no model; what else an arm may be is known where models are imported, which takes seconds."""
+    body = arm.partition("@")[0].strip()
+    if not any(body == name or body.startswith(f"{name}-") for name in method_names()):
+        hint = did_you_mean(body.partition("-")[0], method_names())
+        raise ParameterError(f"arm {arm!r} names no model{hint}: there are {', '.join(method_names())}.")
 
 
 def given_parameters(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,208 @@
+"""What can be known before work begins is checked here: without training, tokenising, or asking the hub."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+from newllm.config.errors import ParameterError
+from newllm.config.groups import DataParameters, ExperimentParameters, FactParameters, RunParameters
+from newllm.data.facts import load_facts
+from newllm.data.sources import HUB_DATASETS, open_source
+from newllm.evaluation.calculator import calculate
+from newllm.evaluation.reversal import wrong_answers
+from newllm.experiments.arms import Arm
+from newllm.experiments.trial import Trial, lender_of
+from newllm.files import cache_folder
+from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
+from newllm.models.language_model import LanguageModel
+from newllm.models.recurrent import RecurrentModel
+from newllm.runs.saved_model import TOKENIZER, find_saved_model, local_folder
+from newllm.runtime import usable_device
+from newllm.training.embeddings import RANDOM, local_embedding, refuse_random_head
+from newllm.training.stream import refuse_short_stretches
+
+# Where a vocabulary is a tokenizer's that is not there yet, its size says nothing about what fits.
+UNKNOWN_VOCABULARY = 512
+
+BYTES_A_TOKEN_ID = 4
+
+
+def check_before_work(parameters: RunParameters) -> None:
+    """Refuse what would fail later: places, devices, texts, arms and embeddings that there are not, or do not fit.
+
+    Parameters
+    ----------
+    parameters
+        Of any notebook.
+
+    Raises
+    ------
+    ParameterError
+        In one sentence: what is wrong, and what to do.
+    """
+    try:
+        _check_folder(parameters.output_folder)
+        usable_device(parameters.device)
+        if isinstance(parameters, FactParameters):
+            wrong_answers(load_facts(parameters.facts_file))
+        if isinstance(parameters, DataParameters):
+            check_text(parameters)
+        if isinstance(parameters, ExperimentParameters):
+            check_arms([Arm.parse(text) for text in parameters.arms], parameters)
+            _check_pretrained(parameters)
+    except OSError as error:
+        # Our own sentences come without a file name of the system's.
+        said = f"{error.filename} cannot be read ({error.strerror})" if error.filename else str(error)
+        raise ParameterError(f"{said.removesuffix('.')}.") from error
+    except ValueError as error:
+        raise ParameterError(f"{str(error).removesuffix('.')}.") from error
+
+
+def check_arms(arms: Iterable[Arm], parameters: ExperimentParameters) -> None:
+    """Build every arm, and the baseline that lends it an embedding, on the meta device, and see that it can be trained.
+
+    Raises
+    ------
+    ValueError
+        Where one cannot be built or trained with these parameters, or does not fit into memory.
+    """
+    for arm in arms:
+        trial = Trial(arm, parameters.seeds[0] if parameters.seeds else 0, parameters, Path(), "")
+        model = _on_meta(arm, parameters)
+        lender = lender_of(trial)
+        if lender is not None:
+            _on_meta(lender.arm, parameters)
+        if isinstance(model, BorrowedEmbeddingModel):
+            try:
+                _check_stream(arm, model, parameters)
+            except ValueError as error:
+                raise ValueError(f"arm {arm.name!r}: {error}") from error
+
+
+def check_text(parameters: DataParameters) -> None:
+    """Refuse files that are not there, and more windows than a source has bytes or the disk has room for.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        Where the text is not there, or too short.
+    """
+    tokenizer = Path(parameters.tokenizer).expanduser()
+    if parameters.tokenizer.endswith(".json") and not tokenizer.is_file():
+        raise ValueError(f"tokenizer is {parameters.tokenizer!r}, but there is no such file (seen from {Path.cwd()})")
+    tokens = (parameters.samples + parameters.val_samples) * parameters.seq_length
+    if parameters.source in HUB_DATASETS:
+        _refuse_larger_than_disk(tokens, parameters.samples)
+        return
+    # A token has a byte at least, and each document one more token, its end. Reading ends where there is enough.
+    most = 0
+    for text in open_source(parameters.source, parameters.text_files).texts():
+        most += len(text.encode()) + 1
+        if most >= tokens:
+            return
+    raise ValueError(
+        f"samples is {parameters.samples} and val_samples {parameters.val_samples}, but source {parameters.source} has "
+        f"{most / 1e6:,.1f} MB of text, less than so many windows of {parameters.seq_length} tokens: ask for fewer, or "
+        "take a longer source"
+    )
+
+
+def check_room_for_caches(models: Iterable[str], size: str, contexts: Iterable[int]) -> None:
+    """Refuse contexts whose caches, all side by side, are larger than the machine's memory.
+
+    Raises
+    ------
+    ValueError
+        Says how much they take.
+    """
+    longest = max(contexts, default=1)
+    _refuse_larger_than_memory(
+        int(calculate(size, longest, models=list(models))["bytes"].sum()), f"caches of {longest:,} tokens"
+    )
+
+
+def _refuse_larger_than_disk(tokens: int, samples: int) -> None:
+    size, free = tokens * BYTES_A_TOKEN_ID, shutil.disk_usage(_existing(cache_folder())).free
+    if size > free:
+        raise ValueError(
+            f"samples is {samples}, whose tokens take {size / 1e9:,.0f} GB, but the disk has {free / 1e9:,.0f} GB left "
+            "for them: ask for fewer, or move NEWLLM_CACHE"
+        )
+
+
+def _on_meta(arm: Arm, parameters: ExperimentParameters) -> LanguageModel:
+    kind, _, size = parameters.tokenizer.partition(":")
+    vocabulary = int(size) if kind == "bpe" else UNKNOWN_VOCABULARY
+    # On the meta device a model has shapes and no memory, whatever its size.
+    with torch.device("meta"):
+        try:
+            model = arm.build(parameters, vocabulary, seed=0)
+        except (ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
+            reason = str(error) or type(error).__name__
+            raise ValueError(reason if arm.name in reason else f"arm {arm.name!r}: {reason}") from error
+    weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+    _refuse_larger_than_memory(weights, f"the weights of arm {arm.name!r}")
+    return model
+
+
+def _refuse_larger_than_memory(size: int, what: str) -> None:
+    there = psutil.virtual_memory().total
+    if size > there:
+        raise ValueError(
+            f"{what} take {size / 1e9:,.0f} GB, but this machine has {there / 1e9:,.0f} GB of memory: ask for less"
+        )
+
+
+def _check_stream(arm: Arm, model: BorrowedEmbeddingModel, parameters: ExperimentParameters) -> None:
+    """Check what training on a stream needs: an embedding that is there and fits, and stretches of enough chunks."""
+    config: PreTrainedConfig = model.config
+    frozen = config.freeze_embedding or arm.frozen_embedding
+    model.get_input_embeddings().requires_grad_(not frozen)
+    if arm.projection != "end-to-end":
+        assert isinstance(model, RecurrentModel)
+        model.freeze_context_blocks()
+    refuse_short_stretches(model, parameters, parameters.seq_length)
+    if config.embedding_source == RANDOM:
+        refuse_random_head(model)
+    elif config.embedding_source is not None:
+        local_embedding(config.embedding_source, width=config.hidden_size)
+
+
+def _check_pretrained(parameters: ExperimentParameters) -> None:
+    """Refuse pretrained weights that are not there, or whose tokenizer cannot be that of the windows."""
+    name, tokenizer = parameters.pretrained, parameters.tokenizer
+    if name is None:
+        return
+    other = f"pretrained is {name!r}, whose tokenizer is not {tokenizer!r}: give tokenizer the same value"
+    kind, _, size = tokenizer.partition(":")
+    if local_folder(name) is None:
+        looks_like_a_path = name.startswith((".", "~", "/")) or name.count("/") > 1
+        if looks_like_a_path:
+            raise ValueError(f"pretrained is {name!r}, but there is no such folder (seen from {Path.cwd()})")
+        if kind == "bpe":
+            raise ValueError(other)
+        return
+    folder = find_saved_model(name)
+    if not (folder / TOKENIZER).is_file():
+        raise ValueError(f"pretrained is {name!r}, but {folder} holds no {TOKENIZER}: save its tokenizer beside it")
+    if kind == "bpe" and len(PreTrainedTokenizerFast.from_pretrained(folder)) != int(size):
+        raise ValueError(other)
+
+
+def _check_folder(folder: Path | None) -> None:
+    if folder is None:
+        return
+    nearest = _existing(folder)
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        reason = "may not be written to" if nearest.is_dir() else "is a file"
+        raise ValueError(f"output_folder is {str(folder)!r}, but {nearest} {reason}: choose another one")
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that is there."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
