@@ -38,11 +38,11 @@ def digest_of_json(value: Any) -> str:
 def digest_of_file(path: Path) -> str:
     """Return the digest of a file's bytes; one that has not been written since is not read again."""
     status = path.stat()
-    return _digest_of_file(path, status.st_mtime_ns, status.st_size)
+    return _digest_of_file(path, (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
 
 
 @lru_cache(maxsize=4096)
-def _digest_of_file(path: Path, modified: int, size: int) -> str:
+def _digest_of_file(path: Path, version: tuple[int, ...]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

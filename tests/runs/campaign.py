@@ -134,7 +134,7 @@ class Recorder:
     def __init__(self, outputs: Path, snapshots: Path, fails_at: int = 0) -> None:
         self.outputs, self.snapshots, self.fails_at = outputs, snapshots, fails_at
         self.events = 0
-        self.before: dict[str, bytes] = {}
+        self.before = self._files()
         self.seen: set[str] = set()
         self.busy = False
 
@@ -157,13 +157,13 @@ class Recorder:
         path, _, flags = arguments
         return str(path).startswith(str(self.outputs)) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
+    def _files(self) -> dict[str, bytes]:
+        paths = (path for path in sorted(self.outputs.rglob("*")) if path.is_file())
+        return {str(path.relative_to(self.outputs)): path.read_bytes() for path in paths}
+
     def copy(self) -> None:
         """Keep what lies on the disk now, and variants in which what is new is half-written."""
-        now = {
-            str(path.relative_to(self.outputs)): path.read_bytes()
-            for path in sorted(self.outputs.rglob("*"))
-            if path.is_file()
-        }
+        now = self._files()
         folders = [str(path.relative_to(self.outputs)) for path in self.outputs.rglob("*") if path.is_dir()]
         self._keep(now, folders)
         known = set(self.before.values())
@@ -221,7 +221,7 @@ def record_events(place: Place, work: Callable[[], Any]) -> dict[str, Any]:
         recorder.busy = True
         return {"result": result, "events": recorder.events, "snapshots": len(recorder.seen)}
 
-    answer: dict[str, Any] = in_a_child(recorded)
+    answer = in_a_child(recorded)
     assert isinstance(answer, dict), answer
     return answer
 
@@ -234,24 +234,27 @@ def restart(place: Place, outputs: Path, expected: Any) -> list[str]:
     return [f"{outputs.name}: {path} is left" for path in outputs.rglob(f"{PARTIAL}*")]
 
 
-def every_event(folder: Path) -> dict[str, Any]:
-    """End the small run, and the deletion of a finished one, at every event, and go on from there."""
+def killed_runs(folder: Path) -> dict[str, Any]:
+    """End the small run at every event, and go on from there."""
     place = Place(folder)
     place.outputs.mkdir()
     whole = record_events(place, lambda: place.run(place.outputs))
-    failed = [
-        fault for snapshot in sorted(place.snapshots.iterdir()) for fault in restart(place, snapshot, whole["result"])
-    ]
-    shutil.rmtree(place.snapshots)
+    return {"events": whole["events"], **restart_all(place, whole["result"])}
+
+
+def killed_deletions(folder: Path) -> dict[str, Any]:
+    """End the deletion of a finished run, as ``--rerun`` does it, at every event, and go on from there."""
+    place = Place(folder)
+    place.outputs.mkdir()
+    result = in_a_child(lambda: place.run(place.outputs))
     cleared = record_events(place, lambda: place.notebook_run(place.outputs).clear())
-    failed += [
-        f"while deleting, {fault}"
-        for snapshot in sorted(place.snapshots.iterdir())
-        for fault in restart(place, snapshot, whole["result"])
-    ]
-    events = {"run": whole["events"], "deletion": cleared["events"]}
-    restarts = {"run": whole["snapshots"], "deletion": cleared["snapshots"]}
-    return {"events": events, "restarts": restarts, "failed": failed}
+    return {"events": cleared["events"], **restart_all(place, result)}
+
+
+def restart_all(place: Place, expected: Any) -> dict[str, Any]:
+    """Go on from everything that was kept, and count."""
+    kept = sorted(place.snapshots.iterdir())
+    return {"restarts": len(kept), "failed": [fault for each in kept for fault in restart(place, each, expected)]}
 
 
 def full_disk(folder: Path, stride: int) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 Names are flat, and one name means the same thing everywhere.
 """
 
-import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -21,6 +19,7 @@ from pydantic import (
 )
 
 from newllm.config.values import ValueFormatError, read_number, read_scalar, read_value
+from newllm.files import digest_of_json
 
 LONGEST_WINDOW = 2048  # positions a Pythia model is defined for
 
@@ -318,7 +317,7 @@ class RunParameters(_Group):
 
     def fingerprint(self) -> str:
         """Return eight hexadecimal digits which differ where the identity differs."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        return digest_of_json(self.identity())[:8]
 
     def to_yaml(self) -> str:
         """Return all parameters as YAML that `load_parameters` and papermill's ``-f`` read back."""

@@ -1,6 +1,5 @@
 """From a source's name to windows of tokens, for training and for validation."""
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from newllm.data.sources import Source, open_source
 from newllm.data.splits import Block, Side, SplitDocuments, split_rule
 from newllm.data.tokenizers import bytes_per_token, encode_documents, load_tokenizer, tokenizer_identity
 from newllm.data.windows import CachedTokens, TokenIds, TokenWindows, concatenate, smallest_id_type
-from newllm.files import digest
+from newllm.files import digest, digest_of_json
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class TextData:
     @property
     def fingerprint(self) -> str:
         """Hexadecimal digits which differ where the identity differs."""
-        return _digest(json.dumps(self.identity, sort_keys=True).encode())
+        return digest_of_json(self.identity)[:32]
 
 
 def prepare_data(
