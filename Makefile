@@ -3,19 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS_INSTALLED := $(VENV)/.installed-docs
 
 # A few minutes on two cores: DProj-Pythia beside Pythia and the control with the same cache, on real text.
 # For another run: make run RUN="02 --profile cpu", make run RUN="--profile smoke", ...
 RUN ?= 02 --profile cpu -p "arms=[pythia, narrow, dproj-oacd]" -p "seeds=[0]" -p samples=800 -p projection_samples=200 -p epochs=1 -p processes=2
 
-.PHONY: run test lab install
+.PHONY: run test lab docs install
 .DEFAULT_GOAL := run
 
 run: install
 	$(BIN)/newllm run $(RUN)
 
 lab: install
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab
+
+# The documentation site, into site/; nothing is fetched while it is built or read.
+docs: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: install
 	$(BIN)/ruff format --check .
@@ -31,3 +36,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(INSTALLED)
+
+$(DOCS_INSTALLED): docs/requirements.lock $(INSTALLED)
+	$(BIN)/pip install --quiet --requirement docs/requirements.lock
+	touch $(DOCS_INSTALLED)

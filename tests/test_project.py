@@ -18,9 +18,11 @@ from newllm.files import project_root
 
 ROOT = project_root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LOCK_FILES = ("requirements.lock", "docs/requirements.lock")
 LOCK = {
     canonicalize_name(name): version
-    for name, version in re.findall(r"^([^#\s=]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    for file in LOCK_FILES
+    for name, version in re.findall(r"^([^#\s=]+)==(\S+)$", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
 }
 
 
@@ -43,22 +45,29 @@ def make(*arguments, folder):
 
 @pytest.fixture
 def fresh_clone(tmp_path):
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+    for name in ("Makefile", "pyproject.toml", *LOCK_FILES):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
 
 class TestLock:
     @pytest.mark.parametrize(
-        "requirement", [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"], "kaleido", "setuptools>=77"]
+        "requirement",
+        [
+            *PROJECT["dependencies"],
+            *(wanted for extra in ("dev", "docs", "figures") for wanted in PROJECT["optional-dependencies"][extra]),
+            "setuptools>=77",
+        ],
     )
     def test_holds_a_fitting_version_of_every_requirement(self, requirement):
         wanted = Requirement(requirement)
         assert canonicalize_name(wanted.name) in LOCK
         assert Version(LOCK[canonicalize_name(wanted.name)]) in wanted.specifier
 
-    def test_is_made_of_pins_alone(self):
-        lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    @pytest.mark.parametrize("file", LOCK_FILES)
+    def test_is_made_of_pins_alone(self, file):
+        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
         strange = [line for line in lines if not re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)]
         assert strange == []  # no host, no local build such as +cpu, no path
 
@@ -77,7 +86,8 @@ class TestMake:
         ("target", "commands"),
         [
             ("run", [".venv/bin/newllm run 02 --profile cpu"]),
-            ("lab", [".venv/bin/jupyter lab notebooks"]),
+            ("lab", [".venv/bin/jupyter lab\n"]),
+            ("docs", ["--requirement docs/requirements.lock", ".venv/bin/mkdocs build --strict"]),
             ("test", ["ruff format --check", "ruff check", "mypy", "pytest"]),
         ],
     )
@@ -140,3 +150,52 @@ def test_no_tracked_file_is_an_output_beyond_the_reference():
         if path.is_relative_to(ROOT / "outputs") and not path.is_relative_to(ROOT / "outputs" / "reference")
     ]
     assert strays == []
+
+
+class TestDocuments:
+    def test_the_map_of_the_readme_names_every_package(self):
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        map_of_the_tree = text.partition("## Where things are")[2]
+        for init in (ROOT / "lib" / "newllm").rglob("*/__init__.py"):
+            assert f" {init.parent.name}/ " in map_of_the_tree or f" {init.parent.name}/:" in map_of_the_tree
+
+    def test_every_package_has_a_readme(self):
+        missing = [init for init in (ROOT / "lib").rglob("__init__.py") if not (init.parent / "README.md").is_file()]
+        assert missing == []
+
+    def test_one_version_everywhere(self):
+        citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+        assert citation["version"] == PROJECT["version"]
+        changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+        released = re.findall(r"^## \[([\d.]+)\] - (\d{4}-\d\d-\d\d)$", changes, re.MULTILINE)
+        assert released[0] == (PROJECT["version"], str(citation["date-released"]))
+        assert set(re.findall(r"^\[([\w.]+)\]: ", changes, re.MULTILINE)) == {"Unreleased", *(v for v, _ in released)}
+
+    def test_files_that_contributing_says_to_copy_or_edit_are_there(self):
+        text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+        named = re.findall(r"`((?:lib|tests|params|notebooks)/[\w./]+\.(?:py|yaml|ipynb))`", text)
+        assert len(named) > 10
+        assert [name for name in named if not (ROOT / name).is_file()] == []
+
+    def test_the_form_of_a_pull_request_is_the_checklist_of_contributing(self):
+        text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Checklist of a pull request")[2]
+        form = (ROOT / ".github" / "pull_request_template.md").read_text(encoding="utf-8")
+        boxes = re.findall(r"^- \[ \] .+$", form, re.MULTILINE)
+        assert boxes
+        assert boxes == re.findall(r"^- \[ \] .+$", text, re.MULTILINE)
+
+    @pytest.mark.parametrize("form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")), ids=lambda p: p.stem)
+    def test_the_questions_of_a_form_have_names_of_their_own(self, form):
+        questions = [
+            part for part in yaml.safe_load(form.read_text(encoding="utf-8"))["body"] if part["type"] != "markdown"
+        ]
+        assert len({part["id"] for part in questions}) == len(questions)
+        assert all(part["attributes"]["label"] for part in questions)
+
+    def test_the_workflow_does_what_ci_does_with_pinned_actions(self):
+        text = (ROOT / ".github" / "workflows" / "check.yml").read_text(encoding="utf-8")
+        steps = yaml.safe_load(text)["jobs"]["check"]["steps"]
+        assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
+        used = [step["uses"] for step in steps if "uses" in step]
+        assert used
+        assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action) for action in used)

@@ -1,4 +1,4 @@
-"""A method of one's own, as the README writes it: one file put into a clone, and it takes part in everything."""
+"""A method of one's own, as its page writes it: one file put into a clone, and it takes part in everything."""
 
 import os
 import re
@@ -12,12 +12,12 @@ from newllm.files import project_root
 from newllm.runs.records_table import load_records
 
 NAME = "key-as-value"
-CLONED = ("lib", "params", "notebooks", "tests", "pyproject.toml", "README.md")
+CLONED = ("lib", "params", "notebooks", "tests", "pyproject.toml")
 
 
-def files_of_the_readme() -> dict[str, str]:
-    """Return the text of each Python file that the README writes, by its path."""
-    text = (project_root() / "README.md").read_text(encoding="utf-8")
+def files_of_the_page() -> dict[str, str]:
+    """Return the text of each Python file that the page writes, by its path."""
+    text = (project_root() / "docs" / "compare_a_method.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n# (lib/\S+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return dict(blocks)
 
@@ -31,7 +31,7 @@ def clone(tmp_path_factory):
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         else:
             shutil.copy(source, folder / name)
-    files = files_of_the_readme()
+    files = files_of_the_page()
     assert len(files) == 1
     for path, text in files.items():
         assert not (folder / path).exists()

@@ -14,7 +14,7 @@ COLUMNS = ("category", "subject", "relation", "object")
 class Fact:
     """One fact, said both ways.
 
-    Forward it reads "The <relation> <subject> is <object>", backward "<object> is the <relation> <subject>". Either
+    Forward it reads ``The <relation> <subject> is <object>``, backward ``<object> is the <relation> <subject>``. Either
     sentence is a prompt and an answer, so that the answer alone can be scored.
 
     Parameters

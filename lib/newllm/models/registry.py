@@ -66,6 +66,15 @@ SIZES: dict[str, Size] = {
 
 
 @dataclass(frozen=True)
+class Paper:
+    """Where a method was published: authors as a text cites them, year and address."""
+
+    authors: str
+    year: int
+    address: str
+
+
+@dataclass(frozen=True)
 class Method:
     """One way of remembering, as the registry knows it."""
 
@@ -74,6 +83,7 @@ class Method:
     shape: Callable[[Size], dict[str, Any]]
     summary: str
     control: str | None = None
+    papers: tuple[Paper, ...] = ()
 
     @property
     def config_class(self) -> type[PreTrainedConfig]:
@@ -89,7 +99,12 @@ ModelClass = TypeVar("ModelClass", bound=type[LanguageModel])
 
 
 def register(
-    name: str, shape: Callable[[Size], dict[str, Any]], *, summary: str, control: str | None = None
+    name: str,
+    shape: Callable[[Size], dict[str, Any]],
+    *,
+    summary: str,
+    control: str | None = None,
+    papers: tuple[Paper, ...] = (),
 ) -> Callable[[ModelClass], ModelClass]:
     """Put a model class into the registry and among transformers' Auto classes.
 
@@ -104,10 +119,12 @@ def register(
     control
         The method beside which this one stands as a control, because it keeps as many bytes a token at the 70m shape;
         a control claims no saving itself.
+    papers
+        Where it was published; empty for what is new here.
     """
 
     def add(model_class: ModelClass) -> ModelClass:
-        method = METHODS[name] = Method(name, model_class, shape, summary, control)
+        method = METHODS[name] = Method(name, model_class, shape, summary, control, papers)
         AutoConfig.register(method.config_class.model_type, method.config_class, exist_ok=True)
         AutoModelForCausalLM.register(method.config_class, model_class, exist_ok=True)
         return model_class

@@ -1,4 +1,4 @@
-"""The tables of README and RESULTS, written from the reference results between the marks that ask for them."""
+"""The tables of README and RESULTS, written between marks: from the reference results, and from the notebooks."""
 
 import math
 import re
@@ -11,6 +11,8 @@ from newllm.analysis.summary import summarize_arms
 from newllm.analysis.wording import plus_minus, with_interval
 from newllm.files import project_root, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
+from newllm.publication.markdown import markdown_table
+from newllm.publication.notebook_table import notebook_table
 from newllm.publication.reference import published_table, reference_summary
 from newllm.runs.folder import SWEEPS_FOLDER
 from newllm.runs.records_table import load_records
@@ -39,21 +41,14 @@ def with_tables(text: str) -> str:
     """
     if not MARKED.search(text):
         raise ValueError("the document has no <!-- table: name --> ... <!-- /table --> to put tables between")
-    return MARKED.sub(lambda mark: f"{mark[1]}\n{_markdown(_table(mark[2]))}\n{mark[3]}", text)
+    return MARKED.sub(lambda mark: f"{mark[1]}\n{_markdown(mark[2])}\n{mark[3]}", text)
 
 
-def _table(name: str) -> pd.DataFrame:
+def _markdown(name: str) -> str:
     if name not in TABLES:
         raise ValueError(f"the document asks for the table {name!r}, which is none of {', '.join(TABLES)}")
-    return TABLES[name]()
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    """Write a table of texts; the first column is on the left, the others on the right."""
-    rules = ["---", *["---:"] * (table.shape[1] - 1)]
-    return (
-        "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [table.columns, rules, *table.to_numpy()]) + "\n"
-    )
+    table = TABLES[name]()
+    return markdown_table(table, right=[] if TABLES[name] is notebook_table else list(table.columns[1:]))
 
 
 def main_training() -> pd.DataFrame:
@@ -225,7 +220,7 @@ def _studies(notebook: str) -> pd.DataFrame:
                 "KV bytes in a window": f"{row['kv_bytes']:,.0f}",
                 "perplexity": f"{row['perplexity']:.1f}",
                 "nats/token from the base arm": with_interval(row, "difference"),
-                "the same, one run-on stream": ""
+                "the same, one continuous stream": ""
                 if pd.isna(row["run_on_difference"])
                 else f"{row['run_on_difference']:+.3f}",
                 "OACD converged": "" if pd.isna(row["convergence_rate"]) else f"{row['convergence_rate']:.0%}",
@@ -258,4 +253,5 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "exchanged attention": exchanged_attention,
     "context-kv": context_kv,
     "cascade": cascade,
+    "notebooks": notebook_table,
 }

@@ -11,7 +11,7 @@ from newllm.models.attention import Attention, attend
 from newllm.models.config import DecoderConfig
 from newllm.models.decoder import Decoder
 from newllm.models.position import PositionEncodingConfig, RotaryEncoding
-from newllm.models.registry import register
+from newllm.models.registry import Paper, register
 from newllm.models.step import Step
 
 
@@ -157,6 +157,7 @@ ATTENTION_PATHS = ("auto", "absorbed", "expanded")
     "mla",
     lambda size: {"kv_dim": size.width // 4},
     summary="one compressed vector a token, in every layer, for keys and values of all heads",
+    papers=(Paper("DeepSeek-AI", 2024, "https://arxiv.org/abs/2405.04434"),),
 )
 class MLAPythiaModel(Decoder):
     """Pythia's blocks with multi-head latent attention."""

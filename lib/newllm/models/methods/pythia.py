@@ -6,7 +6,13 @@ from huggingface_hub.dataclasses import strict
 
 from newllm.models.config import DecoderConfig
 from newllm.models.decoder import Decoder
-from newllm.models.registry import Size, register
+from newllm.models.registry import Paper, Size, register
+
+PYTHIA = Paper("Biderman et al.", 2023, "https://arxiv.org/abs/2304.01373")
+ROPE = Paper("Su et al.", 2021, "https://arxiv.org/abs/2104.09864")
+ALIBI = Paper("Press et al.", 2021, "https://arxiv.org/abs/2108.12409")
+NO_ENCODING = Paper("Kazemnejad et al.", 2023, "https://arxiv.org/abs/2305.19466")
+SHARED_KEYS_AND_VALUES = Paper("Shazeer", 2019, "https://arxiv.org/abs/1911.02150")
 
 
 @strict
@@ -43,11 +49,13 @@ def _heads_of_a_latent(size: Size) -> int:
     "pythia",
     lambda size: {},
     summary="the baseline: keys and values of every token, in every layer",
+    papers=(PYTHIA,),
 )
 @register(
     "unified",
     lambda size: {},
     summary="the baseline with a choice of position encoding",
+    papers=(ROPE, ALIBI, NO_ENCODING),
 )
 @register(
     "narrow",
@@ -57,12 +65,14 @@ def _heads_of_a_latent(size: Size) -> int:
     },
     summary="a control: Pythia at 5/8 of the width, dproj's bytes",
     control="dproj",
+    papers=(PYTHIA,),
 )
 @register(
     "mqa",
     lambda size: {"num_key_value_heads": _heads_of_a_latent(size)},
     summary="a control: Pythia with one key-value head, or few, mla's bytes",
     control="mla",
+    papers=(SHARED_KEYS_AND_VALUES,),
 )
 class PythiaModel(Decoder):
     """GPT-NeoX decoder; equals transformers' ``GPTNeoXForCausalLM`` and shares its checkpoints by name."""
