@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newllm import models
@@ -15,10 +15,27 @@ class Parameters(ModelParameters, ProjectionParameters):
 
 
 TINY = Parameters(size="tiny")
-MAPPING = frozenset({("type", "alibi"), ("slope", 0.25), ("by_head", True)})
-SETTINGS = st.one_of(st.integers(), st.sampled_from(["rope", "x", (20,), (20, 12), MAPPING]))
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(max_size=6),
+    st.sampled_from(["1e-05", "null", "true", "", " ", "a,b", "a=b", "x@y", "[a", "a: b", "# a", "'", '"', "\\", "ä"]),
+)
+SETTINGS = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(st.sampled_from(["type", "by_head", "x"]), inner, max_size=3).map(
+            lambda mapping: frozenset(mapping.items())
+        ),
+    ),
+    max_leaves=4,
+)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(models.names()),
     st.sampled_from(PROJECTION_TREATMENTS),
@@ -28,7 +45,21 @@ SETTINGS = st.one_of(st.integers(), st.sampled_from(["rope", "x", (20,), (20, 12
 def test_a_name_says_everything_about_an_arm(method, treatment, frozen, overrides):
     arm = Arm(method, treatment if has_recurrence(method) else None, frozen, tuple(sorted(overrides.items())))
     assert Arm.parse(arm.name) == arm
+    assert Arm.parse(arm.name).name == arm.name, "1 is not 1.0, nor true"
     assert set(arm.folder_name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.=-")
+
+
+def test_settings_that_say_what_is_so_anyway_make_no_other_arm():
+    said = {
+        "unified@position=rope": "pythia",
+        "mla@kv_dim=16,position=none": "mla@position=none",
+        "dproj-random@proj_dim=40": "dproj-random",
+        "pythia@num_key_value_heads=1": "mqa",
+        "mqa": "mqa",
+        "unified@position=alibi": "unified@position=alibi",
+    }
+    assert {text: Arm.parse(text).as_trained(TINY).name for text in said} == said
+    assert Arm.parse("mla@kv_dim=16").as_trained(Parameters(size="mini")).name == "mla@kv_dim=16"
 
 
 def test_projection_training_is_left_out_by_name_only():

@@ -7,6 +7,7 @@ import pandas as pd
 
 from newllm.analysis.summary import summarize_arms
 from newllm.config.groups import StudyParameters
+from newllm.config.values import write_value
 from newllm.evaluation.statistics import paired_difference
 from newllm.experiments.arms import Arm
 
@@ -42,7 +43,9 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
         changes = changed_settings(base, arm, parameters)
         row: dict[str, Any] = {
             "study": " and ".join(changes),
-            "change": ", ".join(f"{key} {_written(old)} → {_written(new)}" for key, (old, new) in changes.items()),
+            "change": ", ".join(
+                f"{key} {write_value(old)} → {write_value(new)}" for key, (old, new) in changes.items()
+            ),
             "arm": name,
         }
         rows.append(row | _run_on_difference(records, name, base.name))
@@ -59,11 +62,6 @@ def changed_settings(base: Arm, arm: Arm, parameters: StudyParameters) -> dict[s
     values["projection"] = (base.projection, arm.projection)
     values["frozen embedding"] = (base.frozen_embedding, arm.frozen_embedding)
     return {name: (old, new) for name, (old, new) in values.items() if old != new}
-
-
-def _written(value: Any) -> str:
-    """Write a value as in an arm's name, so that true and false look as they are typed."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _run_on_difference(records: pd.DataFrame, arm: str, base: str) -> dict[str, float]:

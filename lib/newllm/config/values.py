@@ -88,6 +88,8 @@ def write_value(value: Any) -> str:
             return f"{{{', '.join(sorted(f'{key}: {write_value(item)}' for key, item in value.items()))}}}"
         case None:
             return "null"
+        case bool():
+            return str(value).lower()
         case float() if not math.isfinite(value):
             return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
         case str() if not _PLAIN.fullmatch(value) or not isinstance(read_scalar(value), str):

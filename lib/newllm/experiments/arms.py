@@ -228,6 +228,6 @@ def _thawed(value: Any) -> Any:
         case tuple():
             return list(map(_thawed, value))
         case frozenset():
-            return {key: _thawed(item) for key, item in value}
+            return {key: _thawed(item) for key, item in sorted(value, key=lambda pair: str(pair[0]))}
         case _:
             return value
