@@ -5,21 +5,24 @@ import torch
 
 from newllm.evaluation.absorption import absorption_error
 from newllm.models import create
-from newllm.models.methods.mla import LatentAttention
+from newllm.models.methods.mla import LatentAttention, MLAPythiaModel
 
 
-def make(**overrides):
+def make(path="auto", **overrides):
     torch.manual_seed(0)
-    return create("mla", "tiny", initializer_range=0.2, **overrides)
+    model = create("mla", "tiny", initializer_range=0.2, **overrides)
+    assert isinstance(model, MLAPythiaModel)
+    model.attention_path = path
+    return model
 
 
 @pytest.mark.parametrize("position", ["alibi", "rope", "none"])
 @pytest.mark.parametrize("path", ["auto", "absorbed", "expanded"])
 def test_both_paths_are_one_function(position, path):
-    model = make(position=position, attention_path=path).train()
+    model = make(path, position=position).train()
     assert absorption_error(model) < 1e-9
     assert model.training
-    assert model.config.attention_path == path
+    assert model.attention_path == path
 
 
 def test_a_wrong_absorption_shows(monkeypatch):

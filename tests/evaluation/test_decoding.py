@@ -37,7 +37,10 @@ def test_rows_are_contexts_times_models_with_the_cache_of_that_length(models):
 
 def test_a_step_that_expands_latents_needs_their_keys_and_values():
     torch.manual_seed(0)
-    paths = {path: create("mla", "tiny", attention_path=path) for path in ("absorbed", "expanded")}
+    paths = {}
+    for path in ("absorbed", "expanded"):
+        paths[path] = create("mla", "tiny")
+        paths[path].attention_path = path
     table = compare_decoding(paths, [100, 400], steps=1).pivot(index="context", columns="model", values="step_bytes")
     grown = (table.loc[400] - table.loc[100]) / 300
     # Bytes a token: keys and values of one layer, 64 values each, beside which the latents of 16 count little.

@@ -14,13 +14,23 @@ from transformers import PreTrainedModel
 
 from newllm.evaluation.decoding import DecodingSession
 from newllm.models import create
+from newllm.models.methods.mla import MLAPythiaModel
 from newllm.models.stock import deepseek_like, gpt_neox_like
 
 COMPUTED_TOKENS = 256
+
+
+def expanding_mla(size: str) -> PreTrainedModel:
+    model = create("mla", size)
+    assert isinstance(model, MLAPythiaModel)
+    model.attention_path = "expanded"
+    return model
+
+
 MODELS: dict[str, Callable[[str], PreTrainedModel]] = {
     "mla": lambda size: create("mla", size),
     "mla, rotary key": lambda size: create("mla", size, position="rope"),
-    "mla, expanded": lambda size: create("mla", size, attention_path="expanded"),
+    "mla, expanded": expanding_mla,
     "mqa": lambda size: create("mqa", size),
     "DeepSeek-V3": deepseek_like,
     "GPT-NeoX": gpt_neox_like,

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -122,11 +122,11 @@ class Arm:
     def settings(self, parameters: ModelParameters) -> dict[str, Any]:
         """Fields of the model's config that are not the size's: what the parameters give, then the arm's own.
 
-        A parameter that is named as a field of the config sets that field, where it is not None.
+        A parameter that is named as a setting of the model sets it, where it is not None.
         """
         own = {key: _thawed(value) for key, value in self.overrides}
-        known = {field.name for field in fields(find(self.method).config_class)}
-        given = {name: getattr(parameters, name) for name in type(parameters).model_fields if name in known}
+        known = find(self.method).settings & type(parameters).model_fields.keys()
+        given = {name: getattr(parameters, name) for name in sorted(known)}
         return {name: value for name, value in given.items() if value is not None} | own
 
     def configure(self, parameters: ModelParameters) -> PreTrainedConfig:

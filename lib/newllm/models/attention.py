@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from newllm.models.config import DecoderConfig
+from newllm.models.config import DecoderConfig, GroupedDecoderConfig
 from newllm.models.position import PositionEncoding
 from newllm.models.step import Step
 
@@ -87,7 +87,7 @@ class MultiHeadAttention(Attention):
     Parameters
     ----------
     config
-        A decoder's config; ``num_key_value_heads`` (G) divides ``num_attention_heads``.
+        A decoder's config; G is its ``num_key_value_heads``, where it has such a field, and else H.
     layer_index
         Place in the cache.
     """
@@ -95,7 +95,8 @@ class MultiHeadAttention(Attention):
     def __init__(self, config: DecoderConfig, layer_index: int) -> None:
         super().__init__(config, layer_index)
         self.num_heads = config.num_attention_heads
-        self.num_groups = config.num_key_value_heads or config.num_attention_heads
+        groups = config.num_key_value_heads if isinstance(config, GroupedDecoderConfig) else None
+        self.num_groups = groups or config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.value_dim = self.value_head_dim(config)
         self.position = config.build_position(self.head_dim)

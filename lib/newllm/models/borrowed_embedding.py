@@ -1,6 +1,6 @@
 """Base of the models that stand on another model's token embedding: frozen, and the head too, by default."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,13 @@ class BorrowedEmbeddingModel(RecurrentModel):
         self.embed_in = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_out = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+    def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
         """Tie the head where the config says so, and freeze the embedding likewise.
 
         Both are done here, because this is what transformers calls last when it builds a model and when it loads one,
         which makes all weights trainable.
         """
-        super().tie_weights(*args, **kwargs)
+        super().tie_weights(missing_keys, recompute_mapping)
         self.embed_in.requires_grad_(not self.config.freeze_embedding)
 
     @property

@@ -2,14 +2,32 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import fields
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from newllm.models.position import PositionEncoding, PositionEncodingConfig
 
 logger = logging.getLogger(__name__)
+
+# What transformers itself writes into a config.json, or hands to a config, beside its declared fields.
+OF_TRANSFORMERS = {
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "torch_dtype",
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "_name_or_path",
+    *GenerationConfig._get_default_generation_params(),
+}
 
 
 def round_to_heads(proj_dim: int, num_heads: int) -> int:
@@ -35,6 +53,9 @@ class LanguageModelConfig(PreTrainedConfig):
 
     # Read by generation and by transformers' own tools; never sampled into a loss here.
     keys_to_ignore_at_inference = ("past_key_values",)
+    # Fields that `configure` does not take, because they change neither what the model computes, nor how it is trained,
+    # nor its size: an arm that sets one would be another arm under a name of its own.
+    not_settings: ClassVar[frozenset[str]] = frozenset({"use_cache", "bos_token_id", "eos_token_id", "pad_token_id"})
 
     vocab_size: int = 50304
     hidden_size: int = 512
@@ -46,9 +67,40 @@ class LanguageModelConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     tie_word_embeddings: bool = False
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        unknown = {name: value for name, value in kwargs.items() if name not in OF_TRANSFORMERS and value is not None}
+        for name, value in unknown.items():
+            raise ValueError(
+                f"{name}={value!r} is no field of {type(self).__name__}: take it out, or load the model that has it"
+            )
+        super().__post_init__(**{name: value for name, value in kwargs.items() if name in OF_TRANSFORMERS})
+
+    @classmethod
+    def settings(cls) -> frozenset[str]:
+        """Names of the fields that make another model: those of the classes here, less what each says is none."""
+        inherited = {field.name for field in fields(PreTrainedConfig)}
+        no_settings = [vars(part).get("not_settings", ()) for part in cls.__mro__]
+        return frozenset(field.name for field in fields(cls)) - inherited - frozenset().union(*no_settings)
+
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
         self.require_positive("vocab_size", "hidden_size")
+
+    def derive(self, reason: str, **values: Any) -> None:
+        """Set fields that follow from others; ValueError where one was given as something else.
+
+        Parameters
+        ----------
+        reason
+            The field that they follow from.
+        values
+            What they are, by name.
+        """
+        for name, value in values.items():
+            given = getattr(self, name)
+            if given not in (type(self).__dataclass_fields__[name].default, value):
+                raise ValueError(f"{name}={given} is not free, it is {value} and follows from {reason}: leave it out")
+            setattr(self, name, value)
 
     def require_positive(self, *names: str) -> None:
         """Raise ValueError for the first of these fields that is below 1."""
@@ -74,14 +126,15 @@ class BorrowedEmbeddingConfig(LanguageModelConfig):
         Whose embedding to take, as :func:`newllm.training.embeddings.read_embedding` reads it, or ``random``; None
         means that of a baseline on the same data.
     embedding_digest
-        Digest of the embedding that was taken, by which training knows that it was; not a setting.
+        Digest of the embedding that was taken, by which training knows that it was.
     data_split
         What each context block is trained on: its own one of as many contiguous parts of the data (``disjoint``), or
-        all of it (``full``).
+        all of it (``full``); with one block there is no choice.
     """
 
     # One step a token: that is how generation sizes its cache. Not a setting.
     num_hidden_layers = 1
+    not_settings = frozenset({"embedding_digest"})
 
     vocab_size: int = 50257
     hidden_size: int = 768
@@ -91,10 +144,19 @@ class BorrowedEmbeddingConfig(LanguageModelConfig):
     embedding_digest: str | None = None
     data_split: str = "disjoint"
 
+    @property
+    def context_widths(self) -> list[int]:
+        """Width of each context block."""
+        raise NotImplementedError
+
     def validate_architecture(self) -> None:
         """Refuse what no model can have, naming the field."""
         super().validate_architecture()
         self.require_choice("data_split", ("disjoint", "full"))
+        if self.data_split == "full" and len(self.context_widths) == 1:
+            raise ValueError(
+                "data_split='full' does nothing with one context block, which has all of the data: leave it out"
+            )
 
 
 @strict
@@ -105,8 +167,6 @@ class DecoderConfig(LanguageModelConfig):
     ----------
     num_hidden_layers, num_attention_heads, intermediate_size
         L, H and the width of the MLP.
-    num_key_value_heads
-        Key-value heads G that the H query heads share; None means H.
     max_position_embeddings
         Longest sequence the model is meant for.
     position
@@ -116,9 +176,11 @@ class DecoderConfig(LanguageModelConfig):
     num_hidden_layers: int = 6
     num_attention_heads: int = 8
     intermediate_size: int = 2048
-    num_key_value_heads: int | None = None
     max_position_embeddings: int = 2048
     position: PositionEncodingConfig | dict | str = "rope"
+
+    # Positions are computed, not looked up, so a longest one limits nothing.
+    not_settings = frozenset({"max_position_embeddings"})
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.position = PositionEncodingConfig.parse(self.position)
@@ -146,13 +208,24 @@ class DecoderConfig(LanguageModelConfig):
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
             )
+        self.build_position(self.hidden_size // self.num_attention_heads)
+
+
+@strict
+class GroupedDecoderConfig(DecoderConfig):
+    """A decoder whose query heads may share their keys and values.
+
+    Attributes
+    ----------
+    num_key_value_heads
+        Key-value heads G that the H query heads share; None means H.
+    """
+
+    num_key_value_heads: int | None = None
+
+    def validate_architecture(self) -> None:
+        """Refuse shapes that no model can have, naming the field."""
+        super().validate_architecture()
         groups = self.num_key_value_heads
         if groups is not None and (groups < 1 or self.num_attention_heads % groups):
             raise ValueError(f"num_key_value_heads={groups} must divide num_attention_heads={self.num_attention_heads}")
-
-    def refuse_head_groups(self) -> None:
-        """Refuse shared key-value heads, for the methods in which they would mean nothing."""
-        if self.num_key_value_heads is not None:
-            raise ValueError(
-                f"num_key_value_heads={self.num_key_value_heads} is not used by {self.model_type}: leave it out"
-            )

@@ -79,6 +79,7 @@ class Decoder(LanguageModel):
 
     config_class = DecoderConfig
     attention: ClassVar[type[Attention]] = MultiHeadAttention
+    _tied_weights_keys = {"embed_out.weight": "gpt_neox.embed_in.weight"}  # noqa: RUF012 (transformers reads it so)
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
@@ -107,7 +108,7 @@ class Decoder(LanguageModel):
         return self.gpt_neox.embed_in
 
     def get_output_embeddings(self) -> nn.Module:
-        """Return the output embedding, ``embed_out``."""
+        """Return the output embedding, which shares its weight with the token embedding where the config ties them."""
         return self.embed_out
 
     def embed(self, step: Step) -> Tensor:

@@ -39,6 +39,32 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         """
         return 1
 
+    def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
+        """Tie the head where the config says so. What a loaded file says otherwise is followed, or refused.
+
+        Parameters
+        ----------
+        missing_keys, recompute_mapping
+            As transformers gives them; the first are the parameters that a file does not hold, while one is loaded.
+
+        Raises
+        ------
+        ValueError
+            Where the head is not tied and the file has none: it would stay random.
+        """
+        super().tie_weights(missing_keys=missing_keys, recompute_mapping=recompute_mapping)
+        if missing_keys is None:
+            return
+        for head, embedding in (self._tied_weights_keys or {}).items():
+            if self.config.tie_word_embeddings:
+                # A file that holds both, unlike each other, has them untied.
+                self.config.tie_word_embeddings = self.get_parameter(head) is self.get_parameter(embedding)
+            elif head in missing_keys and embedding not in missing_keys:
+                raise ValueError(
+                    f"the file holds no {head}, and its tie_word_embeddings is false: set that to true in config.json "
+                    "if its head is its embedding"
+                )
+
     def encode(self, step: Step) -> Tensor:
         """Hidden states (B, T, d) that the output embedding turns into logits."""
         raise NotImplementedError

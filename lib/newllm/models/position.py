@@ -44,6 +44,18 @@ class PositionEncodingConfig:
             raise ValueError(f"rotary_fraction={self.rotary_fraction} must lie in (0, 1]")
         if self.rotary_base <= 1:
             raise ValueError(f"rotary_base={self.rotary_base} must be larger than 1")
+        unused = [
+            name
+            for name, field in type(self).__dataclass_fields__.items()
+            if name not in {"type", *ENCODINGS[self.type].settings} and getattr(self, name) != field.default
+        ]
+        if unused:
+            raise ValueError(
+                f"{unused[0]}={getattr(self, unused[0])} does nothing under the position encoding {self.type!r}: "
+                "leave it out"
+            )
+        if self.alibi_slopes_by_head and self.alibi_slope != type(self).alibi_slope:
+            raise ValueError(f"alibi_slope={self.alibi_slope} does nothing beside alibi_slopes_by_head: leave one out")
         if self.alibi_slope < 0:
             raise ValueError(
                 f"alibi_slope={self.alibi_slope} must not be negative: a negative slope favours far tokens"
@@ -79,6 +91,8 @@ class PositionEncoding:
     """The identity encoding, and the interface of all others. Holds no tensors, so nothing can be lost on loading."""
 
     type: ClassVar[str] = "none"
+    # Fields of the config that it reads.
+    settings: ClassVar[frozenset[str]] = frozenset()
     # Entries of a head, the first ones, that depend on the position.
     rotary_dim: int = 0
 
@@ -100,9 +114,12 @@ class RotaryEncoding(PositionEncoding):
     """RoPE (Su et al. 2021, eq. 34) on the first part of each head, in the half-split form of GPT-NeoX."""
 
     type = "rope"
+    settings = frozenset({"rotary_fraction", "rotary_base"})
 
     def __init__(self, config: PositionEncodingConfig, head_dim: int, num_heads: int) -> None:
         super().__init__(config, head_dim, num_heads)
+        if head_dim < 2:
+            raise ValueError(f"heads of width {head_dim} are too narrow for RoPE, which turns pairs: take fewer heads")
         # Rotated dimensions come in pairs, so an odd share is rounded down (but never to nothing).
         self.rotary_dim = max(2, int(head_dim * config.rotary_fraction) // 2 * 2)
 
@@ -121,6 +138,7 @@ class AlibiEncoding(PositionEncoding):
     """ALiBi (Press et al. 2022, sec. 3): score - m (i - j), here with one slope for all heads."""
 
     type = "alibi"
+    settings = frozenset({"alibi_slope", "alibi_slopes_by_head"})
 
     def slopes(self, device: torch.device) -> Tensor:
         """Slopes (1,) or (heads,), in float32."""

@@ -1,12 +1,13 @@
 """Every model by its name: what ``create`` builds and what notebooks offer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
+from newllm.models.config import LanguageModelConfig
 from newllm.models.language_model import LanguageModel
 from newllm.wording import did_you_mean
 
@@ -86,11 +87,16 @@ class Method:
     papers: tuple[Paper, ...] = ()
 
     @property
-    def config_class(self) -> type[PreTrainedConfig]:
+    def config_class(self) -> type[LanguageModelConfig]:
         """The model's config class."""
         config_class = self.model_class.config_class
-        assert config_class is not None
+        assert config_class is not None and issubclass(config_class, LanguageModelConfig)
         return config_class
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """The fields of its config that users may set: each makes another model."""
+        return self.config_class.settings()
 
 
 METHODS: dict[str, Method] = {}
@@ -155,7 +161,7 @@ def configure(name: str, size: str = "70m", **overrides: Any) -> PreTrainedConfi
     method = find(name)
     shape: Size = _lookup("size", size, SIZES)
     config_class = method.config_class
-    known = {field.name for field in fields(config_class)}
+    settings = method.settings
     baseline = {
         "vocab_size": shape.vocabulary,
         "hidden_size": shape.width,
@@ -164,12 +170,12 @@ def configure(name: str, size: str = "70m", **overrides: Any) -> PreTrainedConfi
         "intermediate_size": 4 * shape.width,
     }
     for key in overrides:
-        if key not in known:
-            hint = did_you_mean(key, known)
-            raise ValueError(f"{name} has no setting {key!r}{hint}: {config_class.__name__} lists them")
+        if key not in settings:
+            hint = did_you_mean(key, settings)
+            raise ValueError(f"{name} has no setting {key!r}{hint}: it has {', '.join(sorted(settings))}")
     try:
-        # A model without layers or heads has no such fields.
-        values = {key: value for key, value in baseline.items() if key in known}
+        # A model without layers or heads has no such settings.
+        values = {key: value for key, value in baseline.items() if key in settings}
         return config_class(**(values | method.shape(shape) | overrides))
     except (StrictDataclassError, TypeError, ValueError) as error:
         # transformers wraps a field's own sentence in its validation errors; the sentence is what helps.
@@ -187,7 +193,7 @@ def create(name: str, size: str = "70m", **overrides: Any) -> LanguageModel:
     size
         One of :func:`sizes`.
     overrides
-        Fields of the model's config, such as ``kv_dim=64``, ``position="alibi"`` or ``vocab_size=8192``.
+        Settings of the model, such as ``kv_dim=64``, ``position="alibi"`` or ``vocab_size=8192``.
 
     Raises
     ------

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newllm.evaluation.probing import logits_in_pieces
 from newllm.models import create
-from newllm.models.methods.ka import KAPythiaModel, attend_to_outputs
+from newllm.models.methods.ka import KAPythiaConfig, KAPythiaModel, attend_to_outputs
 from newllm.models.position import causal_mask
 
 IDS = torch.randint(512, (2, 24), generator=torch.Generator().manual_seed(0))
@@ -126,5 +127,7 @@ def test_half_precision_runs_and_stays_close(autocast):
 
 
 def test_shared_heads_are_refused():
-    with pytest.raises(ValueError, match="not used by newllm-ka"):
+    with pytest.raises(ValueError, match="no setting 'num_key_value_heads'"):
         create("ka", "tiny", num_key_value_heads=1)
+    with pytest.raises(StrictDataclassError, match="num_key_value_heads=1 is not used by ka"):
+        KAPythiaConfig(num_key_value_heads=1)

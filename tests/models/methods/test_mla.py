@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
@@ -23,14 +24,14 @@ IDS = torch.randint(512, (2, 24), generator=torch.Generator().manual_seed(0))
 def create_tiny(path="auto", **overrides):
     """The tiny model in float64 with weights so large that positions and latents matter."""
     torch.manual_seed(1)
-    return create("mla", "tiny", initializer_range=0.2, attention_path=path, **overrides).double().eval()
+    model = create("mla", "tiny", initializer_range=0.2, **overrides).double().eval()
+    model.attention_path = path
+    return model
 
 
 def with_path(model, path):
     changed = copy.deepcopy(model)
-    for part in changed.modules():
-        if isinstance(part, LatentAttention):
-            part.path = path
+    changed.attention_path = path
     return changed
 
 
@@ -147,7 +148,7 @@ def test_save_and_load(position, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, info = type(model).from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
     assert not any(info.values()), info
-    assert loaded.config.attention_path == "absorbed"
+    assert loaded.attention_path == loaded.config.attention_path == "absorbed"
     assert torch.equal(loaded.eval()(IDS).logits, model(IDS).logits)
 
 
@@ -210,10 +211,21 @@ class Replace(torch.nn.Module):
     [
         ({"kv_dim": 0}, "kv_dim=0"),
         ({"position": "rope", "rotary_dim": 3}, "rotary_dim=3 must be even"),
-        ({"attention_path": "fast"}, "choose one of"),
-        ({"num_key_value_heads": 1}, "not used by newllm-mla"),
+        ({"attention_path": "absorbed"}, "mla has no setting 'attention_path'"),
+        ({"num_key_value_heads": 1}, "mla has no setting 'num_key_value_heads'"),
+        ({"rotary_dim": 8}, "rotary_dim=8 does nothing without RoPE"),
+        ({"position": {"type": "rope", "rotary_fraction": 0.25}}, "rotary_fraction=0.25 is not free"),
+        ({"position": {"type": "rope", "rotary_fraction": 0.5}}, "rotary_fraction=0.5 is not free"),
     ],
 )
 def test_impossible_requests_are_refused(overrides, reason):
     with pytest.raises(ValueError, match=reason):
         create("mla", "tiny", **overrides)
+
+
+def test_an_unknown_path_is_refused():
+    model = create_tiny()
+    with pytest.raises(ValueError, match="attention_path='fast' is unknown: choose one of auto, absorbed, expanded"):
+        model.attention_path = "fast"
+    with pytest.raises(StrictDataclassError, match="choose one of"):
+        type(model.config)(attention_path="fast")

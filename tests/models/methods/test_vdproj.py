@@ -55,7 +55,7 @@ def test_equals_a_pythia_with_the_missing_values_at_zero(value_dim):
     [
         ({"value_dim": 0}, "value_dim=0"),
         ({"value_dim": 30}, "multiple of num_attention_heads=4"),
-        ({"num_key_value_heads": 2}, "not used by newllm-vdproj"),
+        ({"num_key_value_heads": 2}, "vdproj has no setting 'num_key_value_heads'"),
     ],
 )
 def test_impossible_requests_are_refused(overrides, reason):

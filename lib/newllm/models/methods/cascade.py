@@ -35,6 +35,11 @@ class CascadeConfig(BorrowedEmbeddingConfig):
     context_dim: int = 500
     token_context: str = "previous"
 
+    @property
+    def context_widths(self) -> list[int]:
+        """Width of each context block."""
+        return [self.context_dim] * self.num_blocks
+
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
         super().validate_architecture()
@@ -84,7 +89,7 @@ class CascadeContextLLM(BorrowedEmbeddingModel):
 
     def __init__(self, config: CascadeConfig) -> None:
         super().__init__(config)
-        self.add_recurrences(config.hidden_size, [config.context_dim] * config.num_blocks)
+        self.add_recurrences(config.hidden_size, config.context_widths)
         self.token_block = TokenBlock(self.context_width, config.hidden_size)
         self.post_init()
 

@@ -34,11 +34,6 @@ class ContextPythiaConfig(DecoderConfig):
         self.proj_dim = round_to_heads(self.proj_dim, self.num_attention_heads)
         super().__post_init__(**kwargs)
 
-    def validate_architecture(self) -> None:
-        """Refuse shapes that no model can have, naming the field."""
-        super().validate_architecture()
-        self.refuse_head_groups()
-
 
 class SharedContextAttention(Attention):
     """Queries, keys and values of H heads, all read from contexts of width P that the model keeps once.

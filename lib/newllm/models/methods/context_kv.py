@@ -37,6 +37,11 @@ class ContextKVConfig(BorrowedEmbeddingConfig):
     num_attention_heads: int = 8
     intermediate_size: int = 3072
 
+    @property
+    def context_widths(self) -> list[int]:
+        """Width of each context block."""
+        return self.context_dims
+
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
         super().validate_architecture()
@@ -133,7 +138,7 @@ class ContextKVAttentionLLM(BorrowedEmbeddingModel):
 
     def __init__(self, config: ContextKVConfig) -> None:
         super().__init__(config)
-        self.add_recurrences(config.hidden_size, config.context_dims)
+        self.add_recurrences(config.hidden_size, config.context_widths)
         self.attention = ChunkContextAttention(config.hidden_size, self.context_width, config.num_attention_heads)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = FeedForward(config.hidden_size, config.intermediate_size)

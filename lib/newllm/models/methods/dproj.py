@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from newllm.models.cache_layers import RecurrentStateLayer
-from newllm.models.config import DecoderConfig, round_to_heads
+from newllm.models.config import DecoderConfig, GroupedDecoderConfig, round_to_heads
 from newllm.models.decoder import Decoder
 from newllm.models.recurrent import RecurrentModel
 from newllm.models.registry import register
@@ -15,7 +15,7 @@ from newllm.models.step import Step
 
 
 @strict
-class DProjPythiaConfig(DecoderConfig):
+class DProjPythiaConfig(GroupedDecoderConfig):
     """Blocks of width ``proj_dim`` behind an embedding of width ``embedding_size``.
 
     Attributes
@@ -32,12 +32,19 @@ class DProjPythiaConfig(DecoderConfig):
     embedding_size: int = 512
     proj_dim: int = 320
 
+    not_settings = frozenset({"hidden_size", "intermediate_size", "tie_word_embeddings"})
+
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.embedding_size < 1:
-            raise ValueError(f"embedding_size={self.embedding_size} must be at least 1")
-        self.proj_dim = self.hidden_size = round_to_heads(self.proj_dim, self.num_attention_heads)
-        self.intermediate_size = 4 * self.proj_dim
+        self.require_positive("embedding_size")
+        self.proj_dim = round_to_heads(self.proj_dim, self.num_attention_heads)
+        self.derive("proj_dim", hidden_size=self.proj_dim, intermediate_size=4 * self.proj_dim)
         super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Refuse shapes that no model can have, naming the field."""
+        super().validate_architecture()
+        if self.tie_word_embeddings:
+            raise ValueError("tie_word_embeddings=True is impossible: the embedding is not as wide as the head reads")
 
 
 @register(

@@ -18,10 +18,13 @@ class KAPythiaConfig(PythiaConfig):
 
     model_type = "newllm-ka"
 
+    not_settings = frozenset({"num_key_value_heads"})
+
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
         super().validate_architecture()
-        self.refuse_head_groups()
+        if self.num_key_value_heads is not None:
+            raise ValueError(f"num_key_value_heads={self.num_key_value_heads} is not used by ka: leave it out")
 
 
 class KeyAttention(MultiHeadAttention):

@@ -10,9 +10,27 @@ from torch import Tensor, nn
 from newllm.models.attention import Attention, attend
 from newllm.models.config import DecoderConfig
 from newllm.models.decoder import Decoder
-from newllm.models.position import PositionEncodingConfig, RotaryEncoding
+from newllm.models.position import PositionEncodingConfig
 from newllm.models.registry import Paper, register
 from newllm.models.step import Step
+
+# A quarter of a head at the 70m shape: as much as GPT-NeoX turns of each.
+ROTARY_DIM = 16
+ATTENTION_PATHS = ("auto", "absorbed", "expanded")
+
+
+def _with_whole_rotary_key(position: PositionEncodingConfig | dict | str) -> PositionEncodingConfig:
+    """Read a position encoding; RoPE turns the whole of the rotary key, and ValueError is raised for a share of it."""
+    parsed = PositionEncodingConfig.parse(position)
+    if parsed.type != "rope":
+        return parsed
+    given = position.get("rotary_fraction") if isinstance(position, dict) else None
+    if given not in (None, 1.0) or parsed.rotary_fraction not in (PositionEncodingConfig.rotary_fraction, 1.0):
+        raise ValueError(
+            f"rotary_fraction={parsed.rotary_fraction} is not free, the whole of the rotary key is turned: leave it "
+            "out, and set rotary_dim for another width"
+        )
+    return replace(parsed, rotary_fraction=1.0)
 
 
 @strict
@@ -24,35 +42,42 @@ class MLAPythiaConfig(DecoderConfig):
     kv_dim
         Width of the latent that is cached for each token and layer.
     rotary_dim
-        With RoPE, width of the rotary key beside the latent (the whole of it is rotated); even.
+        With RoPE, and only then, width of the rotary key beside the latent (the whole of it is rotated); even.
     attention_path
         How attention is computed, never what: ``"expanded"`` builds keys and values from all latents, ``"absorbed"``
         (outside training) reads the latents themselves, ``"auto"`` expands in training and prefill and absorbs in
-        decoding.
+        decoding. Not a setting: see :attr:`MLAPythiaModel.attention_path`.
     """
 
     model_type = "newllm-mla"
 
     kv_dim: int = 128
-    rotary_dim: int = 16
+    rotary_dim: int = ROTARY_DIM
     attention_path: str = "auto"
     position: PositionEncodingConfig | dict | str = "alibi"
 
+    not_settings = frozenset({"attention_path"})
+
     def __post_init__(self, **kwargs: Any) -> None:
-        position = PositionEncodingConfig.parse(self.position)
-        self.position = replace(position, rotary_fraction=1.0) if position.type == "rope" else position
+        self.position = _with_whole_rotary_key(self.position)
         super().__post_init__(**kwargs)
+
+    @property
+    def has_rotary_key(self) -> bool:
+        """Whether a rotary key stands beside the latent."""
+        return PositionEncodingConfig.parse(self.position).type == "rope"
 
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
         super().validate_architecture()
-        self.refuse_head_groups()
-        if self.kv_dim < 1:
-            raise ValueError(f"kv_dim={self.kv_dim} must be at least 1")
+        self.require_positive("kv_dim")
+        self.require_choice("attention_path", ATTENTION_PATHS)
         if self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ValueError(f"rotary_dim={self.rotary_dim} must be even and at least 2")
-        if self.attention_path not in ATTENTION_PATHS:
-            raise ValueError(f"attention_path={self.attention_path!r} is unknown: choose one of {ATTENTION_PATHS}")
+        if not self.has_rotary_key and self.rotary_dim != ROTARY_DIM:
+            raise ValueError(
+                f"rotary_dim={self.rotary_dim} does nothing without RoPE: leave it out, or set position=rope"
+            )
 
 
 class LatentAttention(Attention):
@@ -82,9 +107,9 @@ class LatentAttention(Attention):
         self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.kv_dim = config.kv_dim
-        self.path = config.attention_path
+        self.config = config
         self.position = config.build_position(config.rotary_dim)
-        self.rotary_dim = config.rotary_dim if isinstance(self.position, RotaryEncoding) else 0
+        self.rotary_dim = config.rotary_dim if config.has_rotary_key else 0
         self.scale = (self.head_dim + self.rotary_dim) ** -0.5
         width = config.hidden_size
         self.query = nn.Linear(width, width, bias=False)
@@ -119,8 +144,8 @@ class LatentAttention(Attention):
 
     def _absorbs(self, step: Step) -> bool:
         """Whether this call takes the absorbed path."""
-        if self.path != "auto":
-            return self.path == "absorbed" and not self.training
+        if self.config.attention_path != "auto":
+            return self.config.attention_path == "absorbed" and not self.training
         # Expanding S latents takes S kv_dim d_h multiplications a head for K, as many for V; absorbing makes each of
         # the T x S products kv_dim instead of d_h wide. T where the two are equal divides the paths.
         return step.past_length > 0 and step.length * (self.kv_dim - self.head_dim) < self.kv_dim * self.head_dim
@@ -150,9 +175,6 @@ class LatentAttention(Attention):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-ATTENTION_PATHS = ("auto", "absorbed", "expanded")
-
-
 @register(
     "mla",
     lambda size: {"kv_dim": size.width // 4},
@@ -164,3 +186,14 @@ class MLAPythiaModel(Decoder):
 
     config_class = MLAPythiaConfig
     attention = LatentAttention
+
+    @property
+    def attention_path(self) -> str:
+        """How attention is computed, never what: ``auto``, ``absorbed`` or ``expanded``."""
+        return self.config.attention_path
+
+    @attention_path.setter
+    def attention_path(self, path: str) -> None:
+        if path not in ATTENTION_PATHS:
+            raise ValueError(f"attention_path={path!r} is unknown: choose one of {', '.join(ATTENTION_PATHS)}")
+        self.config.attention_path = path

@@ -1,11 +1,14 @@
 """Pythia (Biderman et al. 2023): the baseline, its position encoding to choose, and two controls of equal cache."""
 
+import copy
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from transformers import GPTNeoXConfig
 
-from newllm.models.config import DecoderConfig
+from newllm.models.config import GroupedDecoderConfig
 from newllm.models.decoder import Decoder
+from newllm.models.position import PositionEncodingConfig
 from newllm.models.registry import Paper, Size, register
 
 PYTHIA = Paper("Biderman et al.", 2023, "https://arxiv.org/abs/2304.01373")
@@ -14,30 +17,60 @@ ALIBI = Paper("Press et al.", 2021, "https://arxiv.org/abs/2108.12409")
 NO_ENCODING = Paper("Kazemnejad et al.", 2023, "https://arxiv.org/abs/2305.19466")
 SHARED_KEYS_AND_VALUES = Paper("Shazeer", 2019, "https://arxiv.org/abs/1911.02150")
 
+# What GPT-NeoX configs may say otherwise, and what is computed here; the names of dropouts stand for training.
+COMPUTED = {
+    "hidden_act": "gelu",
+    "attention_bias": True,
+    "use_parallel_residual": True,
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+}
+# What they hold that a causal language model does not read.
+UNREAD = ("classifier_dropout", "is_decoder")
+# All spellings of RoPE's settings, before and since transformers 5.
+ROTARY = ("rope_parameters", "rope_scaling", "rotary_pct", "rotary_emb_base", "rope_theta", "partial_rotary_factor")
+
 
 @strict
-class PythiaConfig(DecoderConfig):
+class PythiaConfig(GroupedDecoderConfig):
     """A GPT-NeoX shape. Reads the published ``config.json`` too, and refuses what it would not compute."""
 
     model_type = "newllm-pythia"
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # How GPT-NeoX configs name their rotary settings, before and since transformers 5.
-        rope = kwargs.pop("rope_parameters", None) or {}
-        fraction = rope.get("partial_rotary_factor", kwargs.pop("rotary_pct", None))
-        base = rope.get("rope_theta", kwargs.pop("rotary_emb_base", None))
-        if rope.get("rope_type", "default") != "default":
-            raise ValueError(f"rope_type={rope['rope_type']!r} is not supported: only the default rotary encoding is")
-        if fraction is not None or base is not None:
-            self.position = {
-                "type": "rope",
-                "rotary_fraction": 0.25 if fraction is None else fraction,
-                "rotary_base": 10000.0 if base is None else float(base),
-            }
-        for name, expected in (("use_parallel_residual", True), ("hidden_act", "gelu"), ("attention_bias", True)):
-            if kwargs.get(name, expected) != expected:
-                raise ValueError(f"{name}={kwargs[name]!r} is not supported: Pythia has {expected!r}")
+        for name, expected in COMPUTED.items():
+            value = kwargs.pop(name, None)
+            if value not in (None, expected):
+                raise ValueError(f"{name}={value!r} is not supported: Pythia has {expected!r}")
+        for name in UNREAD:
+            kwargs.pop(name, None)
+        rotary = {name: value for name in ROTARY if (value := kwargs.pop(name, None)) is not None}
+        if rotary:
+            self.position = self._read_rotary(rotary)
         super().__post_init__(**kwargs)
+
+    def _read_rotary(self, given: dict[str, Any]) -> PositionEncodingConfig:
+        """Read RoPE's settings as GPT-NeoX does, in any spelling; ValueError for what it does and is not done here."""
+        read = GPTNeoXConfig(
+            hidden_size=self.hidden_size,
+            num_attention_heads=self.num_attention_heads,
+            max_position_embeddings=self.max_position_embeddings,
+            **copy.deepcopy(given),
+        ).rope_parameters
+        settings = {name: value for name, value in dict(read or {}).items() if value is not None}
+        settings.pop("type", None)
+        kind, fraction, base = (settings.pop(name) for name in ("rope_type", "partial_rotary_factor", "rope_theta"))
+        if kind != "default":
+            raise ValueError(f"rope_type={kind!r} is not supported: only the default rotary encoding is")
+        for name, value in settings.items():
+            raise ValueError(f"{name}={value!r} is not supported: the default rotary encoding has no such setting")
+        for name, value in (("rope_theta", base), ("partial_rotary_factor", fraction)):
+            if given.get(name, value) != value:
+                raise ValueError(f"{name}={given[name]!r} is not read by GPT-NeoX, which takes {value!r}: correct it")
+        width = int(self.hidden_size // self.num_attention_heads * fraction)
+        if width < 2 or width % 2:
+            raise ValueError(f"partial_rotary_factor={fraction} turns {width} entries of a head: RoPE here turns pairs")
+        return PositionEncodingConfig("rope", rotary_fraction=float(fraction), rotary_base=float(base))
 
 
 def _heads_of_a_latent(size: Size) -> int:

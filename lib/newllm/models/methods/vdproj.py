@@ -25,7 +25,6 @@ class VDProjPythiaConfig(DecoderConfig):
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
         super().validate_architecture()
-        self.refuse_head_groups()
         if self.value_dim < 1 or self.value_dim % self.num_attention_heads:
             raise ValueError(
                 f"value_dim={self.value_dim} must be a positive multiple of "
