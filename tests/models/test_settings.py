@@ -135,7 +135,7 @@ def test_an_unknown_setting_is_refused_in_one_sentence(name, field):
 )
 def test_arms_that_would_be_others_are_refused_before_anything_runs(arm, reason):
     with pytest.raises(ValueError, match=reason) as caught:
-        Arm.parse(arm).check(TINY)
+        Arm.parse(arm).configure(TINY)
     assert "\n" not in str(caught.value)
 
 

@@ -102,9 +102,11 @@ class _Mode:
     """One way to run the same tokens: with a mask or not, padded or not, through the cache in pieces or at once."""
 
     name: str
+    # Columns to change, and for each of them the row of the mask under which it is changed.
     offsets: Sequence[int]
     pieces: Sequence[int] | None = None
     mask: Tensor | None = None
+    mask_rows: Sequence[int] | None = None
 
 
 def certify(model: PreTrainedModel, *, period: int | None = None) -> Certificate:
@@ -167,8 +169,10 @@ def _modes(model: PreTrainedModel, length: int) -> Iterator[_Mode]:
     yield _Mode("attention mask", offsets, mask=torch.ones(1, length, dtype=torch.long, device=model.device))
     padded = length + PADDINGS - 1
     padding = _left_padding(padded, model.device)
-    padded_offsets = range(PADDINGS, padded)
-    yield _Mode("left padding", padded_offsets, mask=padding)
+    # Each offset, padding not counted, under one of the paddings.
+    mask_rows = [offset % PADDINGS for offset in offsets]
+    padded_offsets = [offset + row for offset, row in zip(offsets, mask_rows, strict=True)]
+    yield _Mode("left padding", padded_offsets, mask=padding, mask_rows=mask_rows)
     # The last piece spans more than a period, so that a leak inside it shows at every offset.
     yield _Mode("chunked prefill", offsets, pieces=(2, 1, length // 4, length - length // 4 - 3))
     yield _Mode(
@@ -176,6 +180,7 @@ def _modes(model: PreTrainedModel, length: int) -> Iterator[_Mode]:
         padded_offsets,
         pieces=(2, 3, length // 4, padded - length // 4 - 5),
         mask=padding,
+        mask_rows=mask_rows,
     )
     yield _Mode("token-by-token decoding", _few(offsets), pieces=(half, *[1] * (length - half)))
 
@@ -213,7 +218,8 @@ def _check_later_tokens(model: PreTrainedModel, mode: _Mode, length: int, genera
     rows_at_once = max(1, LOGITS_AT_ONCE // widest)
     for first in range(0, len(mode.offsets), rows_at_once):
         changed = torch.tensor(mode.offsets[first : first + rows_at_once], device=model.device)
-        variant = torch.arange(first, first + len(changed), device=model.device) % variants
+        rows = [0] * len(changed) if mode.mask_rows is None else mode.mask_rows[first : first + rows_at_once]
+        variant = torch.tensor(rows, device=model.device)
         ids = torch.where(columns == changed[:, None], others, tokens)
         mask = None if mode.mask is None else mode.mask[variant]
         moved = torch.cat(
