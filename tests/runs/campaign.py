@@ -310,7 +310,9 @@ def every_fault(folder: Path, flips: int) -> dict[str, Any]:
     chance = random.Random(0)
     for state, source in (("finished", finished), ("half-finished", half)):
         seen = counts.setdefault(state, dict.fromkeys(("did not matter", "made good", "refused", "silent"), 0))
-        files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
+        # What the lender left is finished in both states.
+        inside = "*" if state == "finished" else f"*{ARM}*/**/*"
+        files = [path.relative_to(source) for path in sorted(source.rglob(inside)) if path.is_file()]
         for name in (name for name in files if not name.name.startswith(".")):
             for fault, damage in FAULTS.items():
                 for _ in range(flips if fault == "flipped bit" else 1):

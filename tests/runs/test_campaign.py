@@ -28,7 +28,8 @@ def campaign(name: str, folder: Path, *arguments: int) -> dict[str, Any]:
 def test_a_run_that_is_killed_at_any_event_ends_with_the_same_numbers(tmp_path):
     found = campaign("killed_runs", tmp_path)
     assert found["failed"] == []
-    assert found["restarts"] >= found["events"] > 100
+    assert found["events"] > 120
+    assert found["restarts"] > 120
 
 
 def test_a_deletion_that_is_killed_at_any_event_leaves_a_run_that_goes_on(tmp_path):
@@ -46,7 +47,7 @@ def test_a_full_disk_is_harmless(tmp_path):
 def test_no_damage_passes_silently(tmp_path):
     found = campaign("every_fault", tmp_path, 1)
     assert found["silent"] == []
-    for state in ("finished", "half-finished"):
+    for state, least in (("finished", 50), ("half-finished", 5)):
         counts = found["counts"][state]
         assert counts["silent"] == 0
-        assert counts["made good"] > 50
+        assert counts["made good"] > least

@@ -142,6 +142,16 @@ class TestRun:
         assert taken.is_finished
         assert not Run(tmp_path / "d" / "trial", {"lr": 2.0}).take_over(finished_runs(tmp_path))
 
+    def test_what_a_killed_writer_left_is_gone_at_the_next_start(self, tmp_path):
+        run = Run(tmp_path / "run", {})
+        run.start()
+        left = [run.folder / ".partial-7-run.json", run.folder / "tables" / ".partial-7-arms.csv"]
+        for path in left:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("{")
+        with Run(tmp_path / "run", {}).work():
+            assert not any(path.exists() for path in left)
+
     def test_a_table_is_a_csv_file_among_the_run_s(self, tmp_path):
         run = Run(tmp_path / "run", {})
         run.save_table(pandas.DataFrame({"arm": ["a,b"], "value": [0.25]}, index=[7]), "numbers")

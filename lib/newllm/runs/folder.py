@@ -132,6 +132,10 @@ class Run:
             except OSError as error:
                 raise _unwritable(self.folder, error) from error
             self._look()  # Another process may have finished it meanwhile.
+            for path in (*self.folder.glob(f"{PARTIAL}*.*"), *self.folder.glob(f"*/{PARTIAL}*.*")):
+                # What a trial inside left is its own affair: somebody may be writing there.
+                if path.parent == self.folder or not (path.parent / RUN_FILE).exists():
+                    path.unlink(missing_ok=True)
             yield
 
     def start(self) -> None:
