@@ -69,18 +69,18 @@ def test_a_cascade_stands_on_the_embedding_of_a_baseline_on_the_same_data(text_f
     records = compare(settings(text_folder, arms=arms, epochs=1), text_data, tmp_path).set_index("arm")
     assert sorted(path.parent.name for path in tmp_path.rglob("record.json")) == [
         "cascade-oacd-seed1",
-        "cascade-oacd_tie_word_embeddings=False-seed1",
-        "cascade-random_freeze_embedding=False_num_blocks=1-seed1",
+        "cascade-oacd_tie_word_embeddings=false-seed1",
+        "cascade-random_freeze_embedding=false_num_blocks=1-seed1",
         "pythia-seed1",
     ]
     # It is the baseline's head that serves, whether it is going to be the head here or not.
     baseline = saved(tmp_path, "pythia").get_output_embeddings().weight
-    cascade, untied = saved(tmp_path, "cascade-oacd"), saved(tmp_path, "cascade-oacd_tie_word_embeddings=False")
+    cascade, untied = saved(tmp_path, "cascade-oacd"), saved(tmp_path, "cascade-oacd_tie_word_embeddings=false")
     assert torch.equal(cascade.get_input_embeddings().weight, baseline)
     assert torch.equal(untied.get_input_embeddings().weight, baseline)
     assert not torch.equal(untied.get_output_embeddings().weight, baseline)
     assert cascade.config.embedding_source == "pythia-seed1"
-    trained = saved(tmp_path, "cascade-random_freeze_embedding=False_num_blocks=1")
+    trained = saved(tmp_path, "cascade-random_freeze_embedding=false_num_blocks=1")
     distance = (trained.get_input_embeddings().weight - baseline).abs().max()
     assert 0 < distance < 0.2, "it starts from the baseline's too, and learns"
     for arm, record in records.iterrows():

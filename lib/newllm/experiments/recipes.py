@@ -10,6 +10,7 @@ import torch
 
 from newllm.data import TextData
 from newllm.data.tokenizers import tokenizer_identity
+from newllm.experiments.arms import Arm
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import DamagedFileError
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
@@ -114,11 +115,18 @@ TREATMENTS: dict[str | None, Treatment] = {
 }
 
 
+def freeze(arm: Arm, model: LanguageModel) -> None:
+    """Take out of main training what the arm leaves as it is: its recurrences, unless end-to-end, and its embedding."""
+    if isinstance(model, RecurrentModel) and arm.projection != "end-to-end":
+        model.freeze_context_blocks()
+    frozen = arm.frozen_embedding or (isinstance(model, BorrowedEmbeddingModel) and model.config.freeze_embedding)
+    model.get_input_embeddings().requires_grad_(not frozen)
+
+
 def train_on_windows(trial: Trial, model: LanguageModel, data: TextData, folder: Path, device: torch.device) -> Trained:
     """Train the recurrences by their treatment, then the rest by cross-entropy, each window from an empty cache."""
     projection = TREATMENTS[trial.arm.projection](trial, model, data, folder, device)
-    if trial.arm.frozen_embedding:
-        model.get_input_embeddings().requires_grad_(False)
+    freeze(trial.arm, model)
     main = train(model, data, trial.parameters, folder / TRAINING_FOLDER, seed=trial.seed, device=device)
     return Trained(main, projection)
 
@@ -140,8 +148,7 @@ def prepare_context_blocks(
         adopt_embedding(model, read_embedding(source, for_head=model.config.tie_word_embeddings), data.tokenizer)
     blocks = replace(trial, parameters=trial.parameters.for_context_blocks())
     projection = TREATMENTS[trial.arm.projection](blocks, model, data, folder, device)
-    frozen = model.config.freeze_embedding or trial.arm.frozen_embedding
-    model.get_input_embeddings().requires_grad_(not frozen)
+    freeze(trial.arm, model)
     return projection
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from newllm.data import TextData
-from newllm.experiments.recipes import RECIPES
+from newllm.experiments.recipes import RECIPES, freeze
 from newllm.experiments.trial import Trial
-from newllm.models.recurrent import RecurrentModel
 from newllm.runtime import choose_device
 from newllm.wording import describe_seconds
 
@@ -37,11 +36,7 @@ def expected_seconds(trials: Sequence[Trial], data: TextData) -> dict[Trial, flo
         kind = (trial.arm, repr(settings), *(getattr(parameters, name) for name in SETTINGS_THAT_TAKE_TIME))
         if kind not in by_kind:
             model = trial.arm.build(parameters, len(data.tokenizer), trial.seed)
-            # As the recipes do: what is frozen takes less time.
-            if isinstance(model, RecurrentModel) and trial.arm.projection != "end-to-end":
-                model.freeze_context_blocks()
-            if trial.arm.frozen_embedding:
-                model.get_input_embeddings().requires_grad_(False)
+            freeze(trial.arm, model)
             estimate = RECIPES[model.recipe].estimate
             by_kind[kind] = estimate(model, data, parameters, device=choose_device(parameters.device))
         expected[trial] = by_kind[kind]
