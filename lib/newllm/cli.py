@@ -85,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="newllm", description="Train, verify and compare language models that keep a smaller KV cache."
     )
-    parser.add_argument("--version", action=_Version)
+    project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    parser.add_argument("--version", action="version", version=f"newllm {project['version']}")
     parser.set_defaults(declared=None)
     commands = parser.add_subparsers(metavar="command")
     for declared in COMMANDS:
@@ -103,17 +104,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _module_name(declared: ModuleType) -> str:
     return declared.__name__.rpartition(".")[2]
-
-
-class _Version(argparse.Action):
-    """Say the version of this clone; its file is read only when it is asked for."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help="show the version and end")
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        parser.exit(message=f"newllm {project['version']}\n")
 
 
 if __name__ == "__main__":

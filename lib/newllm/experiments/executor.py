@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from functools import partial
@@ -49,6 +50,8 @@ def run_side_by_side(
 
 def _start_worker(threads: int) -> None:
     """Give a process its share of the cores, and leave the terminal to the process that waits for it."""
+    # Ctrl-C reaches all processes of a terminal: this one ends in silence, and its trial goes on at the next start.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(threads)
     transformers_logging.set_verbosity_error()
 

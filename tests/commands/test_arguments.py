@@ -1,0 +1,163 @@
+"""What the commands refuse at once, what they say alone, and how they end when they are interrupted."""
+
+import random
+import string
+
+import pytest
+
+from newllm import cli
+from newllm.commands import models
+from newllm.commands.shared import full_name, read_assignments
+from newllm.config.errors import ParameterError
+from newllm.config.notebooks import NOTEBOOKS
+from newllm.config.profiles import load_parameters
+from newllm.experiments.planning import check_before_work
+
+FUZZED = 400
+
+
+def test_the_command_alone_says_in_five_lines_what_one_can_do(capsys):
+    assert cli.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert all(len(line) <= 120 for line in lines)
+
+
+@pytest.mark.parametrize("declared", cli.COMMANDS)
+def test_every_command_has_help_with_examples(declared, capsys):
+    name = declared.__name__.rpartition(".")[2].replace("_", "-")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([name, "--help"])
+    assert f"examples:\n  newllm {name}" in capsys.readouterr().out
+
+
+def test_the_version_is_said(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("newllm ")
+
+
+def test_an_interrupted_command_ends_in_one_line(monkeypatch, capsys):
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "main", interrupt)
+    assert cli.main(["models", "--size", "tiny"]) == 130
+    assert [line[:12] for line in capsys.readouterr().out.splitlines() if line] == ["Interrupted:"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "02", "-p", "arms=[pythi]"], "did you mean 'pythia'?"),
+        (["run", "02", "-p", "lr=1e-3", "-p", "lr=1e-4"], "lr is given twice"),
+        (["run", "02", "-p", "profile=gpu"], "newllm run chooses it by --profile"),
+        (["run", "02", "-p", "lr=2020-13-45"], "lr is '2020-13-45'"),
+        (["run", "02", "-p", "samples=010"], "samples is '010'"),
+        (["run", "02", "-p", "samples=1:30"], "samples is '1:30'"),
+        (["run", "02", "-p", 'seeds=!!float "-"'], "seeds is"),
+        (["run", "02", "-p", f"seeds={'[' * 500}"], "too many brackets"),
+        (["run", "07", "-p", "attended_position=1000000"], "2048"),
+        (["run", "run.py.ipynb"], "is not one of the notebooks"),
+        (["models", "mqq"], "did you mean mqa?"),
+        (["leaderboard", "--filter", "min_seed=3"], "did you mean min_seeds?"),
+        (["evaluate", "somewhere", "--limit", "3"], "belong to --tasks"),
+        (["sweep", "learning_rate"], "did you mean learning_rates?"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(arguments, said, capsys):
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr().out
+    assert said in shown
+    assert len(shown.splitlines()) == 1
+
+
+def test_notebooks_go_by_number_name_or_path():
+    assert {full_name(name) for name in ("2", "02", "02_main_training", "notebooks/02_main_training.ipynb")} == {
+        "02_main_training"
+    }
+
+
+def checked(notebook, **given):
+    parameters = load_parameters(notebook, "cpu", read_assignments([f"{key}={value}" for key, value in given.items()]))
+    check_before_work(parameters)
+    return parameters
+
+
+def test_one_parameter_is_enough():
+    assert checked("02_main_training", samples=200).projection_samples == 200
+    assert checked("02_main_training", seeds="0", arms="pythia,mla").arms == ("pythia", "mla")
+    one = checked("07_context_kv", arms="[context-kv@context_dims=[256,128],chunk_size=50]")
+    assert one.arms == (one.base_arm,) == ("context-kv@context_dims=[256,128],chunk_size=50",)
+    assert checked("08_cascade", arms="[cascade@num_blocks=4]").base_arm == "cascade@num_blocks=4"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"arms": "mla@kv_dimm=3"}, "did you mean 'kv_dim'"),
+        ({"arms": "cascade", "embedding_source": "/nowhere"}, "no such file or folder"),
+        ({"arms": "cascade", "embedding_source": "random"}, "must come from a trained model"),
+        ({"arms": "context-kv", "stream_tokens": "50"}, "stream_tokens=50 must be larger"),
+        ({"samples": "1000000000"}, "12.2 MB of text"),
+        ({"source": "pile", "samples": "1000000000000"}, "the disk has"),
+        ({"pretrained": "./gone"}, "no such folder"),
+        ({"pretrained": "EleutherAI/pythia-70m"}, "give tokenizer the same value"),
+        ({"tokenizer": "gone.json"}, "there is no such file"),
+        ({"source": "text", "text_files": "gone/*.txt"}, "no file matches"),
+        ({"output_folder": "README.md"}, "is a file"),
+        ({"arms": "pythia@hidden_size=1000000,num_attention_heads=4"}, "of memory"),
+    ],
+)
+def test_what_would_fail_late_is_refused_early(given, said):
+    with pytest.raises(ParameterError, match=said) as caught:
+        checked("02_main_training", **given)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def random_value(generator):
+    """A value as somebody could write it, most of them wrong."""
+    pieces = (
+        *("0", "-1", "1e-4", "010", "1:30", "2020-13-45", "true", "no", "null", "", "nan", ".inf", "1e999", "[", "]]"),
+        *(
+            "[0, 1]",
+            "[a, [b]]",
+            "{a: 1}",
+            "{a: 1, a: 2}",
+            '!!float "-"',
+            "&a x",
+            "*a",
+            "'",
+            '"x',
+            "\x00",
+            "\ud800",
+            "💥",
+        ),
+        *(
+            "pythia",
+            "mla@kv_dim=8",
+            "mla@kv_dim=",
+            "context-kv@context_dims=[8,8],chunk_size=4",
+            "dproj-oacd-x",
+            "cascade",
+        ),
+        "".join(generator.choices(string.printable, k=generator.randrange(12))),
+        str(generator.randrange(-5, 10**9)),
+    )
+    return "".join(generator.choices(pieces, k=generator.choice((1, 1, 1, 2, 3))))
+
+
+def test_any_parameters_are_valid_or_refused_in_sentences():
+    generator = random.Random(0)
+    refused = 0
+    for _ in range(FUZZED):
+        notebook = generator.choice(sorted(NOTEBOOKS))
+        keys = generator.sample([*NOTEBOOKS[notebook].model_fields, "arms", "sampels"], k=generator.randrange(1, 4))
+        keys = [key for key in dict.fromkeys(keys) if key not in ("output_folder", "text_files")]
+        assignments = [f"{key}={random_value(generator)}" for key in keys]
+        try:
+            check_before_work(load_parameters(notebook, "smoke", read_assignments(assignments)))
+        except ParameterError as error:
+            refused += 1
+            assert all(len(line) > 10 for line in str(error).split("\n")), assignments
+    assert 0 < refused < FUZZED
