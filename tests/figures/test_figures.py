@@ -215,6 +215,12 @@ def test_differences_carry_both_intervals_of_each_change():
     assert drawn["head, 95 % over seeds"].marker.color != seeds.marker.color
 
 
+def test_a_picture_without_a_difference_says_so():
+    figure = figures.differences(pd.DataFrame(columns=["study", "change", "difference"]), "the base arm")
+    assert not figure.data
+    assert any(note.text.startswith("no other arm") for note in figure.layout.annotations)
+
+
 def test_what_is_kept_is_drawn_to_one_scale():
     entries = pd.DataFrame(
         [("small", 0, "state", 3), ("large", 0, "keys", 8), ("large", 1, "keys", 8), ("large", 1, "values", 2)],

@@ -1,6 +1,9 @@
 import importlib.metadata
+import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -67,8 +70,72 @@ def test_the_first_cell_finds_the_clone_it_is_run_in(place, tmp_path):
     (clone / "lib" / "newllm").symlink_to(project_root() / "lib" / "newllm")
     (clone / "notebooks").mkdir()
     folder = (clone / place) if place != "lib/newllm" else clone / "lib"
-    code = f"{first_cell.FIRST_CELL}\nprint(newllm.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, text=True, check=True, timeout=60
+    done = run_first_cell(folder)
+    assert done.stdout.strip() == str(clone / "lib" / "newllm" / "__init__.py"), done.stderr
+
+
+def run_first_cell(folder: Path, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the cell as a new kernel would, which sees nothing of this clone unless it finds it."""
+    # This environment has newllm installed from a clone; a stranger's has it nowhere.
+    hide = "import sys\nsys.meta_path = [f for f in sys.meta_path if 'editable' not in str(f)]"
+    hide += "\nsys.path = [p for p in sys.path if not p.endswith('/lib')]"
+    code = f"{hide}\n{before}\n{first_cell.FIRST_CELL}\nprint(newllm.__file__)"
+    command = [sys.executable, "-I", "-c", code]
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=environment)
+
+
+IN_COLAB = "import types\nsys.modules['google.colab'] = types.ModuleType('google.colab')"
+
+
+def test_in_colab_the_first_cell_clones_where_nothing_is_there(tmp_path):
+    """Only the network is missing: git is a script that puts the clone where git would."""
+    (tmp_path / "bin").mkdir()
+    git = tmp_path / "bin" / "git"
+    git.write_text(
+        f"""#!/bin/sh
+echo "$@" > {tmp_path}/asked
+mkdir -p newllm/lib && ln -s {project_root()}/lib/newllm newllm/lib/newllm
+""",
+        encoding="utf-8",
     )
-    assert done.stdout.strip() == str(clone / "lib" / "newllm" / "__init__.py")
+    git.chmod(0o755)
+    content = tmp_path / "content"
+    content.mkdir()
+    path = f"{git.parent}{os.pathsep}{os.environ['PATH']}"
+    for _ in range(2):  # the second time the clone is there
+        done = run_first_cell(content, IN_COLAB, PATH=path)
+        assert done.stdout.strip() == str(content / "newllm" / "lib" / "newllm" / "__init__.py"), done.stderr
+        assert first_cell.REPOSITORY in (tmp_path / "asked").read_text(encoding="utf-8")
+        git.unlink(missing_ok=True)
+
+
+def test_outside_colab_a_notebook_without_a_clone_says_what_to_do(tmp_path):
+    done = run_first_cell(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"ModuleNotFoundError: newllm is not here; clone {first_cell.REPOSITORY} first."
+    )
+
+
+def test_a_clone_without_its_packages_says_what_to_do():
+    """Nothing but IPython is installed: the first cell must reach its sentence before it needs anything else."""
+    nothing = """
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "pandas", "plotly", "pydantic", "yaml", "ipywidgets"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+import importlib.metadata
+sys.meta_path.insert(0, Nothing())
+importlib.metadata.version = lambda name: (_ for _ in ()).throw(importlib.metadata.PackageNotFoundError(name))
+"""
+    done = run_first_cell(project_root() / "notebooks", nothing)
+    assert done.returncode == 1
+    assert "torch" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].endswith("not installed; run `make lab` in the clone, or choose its .venv.")
+
+
+def test_the_address_is_that_of_the_project():
+    project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["urls"]["Repository"] == first_cell.REPOSITORY

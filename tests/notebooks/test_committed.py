@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from newllm.config.notebooks import NOTEBOOKS
-from newllm.notebook.first_cell import FIRST_CELL
+from newllm.notebook.first_cell import FIRST_CELL, REPOSITORY
 from newllm.notebook.refresh import FIGURE, PICTURE
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -90,3 +90,8 @@ def test_explains_itself(notebook):
     assert prose[0].source.startswith("# ")
     assert len(prose) * 3 >= len(code_cells(notebook)), "code without a word between"
     assert "What to try next" in prose[-1].source
+
+
+def test_opens_in_colab(notebook, path):
+    address = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
+    assert f"[Open in Colab]({address}/blob/main/notebooks/{path.name})" in notebook.cells[0].source

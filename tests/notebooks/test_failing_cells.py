@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 
 from newllm import cli
-from newllm.commands import run
+from newllm.commands import refresh, run
 from newllm.files import project_root
 
 NOTEBOOKS = project_root() / "notebooks"
@@ -61,3 +61,20 @@ def test_a_killed_kernel_ends_one_notebook_with_one_sentence_and_the_next_one_ru
     assert len(said) == 2
     assert not [record for record in caplog.records if record.exc_info]
     assert list((tmp_path / "outputs").glob("03_causal_masks/*/03_causal_masks.ipynb")), "the second one did not run"
+
+
+def test_refresh_leaves_a_notebook_that_fails_and_goes_on_to_the_next(tmp_path, monkeypatch, caplog):
+    sources = {"00_overview": KILLED, "01_projection_training": "%no_such_magic", "03_causal_masks": "print('runs')"}
+    before = {}
+    for name, source in sources.items():
+        before[name] = write(tmp_path / f"{name}.ipynb", source).read_bytes()
+    monkeypatch.setattr(refresh, "notebook_path", lambda name: tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(cli, "_log_to_the_terminal", lambda: None)
+    with caplog.at_level(logging.INFO, "newllm"):
+        assert cli.main(["refresh", "00", "01", "03"]) == 1
+    errors = [record.getMessage() for record in caplog.records if record.name.startswith("newllm")]
+    assert errors[0].startswith("00_overview is left as it was: its kernel died")
+    assert errors[1].startswith("01_projection_training is left as it was: UsageError")
+    assert errors[2].startswith("03_causal_masks is refreshed")
+    after = {name: (tmp_path / f"{name}.ipynb").read_bytes() for name in sources}
+    assert [name for name in sources if after[name] != before[name]] == ["03_causal_masks"]

@@ -20,6 +20,10 @@ ONE_PASS = "in one pass"
 CACHED = "through the cache"
 
 
+# What there is even where none of the methods was trained.
+READINGS = ["trained_as", "read_as", "scored", "seeds", "perplexity", "difference", "largest_difference"]
+
+
 def exchange(
     records: pd.DataFrame,
     methods: Sequence[str],
@@ -85,4 +89,4 @@ def exchange(
                         "largest_difference": float(np.abs(losses - reference).max()),
                     }
                 )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=READINGS)

@@ -68,8 +68,12 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
         ends of its intervals, difference_low and _high over windows, difference_over_seeds_low and _high over seeds.
     base
         What the differences are from, in words.
+
+    Without a row the picture says that there is no difference to show.
     """
     figure = go.Figure()
+    if studies.empty:
+        figure.add_annotation(text="no other arm to take a difference of", showarrow=False, xref="paper", yref="paper")
     for index, (study, rows) in enumerate(studies.groupby("study", sort=False)):
         for kind, marker, thickness, width in (("windows", "circle", 4, 0), ("seeds", "line-ns-open", 1, 6)):
             over = "difference" if kind == "windows" else "difference_over_seeds"

@@ -1,8 +1,8 @@
 """What a notebook does first: find the clone, see that its packages are there, and show the library's messages.
 
 Every notebook starts with `FIRST_CELL`; it works from the clone's folders and from one level above them (Colab's
-``/content``), and from anywhere once newllm is installed. Only the standard library and IPython, which every notebook
-has, are imported here, because nothing else may be installed yet.
+``/content``), from anywhere once newllm is installed, and in Colab with nothing there, where it clones. Only the
+standard library and IPython, which every notebook has, are imported here, because nothing else may be installed yet.
 """
 
 import importlib.metadata
@@ -17,13 +17,23 @@ from pathlib import Path
 from IPython import get_ipython
 from IPython.core.interactiveshell import ExecutionInfo
 
-FIRST_CELL = """\
+# As pyproject.toml has it: a notebook that finds no clone cannot look there.
+REPOSITORY = "https://github.com/newllm/newllm"
+
+FIRST_CELL = f"""\
+import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
 here = Path.cwd()
 clones = [folder for folder in (here, *here.parents) if (folder / "lib/newllm").is_dir()]
 clones += [found.parent.parent for pattern in ("*/lib/newllm", "drive/*/*/lib/newllm") for found in here.glob(pattern)]
+if not clones and importlib.util.find_spec("newllm") is None:
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("newllm is not here; clone {REPOSITORY} first.")
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "{REPOSITORY}"], check=True)
+    clones = [here / "newllm"]
 sys.path[:0] = [str(clone / "lib") for clone in clones[:1]]
 
 import newllm.notebook.first_cell
