@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -155,6 +156,26 @@ def project_root() -> Path:
 def outputs_folder() -> Path:
     """Return the folder that holds the run folders: ``NEWLLM_OUTPUTS``, or ``outputs`` in the clone."""
     return _moved_by("NEWLLM_OUTPUTS", "outputs")
+
+
+def local_folder(where: str | Path) -> Path | None:
+    """Return the folder of this name, here or below the outputs; None where there is none, so that it is a hub id."""
+    given = Path(where).expanduser()
+    return next((place for place in (given, outputs_folder() / given) if place.is_dir()), None)
+
+
+def why_no_model(name: str) -> str | None:
+    """Say why a name is neither a folder nor a model's on the hub, without asking it; None where it may be either."""
+    if local_folder(name) is not None:
+        return None
+    beginning = Path(name).parts[0] if name else name
+    is_path = beginning == "outputs" or any((place / beginning).exists() for place in (Path.cwd(), outputs_folder()))
+    if not is_path and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return None
+    return (
+        f"there is no folder {name} (seen from {Path.cwd()} and from {outputs_folder()}), and a model of the hub is "
+        "named owner/name, such as EleutherAI/pythia-70m."
+    )
 
 
 def reference_folder() -> Path:

@@ -1,6 +1,5 @@
 """LAMBADA: the last word of a passage, guessed from all of it."""
 
-import glob
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from newllm.data.sources import open_source
+from newllm.data.sources import file_texts
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.endings import Ending, score_endings
 
@@ -103,10 +102,10 @@ def read_passages(path: Path | str) -> list[tuple[str, str]]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path} (seen from {Path.cwd()}).")
     passages = []
-    for row in open_source("text", [glob.escape(str(path))]).documents():
-        context, _, word = row["text"].rpartition(" ")
+    for text in file_texts(Path(path)):
+        context, _, word = text.rpartition(" ")
         if not context.strip() or not word:
-            raise ValueError(f"a passage must be words with single spaces between them, got {row['text']!r}.")
+            raise ValueError(f"a passage must be words with single spaces between them, got {text!r}.")
         passages.append((context, word))
     if not passages:
         raise ValueError(f"{path} holds no passages.")

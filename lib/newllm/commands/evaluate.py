@@ -14,9 +14,9 @@ from newllm.commands.arguments.evaluate import NO_FILE
 from newllm.commands.shared import as_text
 from newllm.data.hub import HubUnavailableError
 from newllm.evaluation.causality import certify
-from newllm.files import SAVED_MODEL
+from newllm.files import SAVED_MODEL, local_folder
 from newllm.runs.record import RECORD_FILE, Record, read_record
-from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model, local_folder
+from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model
 from newllm.runtime import usable_device
 
 logger = logging.getLogger(__name__)

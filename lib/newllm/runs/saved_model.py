@@ -1,7 +1,6 @@
 """A trained model and its tokenizer, by where they are: a trial of a run, a saved model, or a Pythia on the hub."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from newllm.data.hub import DEADLINE_SECONDS, DOWNLOAD_DEADLINE_SECONDS, ask_hub
 from newllm.data.tokenizers import read_saved_tokenizer, refuse_unsuitable, tokenizer_identity
-from newllm.files import SAVED_MODEL, digest, digest_of_file, outputs_folder
+from newllm.files import SAVED_MODEL, digest, digest_of_file, local_folder, why_no_model
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import BASELINE, METHODS, find
 from newllm.runtime import errors_only
@@ -56,12 +55,6 @@ class TrainedModel:
     digest: str
 
 
-def local_folder(where: str | Path) -> Path | None:
-    """Return the folder of this name, here or below the outputs; None where there is none, so that it is a hub id."""
-    given = Path(where).expanduser()
-    return next((place for place in (given, outputs_folder() / given) if place.is_dir()), None)
-
-
 def find_saved_model(where: str | Path) -> Path:
     """Find the folder of a saved model; a hub id is fetched.
 
@@ -100,13 +93,9 @@ def find_saved_model(where: str | Path) -> Path:
 
 def _fetch(name: str, *, weights: bool = True) -> Path:
     """Fetch a hub model, or what describes it; what looks like a path, or has no owner, is not asked for."""
-    beginning = Path(name).parts[0] if name else name
-    is_path = beginning == "outputs" or any((place / beginning).exists() for place in (Path.cwd(), outputs_folder()))
-    if is_path or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        raise LoadingError(
-            f"there is no folder {name} (seen from {Path.cwd()} and from {outputs_folder()}), and a model of the hub "
-            "is named owner/name, such as EleutherAI/pythia-70m."
-        )
+    reason = why_no_model(name)
+    if reason is not None:
+        raise LoadingError(reason)
     patterns = ["*.json", "*.safetensors"] if weights else ["*.json"]
     fetched = ask_hub(
         lambda: huggingface_hub.snapshot_download(name, allow_patterns=patterns),

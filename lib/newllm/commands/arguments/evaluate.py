@@ -5,6 +5,7 @@ from pathlib import Path
 
 from newllm.config.errors import ParameterError
 from newllm.config.methods import method_names
+from newllm.files import why_no_model
 
 SUMMARY = "ask a trained model by a text, LAMBADA, WikiText, harness tasks, facts"
 
@@ -75,7 +76,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse numbers that count nothing, and options that belong to another one."""
+    """Refuse a model that is nowhere, numbers that count nothing, and options that belong to another one."""
+    reason = why_no_model(options.model)
+    if reason is not None:
+        raise ParameterError(reason)
     for name in ("window", "tokens_a_step", "limit"):
         value = getattr(options, name)
         if value is not None and value < 1:
