@@ -17,11 +17,11 @@ from newllm.evaluation.calculator import calculate
 from newllm.evaluation.reversal import wrong_answers
 from newllm.experiments.arms import Arm
 from newllm.experiments.trial import Trial, lender_of
-from newllm.files import cache_folder
+from newllm.files import cache_folder, local_folder
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
 from newllm.models.recurrent import RecurrentModel
-from newllm.runs.saved_model import TOKENIZER, find_saved_model, local_folder
+from newllm.runs.saved_model import TOKENIZER, find_saved_model
 from newllm.runtime import usable_device
 from newllm.training.embeddings import RANDOM, local_embedding, refuse_random_head
 from newllm.training.stream import refuse_short_stretches
