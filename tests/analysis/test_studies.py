@@ -51,7 +51,7 @@ def records(tmp_path_factory):
                     "perplexity": float(np.exp(losses.mean())),
                     "bits_per_byte": 1.0,
                     "accuracy": 0.1,
-                    "run_on_perplexity": np.nan if arm.method == "pythia" else float(np.exp(losses.mean() + seed)),
+                    "stream_perplexity": np.nan if arm.method == "pythia" else float(np.exp(losses.mean() + seed)),
                     "folder": folder,
                 }
             )
@@ -75,8 +75,8 @@ def test_every_arm_of_the_model_is_in_one_study_with_its_own_difference(records)
     ]
     assert studies["difference"].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5], abs=0.01)
     assert (studies["difference_low"] < studies["difference"]).all()
-    assert studies["run_on_difference"].tolist() == pytest.approx(studies["difference"].tolist(), abs=1e-6)
-    assert (studies["run_on_difference_low"] < studies["run_on_difference"]).all()
+    assert studies["stream_difference"].tolist() == pytest.approx(studies["difference"].tolist(), abs=1e-6)
+    assert (studies["stream_difference_low"] < studies["stream_difference"]).all()
 
 
 def test_arms_of_a_study_stand_together_wherever_they_were_named(records):
@@ -97,10 +97,10 @@ def test_the_difference_over_seeds_is_paired(records):
     )
 
 
-def test_records_without_run_on_scores_have_no_such_difference(records):
-    for frame in (records.drop(columns="run_on_perplexity"), records.assign(run_on_perplexity=np.nan)):
+def test_records_without_stream_scores_have_no_such_difference(records):
+    for frame in (records.drop(columns="stream_perplexity"), records.assign(stream_perplexity=np.nan)):
         studies = one_change_each(frame, settings())
-        assert studies["run_on_difference"].isna().all()
+        assert studies["stream_difference"].isna().all()
         assert studies["difference"].notna().all()
 
 

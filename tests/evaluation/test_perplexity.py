@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newllm.evaluation import perplexity
-from newllm.evaluation.perplexity import evaluate, extrapolate, run_on
+from newllm.evaluation.perplexity import evaluate, evaluate_stream, extrapolate
 from tests.evaluation import toys
 
 
@@ -154,22 +154,22 @@ def test_no_tokens_a_step_is_an_error(model):
         evaluate(model, stream(), tokens_a_step=0)
 
 
-def test_run_on_carries_the_cache_over_windows(model):
+def test_a_stream_carries_the_cache_over_windows(model):
     windows = stream()
     ids = torch.tensor(windows.token_ids.astype(np.int64))
     with torch.no_grad():
         expected = F.cross_entropy(model(ids[None, :-1]).logits[0], ids[1:]).item()
-    score = run_on(model, windows.token_ids, text_bytes=windows.text_bytes, tokens_a_step=17)
+    score = evaluate_stream(model, windows.token_ids, text_bytes=windows.text_bytes, tokens_a_step=17)
     assert score.loss == pytest.approx(expected, abs=1e-5)
     assert score.tokens == 120
     assert score.bits_per_byte == pytest.approx(expected * 120 / math.log(2) / 1000, rel=1e-5)
     assert abs(score.loss - evaluate(model, windows).loss) > 1e-5
-    assert math.isnan(run_on(model, ids).bits_per_byte)
+    assert math.isnan(evaluate_stream(model, ids).bits_per_byte)
 
 
-def test_run_on_needs_a_row_of_ids(model):
+def test_a_stream_needs_a_row_of_ids(model):
     with pytest.raises(ValueError, match="at least two ids"):
-        run_on(model, np.array([1]))
+        evaluate_stream(model, np.array([1]))
 
 
 def test_extrapolation_predicts_the_same_tokens_at_each_length(model):

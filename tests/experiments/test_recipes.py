@@ -86,7 +86,7 @@ def test_a_cascade_stands_on_the_embedding_of_a_baseline_on_the_same_data(text_f
     for arm, record in records.iterrows():
         widths = 40 * (1 if "num_blocks=1" in str(arm) else 2)
         assert record["kv_bytes"] == record["kv_formula_bytes"] == 4 * widths
-        assert record["run_on_perplexity"] != record["perplexity"]
+        assert record["stream_perplexity"] != record["perplexity"]
     history = pd.read_json(tmp_path / "cascade-oacd-seed1" / "history.json", typ="series")["projection"]
     assert {row["block"] for row in history} == {0, 1}
 
@@ -97,7 +97,7 @@ def test_context_kv_trains_by_the_same_recipe(text_folder, text_data, tmp_path):
     assert record["arm"] == "context-kv-oacd@context_dims=[20,12]"
     # Windows of 16 tokens hold two chunks of 8.
     assert record["kv_bytes"] == record["kv_formula_bytes"] == 4 * 3 * 32
-    assert record["run_on_perplexity"] != record["perplexity"]
+    assert record["stream_perplexity"] != record["perplexity"]
     folder = tmp_path / "context-kv-oacd_context_dims=_20_12_-seed1"
     history = pd.read_json(folder / "history.json", typ="series")["projection"]
     assert {row["block"] for row in history} == {0, 1}

@@ -42,7 +42,7 @@ def train(model: RecurrentModel, parameters: ProjectionParameters, seed: int = 3
 
 
 def reference(model: RecurrentModel, parameters: ProjectionParameters, seed: int) -> list[dict[str, float]]:
-    """SPEC's text with no thought of memory or speed: one mini-batch after the other from full-length arrays."""
+    """Train with no thought of memory or speed: one mini-batch after the other, cut from full-length arrays."""
     block, generator = model.projection, torch.Generator().manual_seed(seed)
     embeds = model.normed_embeddings(make_stream()).detach()
     tokens, size = len(embeds), parameters.projection_batch_size

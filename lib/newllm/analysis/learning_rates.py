@@ -10,8 +10,6 @@ from newllm.evaluation.statistics import paired_difference
 from newllm.experiments.arms import Arm
 
 LOSS = "validation_loss"
-
-
 MIDDLE = "inside"
 
 
@@ -21,7 +19,7 @@ def with_learning_rate(records: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     records
-        Rows of :func:`newllm.runs.records_table.load_records`.
+        Rows of `newllm.runs.records_table.load_records`.
     """
     rates = [
         parameters["stream_lr" if Arm.parse(method).reads_stream else "lr"]
@@ -36,7 +34,7 @@ def best_learning_rates(records: pd.DataFrame, by: Sequence[str] = ("arm",)) -> 
     Parameters
     ----------
     records
-        Rows of :func:`newllm.runs.records_table.load_records`, the same seeds at every learning rate. A loss that is
+        Rows of `newllm.runs.records_table.load_records`, the same seeds at every learning rate. A loss that is
         missing is one that was not finite.
     by
         Columns that tell apart what has a best learning rate of its own.

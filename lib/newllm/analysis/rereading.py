@@ -12,13 +12,8 @@ from newllm.runs.saved_model import load_model
 
 # Decoding is many small steps, which cost little more with many windows side by side.
 WINDOWS_AT_ONCE = 64
-
-
 ONE_PASS = "in one pass"
-
-
 CACHED = "through the cache"
-
 
 # What there is even where none of the methods was trained.
 READINGS = ["trained_as", "read_as", "scored", "seeds", "perplexity", "difference", "largest_difference"]

@@ -9,8 +9,6 @@ from newllm.config.groups import EvaluationParameters
 
 # Where and for whom a trial was run, and what its record says beside the losses: they decide nothing of it.
 SURROUNDINGS = {"profile", "device", "arms", "seeds", *EvaluationParameters.model_fields}
-
-
 FINGERPRINT_DIGITS = 32
 
 

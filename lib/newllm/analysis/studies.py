@@ -11,7 +11,7 @@ from newllm.config.values import write_value
 from newllm.evaluation.statistics import paired_difference
 from newllm.experiments.arms import Arm
 
-RUN_ON = ("run_on_difference", "run_on_difference_low", "run_on_difference_high")
+STREAM_COLUMNS = ("stream_difference", "stream_difference_low", "stream_difference_high")
 
 
 def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.DataFrame:
@@ -30,8 +30,8 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
         One row an arm that differs from the base, arms that change the same settings one after the other: ``study``
         (what is changed), ``change`` (from what to what); what `newllm.analysis.summary.summarize_arms` says of the
         arm, with ``difference`` in nats per token from the base arm (negative: better than it) and its intervals over
-        windows and over seeds; and ``run_on_difference`` likewise, with ``run_on_difference_low`` and ``_high`` over
-        the seeds, NaN for models that are not scored on one run-on stream.
+        windows and over seeds; and ``stream_difference`` likewise, with ``stream_difference_low`` and ``_high`` over
+        the seeds, NaN for models that are not scored on one continuous stream.
     """
     base = Arm.parse(parameters.base_arm).as_trained(parameters)
     summary = summarize_arms(records, baseline=base.name)
@@ -48,10 +48,10 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
             ),
             "arm": name,
         }
-        rows.append(row | _run_on_difference(records, name, base.name))
+        rows.append(row | _stream_difference(records, name, base.name))
     studies = list(dict.fromkeys(row["study"] for row in rows))
     ordered = sorted(rows, key=lambda row: studies.index(row["study"]))
-    return pd.DataFrame(ordered, columns=["study", "change", "arm", *RUN_ON]).merge(summary, on="arm")
+    return pd.DataFrame(ordered, columns=["study", "change", "arm", *STREAM_COLUMNS]).merge(summary, on="arm")
 
 
 def changed_settings(base: Arm, arm: Arm, parameters: StudyParameters) -> dict[str, tuple[Any, Any]]:
@@ -64,14 +64,14 @@ def changed_settings(base: Arm, arm: Arm, parameters: StudyParameters) -> dict[s
     return {name: (old, new) for name, (old, new) in values.items() if old != new}
 
 
-def _run_on_difference(records: pd.DataFrame, arm: str, base: str) -> dict[str, float]:
-    """Difference of the run-on losses, paired over the seeds that both arms have; nothing where there are none."""
-    if "run_on_perplexity" not in records:
+def _stream_difference(records: pd.DataFrame, arm: str, base: str) -> dict[str, float]:
+    """Difference of losses on the continuous stream, paired over the seeds of both arms; nothing where none are."""
+    if "stream_perplexity" not in records:
         return {}
-    table = records.pivot_table("run_on_perplexity", index="seed", columns="arm")
+    table = records.pivot_table("stream_perplexity", index="seed", columns="arm")
     if not {arm, base} <= set(table.columns):
         return {}
     shared = table[[arm, base]].dropna()
     if shared.empty:
         return {}
-    return paired_difference(np.log(shared[arm]), np.log(shared[base])).columns(RUN_ON[0])
+    return paired_difference(np.log(shared[arm]), np.log(shared[base])).columns(STREAM_COLUMNS[0])

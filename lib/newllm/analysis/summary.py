@@ -16,7 +16,7 @@ from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
 
 logger = logging.getLogger(__name__)
 
-MEASURES = ("perplexity", "bits_per_byte", "accuracy", "run_on_perplexity", "effective_rank", "convergence_rate")
+MEASURES = ("perplexity", "bits_per_byte", "accuracy", "stream_perplexity", "effective_rank", "convergence_rate")
 
 
 def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Sequence[str] = ()) -> pd.DataFrame:

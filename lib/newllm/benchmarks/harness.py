@@ -64,11 +64,11 @@ def evaluate_tasks(
     model, tokenizer
         Any causal language model, and its tokenizer.
     tasks
-        As :func:`newllm.benchmarks.harness_tasks.find_tasks` gives them.
+        As `newllm.benchmarks.harness_tasks.find_tasks` gives them.
     limit
         The first documents of each task only.
     window, batch_size, device, tokens_a_step
-        As for :class:`HarnessModel`.
+        As for `HarnessModel`.
 
     Returns
     -------

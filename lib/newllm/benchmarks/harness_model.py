@@ -38,7 +38,7 @@ class HarnessModel(HFLM):
     Parameters
     ----------
     pretrained
-        A model; or where one is, as :func:`newllm.runs.saved_model.load_trained_model` takes it.
+        A model; or where one is, as `newllm.runs.saved_model.load_trained_model` takes it.
     tokenizer
         The tokenizer of a model that was given as such.
     method

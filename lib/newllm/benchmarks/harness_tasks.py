@@ -1,7 +1,7 @@
 """Tasks for the lm-evaluation-harness: its own by name, with their data, or the user's own task files.
 
 It needs the extra ``eval``. A task of the harness is code of the installed harness and data of the hub; no code of the
-hub is run. What a user's task folder may do is said in :mod:`newllm.benchmarks.task_files`.
+hub is run. What a user's task folder may do is said in `newllm.benchmarks.task_files`.
 """
 
 import logging
@@ -64,7 +64,7 @@ def find_tasks(names: Sequence[str], task_folder: Path | str | None = None) -> l
         Names of tasks: those of the folder, and the harness' own, such as hellaswag, piqa, arc_easy, arc_challenge,
         lambada_openai and wikitext, whose data comes from the hub.
     task_folder
-        The user's task files; see :func:`newllm.benchmarks.task_files.read_task_folder`.
+        The user's task files; see `newllm.benchmarks.task_files.read_task_folder`.
 
     Raises
     ------

@@ -21,7 +21,6 @@ from newllm.files import digest
 
 Document = dict[str, Any]
 
-
 # In a plain text, these would be rendered by the harness, outside the sandbox.
 _TEMPLATE_MARKS = ("{{", "{%", "{#")
 

@@ -59,14 +59,14 @@ def evaluate_text_file(
     Parameters
     ----------
     model, tokenizer, window, batch_size, device, tokens_a_step
-        As for :func:`evaluate_texts`.
+        As for `evaluate_texts`.
     path
         A file in UTF-8.
 
     Raises
     ------
     ValueError, FileNotFoundError
-        As :func:`read_text_file` says.
+        As `read_text_file` says.
     """
     texts = read_text_file(path)
     return evaluate_texts(
@@ -115,7 +115,7 @@ def evaluate_texts(
     tokens_a_step: int | None = None,
     description: str = "scoring",
 ) -> TextReport:
-    """Score each text alone, after one token that stands between texts; :func:`rolling_windows` says how it is read.
+    """Score each text alone, after one token that stands between texts; `rolling_windows` says how it is read.
 
     Parameters
     ----------

@@ -12,7 +12,6 @@ from newllm.data.sources import HUB_DATASETS
 
 OFFLINE_CHOICE = "a local wiki.test.raw"
 
-
 # WikiText's text was split into words. These put it together again, in this order, as EleutherAI's harness does: its
 # model scores are known in this form. (A last rule of the harness, which is a typing error, never applies.)
 _DETOKENIZATION = tuple(
@@ -56,7 +55,7 @@ def evaluate_wikitext(
     Parameters
     ----------
     model, tokenizer, window, stride, batch_size, device, tokens_a_step
-        As for :func:`newllm.benchmarks.texts.evaluate_texts`.
+        As for `newllm.benchmarks.texts.evaluate_texts`.
     path
         A raw file such as ``wiki.test.raw``; the test split on the hub (Salesforce/wikitext, wikitext-2-raw-v1) where
         omitted.

@@ -22,11 +22,7 @@ from newllm.config.values import ValueFormatError, read_number, read_scalar, rea
 from newllm.files import digest_of_json
 
 LONGEST_WINDOW = 2048  # positions a Pythia model is defined for
-
-
 LONGEST_SEQUENCE = 131_072  # tokens that are computed one beside the other, or kept in a cache that is measured
-
-
 FACT_REPETITIONS = 10  # so often are facts taught where nothing else is said
 
 
@@ -83,31 +79,18 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 SizeName = Literal["tiny", "mini", "70m", "160m", "410m", "1b", "1.4b"]
-
-
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-
-
 Whole = Annotated[int, BeforeValidator(_number)]
-
-
 Count = Annotated[Whole, Field(gt=0)]
-
-
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
-
-
 Names = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
-
 
 # The validator that is written last is asked first.
 ArmNames = Annotated[
     tuple[str, ...], BeforeValidator(_arm_names), BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)
 ]
 
-
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
-
 
 Lengths = Annotated[
     tuple[Annotated[Count, Field(le=LONGEST_SEQUENCE)], ...],
@@ -115,7 +98,6 @@ Lengths = Annotated[
     AfterValidator(_distinct),
     Field(min_length=1),
 ]
-
 
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 
@@ -214,7 +196,7 @@ class TrainingParameters(_Group):
 
 
 class StreamParameters(ProjectionParameters, TrainingParameters):
-    """Training of the models that read contexts of one run-on stream (cascade, context-kv), which has its own rates."""
+    """Training of what reads contexts of one continuous stream (cascade, context-kv), which has its own rates."""
 
     embedding_source: str | None = Field(
         None, description="a hub id, a file, the folder of a run, or random; None: a baseline on the same data"
@@ -346,7 +328,7 @@ class ExperimentParameters(
         trains_projection
             Whether the arm has recurrences that projection training trains; its settings matter to no other.
         reads_stream
-            Whether the arm's model is trained on one run-on stream; its settings matter to no other.
+            Whether the arm's model is trained on one continuous stream; its settings matter to no other.
         """
         names = self.reaching(trains_projection=trains_projection, reads_stream=reads_stream)
         shared = {name: value for name, value in self.identity().items() if name in names}

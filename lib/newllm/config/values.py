@@ -77,7 +77,7 @@ def read_value(text: str) -> Any:
 
 
 def write_value(value: Any) -> str:
-    """Write a value so that :func:`read_value` reads it back: a scalar, or lists and mappings of such.
+    """Write a value so that `read_value` reads it back: a scalar, or lists and mappings of such.
 
     Texts have quotes only where they need them.
     """

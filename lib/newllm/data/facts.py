@@ -123,7 +123,7 @@ def load_facts(path: Path | None = None) -> tuple[Fact, ...]:
     Parameters
     ----------
     path
-        A CSV file with the columns category, subject, relation and object; None for :data:`FACTS`.
+        A CSV file with the columns category, subject, relation and object; None for `FACTS`.
 
     Raises
     ------

@@ -77,7 +77,7 @@ def prepare_data(
     NotEnoughTextError
         Says how many windows the source has.
     ValueError, FileNotFoundError, HubUnavailableError
-        As :func:`~newllm.data.sources.open_source` and :func:`~newllm.data.tokenizers.load_tokenizer` say.
+        As `newllm.data.sources.open_source` and `newllm.data.tokenizers.load_tokenizer` say.
     """
     source = open_source(parameters.source, parameters.text_files)
     documents = SplitDocuments(source, parameters.validation_percent)
@@ -135,7 +135,7 @@ def prepare_data_loaders(
     Parameters
     ----------
     parameters
-        As for :func:`prepare_data`.
+        As for `prepare_data`.
     batch_size
         Windows in a batch.
     seed

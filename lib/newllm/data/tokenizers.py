@@ -262,7 +262,7 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
     No beginning or end that the tokenizer's template would add stands among them: whoever needs one puts it there.
     Special tokens that the text spells out are the plain text they are. Nothing is truncated. A long text is encoded in
-    pieces, as :func:`newllm.data.pieces.cut_into_pieces` says.
+    pieces, as `newllm.data.pieces.cut_into_pieces` says.
 
     Parameters
     ----------
@@ -275,7 +275,7 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-    """Encode documents lazily, each as :func:`encode_text` does, followed by end-of-text.
+    """Encode documents lazily, each as `encode_text` does, followed by end-of-text.
 
     Yields
     ------

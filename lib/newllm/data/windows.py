@@ -58,7 +58,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         return {"input_ids": ids, "labels": ids}
 
     def stream(self, windows: int | None = None) -> Tensor:
-        """Return the ids of the first windows (all if None) as one run-on stream (windows * seq_length,).
+        """Return the ids of the first windows (all if None) as one continuous stream (windows * seq_length,).
 
         Raises
         ------

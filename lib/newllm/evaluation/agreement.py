@@ -21,8 +21,6 @@ from newllm.evaluation.probing import (
 from newllm.models.language_model import LanguageModel
 
 SHORT_LENGTH = 12
-
-
 PADDINGS = (0, 2, 5)
 
 

@@ -68,7 +68,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What :func:`certify` found; a result is recorded only where it ``passed``.
+    """What `certify` found; a result is recorded only where it ``passed``.
 
     Attributes
     ----------

@@ -23,7 +23,7 @@ class CollectionSpeed:
     tokens, seconds
         The whole stream, collected in parallel.
     rounds, residual, sequential
-        What verified it, as in :class:`newllm.recurrence.collection.ContextCollection`.
+        What verified it, as in `newllm.recurrence.collection.ContextCollection`.
     loop_tokens, loop_seconds
         The part of the stream, from its beginning, that the loop over tokens collected.
     largest_difference

@@ -27,7 +27,7 @@ class DecodingSession:
     model
         Any causal language model of transformers' kind; it is put into eval mode.
     longest
-        Tokens that :meth:`fill` can be asked for.
+        Tokens that `fill` can be asked for.
     """
 
     def __init__(self, model: PreTrainedModel, longest: int) -> None:
@@ -107,7 +107,7 @@ def compare_decoding(
     steps
         Timed tokens for each model and context; one more goes before them untimed, in which memory is counted.
     computed
-        As in :meth:`DecodingSession.fill`.
+        As in `DecodingSession.fill`.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def crossovers(timings: pd.DataFrame, model: str) -> pd.DataFrame:
     Parameters
     ----------
     timings
-        Rows of :func:`compare_decoding`.
+        Rows of `compare_decoding`.
     model
         Name of a model in it.
 

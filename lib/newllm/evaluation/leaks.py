@@ -1,4 +1,4 @@
-"""Models that leak on purpose, to show that the certificate catches them. None is in the registry."""
+"""A model that leaks on purpose, to show that the certificate catches it; the registry does not know it."""
 
 import torch
 from torch import Tensor

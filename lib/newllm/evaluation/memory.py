@@ -18,7 +18,7 @@ SAMPLE_SECONDS = 0.002
 
 @dataclass
 class PeakMemory:
-    """Filled in when the block of :func:`peak_memory` ends.
+    """Filled in when the block of `peak_memory` ends.
 
     Attributes
     ----------

@@ -22,7 +22,7 @@ STREAM_PIECE = 256
 
 
 class Windows(Protocol):
-    """What the measures need of :class:`newllm.data.TokenWindows`."""
+    """What the measures need of `newllm.data.TokenWindows`."""
 
     seq_length: int
     text_bytes: int
@@ -236,7 +236,7 @@ def _by_position(losses: NDArray[np.float64], starts: Sequence[int]) -> pd.DataF
     )
 
 
-def run_on(
+def evaluate_stream(
     model: PreTrainedModel,
     token_ids: NDArray[np.integer] | Tensor,
     *,

@@ -132,6 +132,6 @@ def logits_in_pieces(
     attention_mask: Tensor | None = None,
     cache: Cache | None = None,
 ) -> tuple[Tensor, Cache]:
-    """Return all logits (B, T, V) of :func:`forward_in_pieces`, and the cache at the end."""
+    """Return all logits (B, T, V) of `forward_in_pieces`, and the cache at the end."""
     steps = list(forward_in_pieces(model, input_ids, pieces, attention_mask, cache))
     return torch.cat([logits for _, logits, _ in steps], dim=1), steps[-1][2]

@@ -16,18 +16,11 @@ from newllm.models.registry import BASELINE, configure, find
 from newllm.wording import did_you_mean
 
 PROJECTION_TREATMENTS = ("oacd", "random", "end-to-end")
-
-
 DEFAULT_TREATMENT = "oacd"
-
-
 FROZEN_EMBEDDING = "frozen-embedding"
-
 
 # Kernels like widths that are multiples of a power of two; Pythia pads its vocabulary (50,277 -> 50,304) likewise.
 VOCABULARY_MULTIPLE = 64
-
-
 GRAMMAR = "<model>[-oacd|-random|-end-to-end][-frozen-embedding][@setting=value,...]"
 
 
@@ -223,7 +216,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _thawed(value: Any) -> Any:
-    """Return what :func:`_frozen` was given."""
+    """Return what `_frozen` was given."""
     match value:
         case tuple():
             return list(map(_thawed, value))

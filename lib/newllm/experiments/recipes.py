@@ -24,8 +24,6 @@ from newllm.training.main import TrainingResult, estimate_seconds, train
 from newllm.training.stream import estimate_stream_seconds, train_on_stream
 
 logger = logging.getLogger(__name__)
-
-
 TRAINING_FOLDER = "training"
 
 
@@ -136,7 +134,7 @@ def prepare_context_blocks(
 ) -> ProjectionResult | None:
     """Give a model its embedding, train its context blocks by their treatment, and freeze what shall be frozen.
 
-    The embedding is that of ``embedding_source``, or of :func:`newllm.experiments.trial.lender_of`, which must be
+    The embedding is that of ``embedding_source``, or of `newllm.experiments.trial.lender_of`, which must be
     finished. The latter lends its output rows, which its few epochs have taught more than the input rows, also where
     they are not going to be a head: arms that differ in their head alone have the same embedding.
     """
@@ -155,7 +153,7 @@ def prepare_context_blocks(
 def train_on_contexts(
     trial: Trial, model: LanguageModel, data: TextData, folder: Path, device: torch.device
 ) -> Trained:
-    """Train the context blocks of a model, then what reads their contexts, on one run-on stream."""
+    """Train the context blocks of a model, then what reads their contexts, on one continuous stream."""
     assert isinstance(model, BorrowedEmbeddingModel)
     projection = prepare_context_blocks(trial, model, data, folder, device)
     main = train_on_stream(model, data, trial.parameters, folder / TRAINING_FOLDER, seed=trial.seed, device=device)

@@ -26,13 +26,13 @@ class ReversalComparison:
     Attributes
     ----------
     records
-        One row a trained model: the rows of :func:`newllm.experiments.comparison.compare` with ``taught``.
+        One row a trained model: the rows of `newllm.experiments.comparison.compare` with ``taught``.
     models
         One row a trained model and category ("all" among them): arm, seed, taught, and the columns of
-        :attr:`newllm.evaluation.reversal.ReversalReport.categories`.
+        `newllm.evaluation.reversal.ReversalReport.categories`.
     facts
         One row a trained model and fact: arm, seed, taught, and the columns of
-        :attr:`newllm.evaluation.reversal.ReversalReport.facts`.
+        `newllm.evaluation.reversal.ReversalReport.facts`.
     """
 
     records: pd.DataFrame

@@ -18,7 +18,7 @@ from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
 from newllm.evaluation.decoding import compare_decoding
 from newllm.evaluation.diagnosis import diagnose
-from newllm.evaluation.perplexity import PerplexityReport, evaluate, run_on
+from newllm.evaluation.perplexity import PerplexityReport, evaluate, evaluate_stream
 from newllm.experiments.recipes import Trained
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
@@ -30,14 +30,8 @@ from newllm.runs.saved_model import check_pretrained, load_trained_model
 from newllm.runtime import choose_device
 
 logger = logging.getLogger(__name__)
-
-
 EVALUATION_FILE = "evaluation.json"
-
-
 HISTORY_FILE = "history.json"
-
-
 PRETRAINED = "pretrained"
 
 
@@ -192,7 +186,7 @@ def _metrics(
         metrics["effective_rank"] = float(np.mean(ranks))
     if model.recipe.continuous:
         # It was trained on one continuous stream, so it is scored on one, too.
-        metrics["run_on_perplexity"] = run_on(model, data.validation.token_ids, device=device).perplexity
+        metrics["stream_perplexity"] = evaluate_stream(model, data.validation.token_ids, device=device).perplexity
     if trained and trained.projection:
         metrics["convergence_rate"] = trained.projection.convergence_rate
     return metrics

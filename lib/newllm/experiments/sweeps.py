@@ -30,10 +30,7 @@ from newllm.runs.folder import SWEEPS_FOLDER, Run, finished_runs
 from newllm.runs.records_table import load_records
 
 ARM, SEED = "arm", "seed"
-
-
 COMPARISON = ExperimentParameters.model_fields
-
 
 # What a grid cannot vary and `parameters` cannot hold, and what to do instead.
 ELSEWHERE = {
@@ -52,8 +49,6 @@ def _listed(value: Any) -> Any:
 
 
 Axis = Annotated[tuple[Any, ...], BeforeValidator(_listed)]
-
-
 Grid = dict[str, Axis]
 
 
@@ -167,7 +162,7 @@ def load_sweep(path: Path, given: Mapping[str, Any]) -> Sweep:
     path
         The YAML file.
     given
-        As in :meth:`Sweep.replace`.
+        As in `Sweep.replace`.
 
     Raises
     ------

@@ -12,8 +12,6 @@ from newllm.runtime import choose_device
 from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
-
-
 SETTINGS_THAT_TAKE_TIME = ("size", "batch_size", "epochs", "precision", "device", "stream_tokens")
 
 

@@ -11,20 +11,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 CHARACTER_WIDTH = 6.6  # pixels, of the 11 px letters of the names in a wide font
-
-
 LABEL_HEIGHT = 15.0
-
-
 MARKER = 12.0
-
-
 BREAK = 0.45  # powers of ten between zero and the smallest number of bytes
-
-
 LEADER = 6.0  # pixels between a point and its name from which a line joins them
-
-
 Numbers = NDArray[np.float64]
 
 

@@ -5,11 +5,7 @@ import plotly.graph_objects as go
 
 # Colour-blind safe (Okabe and Ito 2008), the order in which series appear.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
-
-
 HEIGHT = 420
-
-
 BYTES_TITLE = "KV cache (bytes per token, measured; 0: a state of fixed size)"
 
 

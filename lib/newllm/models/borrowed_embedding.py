@@ -13,7 +13,7 @@ from newllm.models.recurrent import RecurrentModel
 class BorrowedEmbeddingModel(RecurrentModel):
     """Token embedding and a head, tied to it by default, around recurrences that read the embedding.
 
-    The embedding is random until :func:`newllm.training.embeddings.adopt_embedding` gives it what another model knows.
+    The embedding is random until `newllm.training.embeddings.adopt_embedding` gives it what another model knows.
     A subclass makes its recurrences and other parts and calls ``post_init``, which ties the head.
     """
 

@@ -1,8 +1,8 @@
 """Cache layers that transformers does not have.
 
 A per-token cache is the stock ``DynamicLayer``. A recurrence remembers one vector a sequence, whatever its length:
-that is :class:`RecurrentStateLayer`, which stands after the stock layers in the same ``DynamicCache``.
-:class:`ChunkContextLayer` keeps one more vector a chunk.
+that is `RecurrentStateLayer`, which stands after the stock layers in the same ``DynamicCache``.
+`ChunkContextLayer` keeps one more vector a chunk.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ class RecurrentStateLayer(DescribedLayer):
         return [] if self.state is None else [Entry(self.tokens_seen - 1, STATE, self.state.shape[1])]
 
     def activate_past_recording(self) -> None:
-        """Keep every context from now on, so that :meth:`crop` is exact. Costs P values a token."""
+        """Keep every context from now on, so that `crop` is exact. Costs P values a token."""
         self.record_past = True
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -88,7 +88,7 @@ class RecurrentStateLayer(DescribedLayer):
         return self.tokens_seen + query_length, 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Do nothing: the first :meth:`advance` sets the state."""
+        """Do nothing: the first `advance` sets the state."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Refuse: a state has neither keys nor values."""

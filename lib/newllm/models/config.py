@@ -123,7 +123,7 @@ class BorrowedEmbeddingConfig(LanguageModelConfig):
     freeze_embedding
         Whether training leaves the token embedding as it is.
     embedding_source
-        Whose embedding to take, as :func:`newllm.training.embeddings.read_embedding` reads it, or ``random``; None
+        Whose embedding to take, as `newllm.training.embeddings.read_embedding` reads it, or ``random``; None
         means that of a baseline on the same data.
     embedding_digest
         Digest of the embedding that was taken, by which training knows that it was.
@@ -170,7 +170,7 @@ class DecoderConfig(LanguageModelConfig):
     max_position_embeddings
         Longest sequence the model is meant for.
     position
-        A :class:`PositionEncodingConfig`, its dictionary, or the name of an encoding.
+        A `PositionEncodingConfig`, its dictionary, or the name of an encoding.
     """
 
     num_hidden_layers: int = 6

@@ -74,7 +74,7 @@ class DecoderStack(nn.Module):
 class Decoder(LanguageModel):
     """Base of the models that differ from Pythia in their attention or in what enters the blocks.
 
-    A subclass names its attention; one with another input overrides :meth:`embed`.
+    A subclass names its attention; one with another input overrides `embed`.
     """
 
     config_class = DecoderConfig

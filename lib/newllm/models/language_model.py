@@ -18,7 +18,7 @@ from newllm.models.step import Step
 class LanguageModel(PreTrainedModel, GenerationMixin):
     """Tokens in, next-token logits out; subclasses say what stands between, and what is cached.
 
-    A subclass implements :meth:`encode`, :meth:`cache_layout` and :meth:`cached_values`.
+    A subclass implements `encode`, `cache_layout` and `cached_values`.
     """
 
     base_model_prefix = "gpt_neox"
@@ -138,7 +138,7 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
     def answer(
         self, step: Step, labels: Tensor | None, logits_to_keep: int | Tensor, return_dict: bool | None
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Run the model on what :meth:`forward` has read of its arguments."""
+        """Run the model on what `forward` has read of its arguments."""
         loss, logits = self.score(self.encode(step), labels, logits_to_keep)
         output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=step.cache)
         return output.to_tuple() if return_dict is False else output
@@ -146,7 +146,7 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
     def score(
         self, hidden: Tensor, labels: Tensor | None, logits_to_keep: int | Tensor = 0
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return loss and logits of hidden states (B, T, d), arguments and results as in :meth:`forward`."""
+        """Return loss and logits of hidden states (B, T, d), arguments and results as in `forward`."""
         head = self.get_output_embeddings()
         loss = logits = None
         if labels is not None and self.training:

@@ -1,6 +1,6 @@
-"""Position encodings: one strategy class each, chosen by :class:`PositionEncodingConfig`.
+"""Position encodings: one strategy class each, chosen by `PositionEncodingConfig`.
 
-A strategy has two hooks: :meth:`PositionEncoding.rotate` acts on queries and keys, :meth:`PositionEncoding.score_bias`
+A strategy has two hooks: `PositionEncoding.rotate` acts on queries and keys, `PositionEncoding.score_bias`
 is added to the attention scores. A new encoding is a subclass with a ``type``; nothing else changes.
 """
 

@@ -27,7 +27,7 @@ def init_linear_weights(module: nn.Module) -> None:
 
 
 class RecurrenceLinear(nn.Linear):
-    """A Linear drawn by :func:`init_linear_weights`, also where a whole model draws its weights."""
+    """A Linear drawn by `init_linear_weights`, also where a whole model draws its weights."""
 
     def reset_parameters(self) -> None:
         """Draw weight and bias anew."""
@@ -37,7 +37,9 @@ class RecurrenceLinear(nn.Linear):
 class DiverseProjectionLayer(nn.Module):
     """One step of the recurrence, ``c' = LN(r(c) + GELU(W [c ; e] + b))``.
 
-    ``r`` is the identity where the widths of ``c`` and ``c'`` agree, and a learned ``residual_proj`` otherwise.
+    ``r`` is the identity where the widths of ``c`` and ``c'`` agree, and a learned ``residual_proj`` otherwise. No
+    model here reaches the latter, as a recurrence feeds its own output: it is part of the layer's definition, for
+    stacks of layers that change the width.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ class DiverseProjectionLayer(nn.Module):
         return F.linear(embeds, self.linear.weight[:, self.proj_input_dim :], self.linear.bias)
 
     def context_part(self, prev: Tensor, token_part: Tensor) -> Tensor:
-        """Finish the step from :meth:`token_part`: (..., P) and (..., P) -> (..., P)."""
+        """Finish the step from `token_part`: (..., P) and (..., P) -> (..., P)."""
         mixed = F.linear(prev, self.linear.weight[:, : self.proj_input_dim]) + token_part
         residual = prev if self.residual_proj is None else self.residual_proj(prev)
         return self.norm(residual + F.gelu(mixed))
@@ -133,7 +135,7 @@ def unroll_side_by_side(
     Parameters
     ----------
     blocks
-        Each a :class:`DiverseProjection`; widths P_1, ..., P_N may differ.
+        Each a `DiverseProjection`; widths P_1, ..., P_N may differ.
     embeds
         Normed embeddings (B, T, E).
     state

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """What main training reads; what is done with it is :mod:`newllm.experiments.recipes`' to say.
+    """What main training reads; what is done with it is `newllm.experiments.recipes`' to say.
 
     Attributes
     ----------

@@ -15,7 +15,7 @@ from newllm.models.step import Step
 class RecurrentModel(LanguageModel):
     """Mixin of the models that read the contexts of one or more recurrences, independent of each other.
 
-    A subclass calls :meth:`add_recurrences` while it makes its modules.
+    A subclass calls `add_recurrences` while it makes its modules.
     """
 
     recurrence = True
@@ -94,7 +94,7 @@ class RecurrentModel(LanguageModel):
         return_dict: bool | None = None,
         contexts: Tensor | None = None,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Score the next token at every position, as :meth:`LanguageModel.forward` does.
+        """Score the next token at every position, as `LanguageModel.forward` does.
 
         Parameters
         ----------

@@ -189,9 +189,9 @@ def create(name: str, size: str = "70m", **overrides: Any) -> LanguageModel:
     Parameters
     ----------
     name
-        One of :func:`names`.
+        One of `names`.
     size
-        One of :func:`sizes`.
+        One of `sizes`.
     overrides
         Settings of the model, such as ``kv_dim=64``, ``position="alibi"`` or ``vocab_size=8192``.
 
@@ -210,7 +210,7 @@ def controls() -> list[str]:
 
 
 def names() -> list[str]:
-    """Return all models that :func:`create` builds."""
+    """Return all models that `create` builds."""
     return sorted(METHODS)
 
 

@@ -104,7 +104,7 @@ class Step:
         return self._biases[key]
 
     def explicit_bias(self, encoding: PositionEncoding, dtype: torch.dtype) -> Tensor:
-        """Return :meth:`attention_bias` where no kernel masks by itself: a tensor also for plain causal attention."""
+        """Return `attention_bias` where no kernel masks by itself: a tensor also for plain causal attention."""
         bias = self.attention_bias(encoding, dtype)
         if bias is None:
             total = self.key_positions.shape[1]

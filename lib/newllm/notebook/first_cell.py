@@ -40,7 +40,6 @@ import newllm.notebook.first_cell
 
 newllm.notebook.first_cell.prepare()"""
 
-
 executed_cells: list[str] = []  # the source of each cell that was run since `prepare`, the latest last
 
 

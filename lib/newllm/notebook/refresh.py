@@ -18,10 +18,7 @@ from newllm.runs.pictures import write_pictures
 from newllm.runtime import environment
 
 FIGURE = "application/vnd.plotly.v1+json"
-
-
 PICTURE = "image/png"
-
 
 # What belongs to one execution on one machine, not to the notebook.
 EXECUTION_METADATA = ("execution", "papermill", "widgets")

@@ -19,7 +19,6 @@ from newllm.runs.records_table import load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")
 
-
 # <!-- table: name --> ... <!-- /table -->
 MARKED = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- /table -->\n)", re.DOTALL)
 
@@ -221,8 +220,8 @@ def _studies(notebook: str) -> pd.DataFrame:
                 "perplexity": f"{row['perplexity']:.1f}",
                 "nats/token from the base arm": with_interval(row, "difference"),
                 "the same, one continuous stream": ""
-                if pd.isna(row["run_on_difference"])
-                else f"{row['run_on_difference']:+.3f}",
+                if pd.isna(row["stream_difference"])
+                else f"{row['stream_difference']:+.3f}",
                 "OACD converged": "" if pd.isna(row["convergence_rate"]) else f"{row['convergence_rate']:.0%}",
                 "seeds": row["seeds"],
             }

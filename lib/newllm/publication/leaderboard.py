@@ -1,6 +1,6 @@
 """The leaderboard: every record there is, each trial counted once, and compared where budgets are equal.
 
-A budget is what :data:`newllm.config.groups.BUDGET` names. Rows of one budget stand in one table; whatever belongs to
+A budget is what `newllm.config.groups.BUDGET` names. Rows of one budget stand in one table; whatever belongs to
 another budget, or to none, is set apart with the reason, never left out.
 """
 
@@ -28,14 +28,8 @@ from newllm.runs.record import RECORD_FILE
 from newllm.runs.records_table import read_records
 
 MEASURED = ("perplexity", "bits_per_byte")
-
-
 DIFFERENCE = ("difference", "difference_low", "difference_high")
-
-
 SPEED = "decoded_tokens_per_second"
-
-
 SET_APART = ["file", "arm", "seed", "reason"]
 
 
@@ -48,16 +42,16 @@ class Budget:
     name
         Eight digits that differ where the settings differ.
     settings
-        The values of :data:`newllm.config.groups.BUDGET`.
+        The values of `newllm.config.groups.BUDGET`.
     records
-        One row a trial, as :func:`newllm.runs.records_table.load_records` gives it, with ``row`` (the row of the
+        One row a trial, as `newllm.runs.records_table.load_records` gives it, with ``row`` (the row of the
         summary that it belongs to) and ``places`` (every folder in which the same trial was found; the newest record
         counts).
     summary
-        One row an arm: the columns of :func:`newllm.analysis.summary.summarize_arms` with ``method``, ``size``,
+        One row an arm: the columns of `newllm.analysis.summary.summarize_arms` with ``method``, ``size``,
         ``kv_tokens`` (of ``kv_bytes``), ``decoded_tokens_per_second`` (median; NaN where it was not measured),
-        ``certificate`` (largest change), ``trained_otherwise`` (on one run-on stream, with a learning rate of its own
-        and on a trained embedding: a larger budget) and ``on_front`` (nothing that was trained like the others is
+        ``certificate`` (largest change), ``trained_otherwise`` (on one continuous stream, with a learning rate of its
+        own and on a trained embedding: a larger budget) and ``on_front`` (nothing that was trained like the others is
         better both in bits per byte and in bytes per token). The best bits per byte stand first.
     """
 
@@ -161,7 +155,7 @@ def read_board(folders: Iterable[Path]) -> Board:
 
 
 def summarize_budget(records: pd.DataFrame) -> pd.DataFrame:
-    """Summarise the records of one budget as :class:`Budget` describes it.
+    """Summarise the records of one budget as `Budget` describes it.
 
     Parameters
     ----------

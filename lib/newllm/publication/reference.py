@@ -15,11 +15,7 @@ from newllm.runs.pictures import FIGURES_FOLDER, write_pictures
 from newllm.runs.record import RECORD_FILE, read_record
 
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
-
-
 KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
-
-
 PICTURE = "quality_against_bytes.png"
 
 

@@ -13,8 +13,6 @@ from newllm.recurrence.training import ProjectionResult
 from newllm.tensor_files import digest_of_tensors, read_tensors, write_tensors
 
 WEIGHTS = "projection.safetensors"
-
-
 DESCRIPTION = "projection.json"
 
 
@@ -58,7 +56,7 @@ def load_projection(folder: Path, model: RecurrentModel, tokenizer_identity: str
     Parameters
     ----------
     folder
-        Where :func:`save_projection` wrote.
+        Where `save_projection` wrote.
     model
         A model of the same shapes, with the embedding that the recurrences were trained against.
     tokenizer_identity

@@ -19,11 +19,7 @@ from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.convergence import Recurrence, contraction
 
 logger = logging.getLogger(__name__)
-
-
 CHUNK_SIZE = 250_000
-
-
 _MOST_ROUNDS = 8
 
 
@@ -210,7 +206,7 @@ def collect_model_contexts(
 ) -> ContextCollection:
     """Collect the contexts of all of a model's blocks over a stream of tokens, parallel in time.
 
-    Same answer as :func:`collect_context_cache_sequential_multiblock` with all blocks. Embeddings exist for one chunk
+    Same answer as `collect_context_cache_sequential_multiblock` with all blocks. Embeddings exist for one chunk
     at a time, so that with ``output`` the stream may be longer than memory.
 
     Parameters

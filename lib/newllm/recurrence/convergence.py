@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 EFFECTIVE_RANK_ROWS = 10_000
-
-
 _PROBES = 64
 
 
@@ -138,7 +136,7 @@ class EffectiveRank:
 
 
 def report_effective_rank(x: Tensor) -> EffectiveRank:
-    """Give :func:`effective_rank` of contexts (T, P) with its width, as ``736/1000 = 73.6 %``."""
+    """Give `effective_rank` of contexts (T, P) with its width, as ``736/1000 = 73.6 %``."""
     return EffectiveRank(effective_rank(x), x.shape[1])
 
 

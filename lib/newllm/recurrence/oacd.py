@@ -1,4 +1,4 @@
-"""OACD, the loss that trains the projection: push contexts apart, hold their mean at the origin."""
+"""OACD (Origin-Anchored Centroid Dispersion), the loss that trains a recurrence: contexts apart, mean at the origin."""
 
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ def oacd_terms(x: Tensor) -> OacdTerms:
         Where ``x`` is not a matrix with at least one row.
     """
     if x.ndim != 2 or x.shape[0] == 0:
-        raise ValueError(f"oacd_loss takes contexts of shape (n, P) with n of at least 1, not {tuple(x.shape)}")
+        raise ValueError(f"contexts must have shape (n, P) with n of at least 1, not {tuple(x.shape)}")
     mean = x.mean(dim=0)
     return OacdTerms(distance=-torch.linalg.vector_norm(x - mean) / x.shape[0], centroid=mean.square().sum())
 

@@ -27,8 +27,6 @@ from newllm.tensor_files import (
 )
 
 logger = logging.getLogger(__name__)
-
-
 RESUME_EVERY = 10
 PROJECTION_SETTINGS = (
     "projection_lr",
@@ -149,7 +147,7 @@ def train_projections(
     token_ids
         The stream (T,).
     parameters
-        As for :func:`train_projection`.
+        As for `train_projection`.
     data_split
         ``disjoint``: block k of N reads the k-th of N contiguous parts of the stream; ``full``: each reads all of it.
     device

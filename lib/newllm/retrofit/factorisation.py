@@ -93,7 +93,7 @@ def factorise(weight: Tensor, rank: int, covariance: Tensor | None = None) -> Fa
     Raises
     ------
     ValueError
-        Where the rank is out of range, or as :func:`principal_directions`.
+        Where the rank is out of range, or as `principal_directions`.
     """
     if not 1 <= rank <= weight.shape[0]:
         raise ValueError(f"rank={rank} must be between 1 and {weight.shape[0]}, the values that the layer makes")
@@ -112,7 +112,7 @@ def factorise_apart(weights: Sequence[Tensor], ranks: Sequence[int], covariance:
     ranks
         Entries of the latent for each.
     covariance
-        As for :func:`factorise`.
+        As for `factorise`.
 
     Returns
     -------

@@ -44,17 +44,11 @@ if TYPE_CHECKING:  # Whoever loads a trained model needs neither.
     from plotly import graph_objects
 
 logger = logging.getLogger(__name__)
-
-
 TABLES_FOLDER = "tables"
-
-
 SWEEPS_FOLDER = "sweeps"
-
 
 # What is no result of the run, or may change after it: executed notebooks, and what evaluations add to a trial.
 NOT_SEALED = (RUN_FILE, FINISHED_FILE, "*.ipynb", "evaluation-*.json")
-
 
 # Where the files of a run are put aside of which nobody can tell any more what was run.
 ASIDE = ".damaged"

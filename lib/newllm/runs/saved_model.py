@@ -17,13 +17,8 @@ from newllm.models.registry import BASELINE, METHODS, find
 from newllm.runtime import errors_only
 
 CONFIG = "config.json"
-
-
 WEIGHTS = "model.safetensors"
-
-
 TOKENIZER = "tokenizer.json"
-
 
 # What transformers calls the published Pythias, whose weights are those of ours by name.
 PUBLISHED_TYPE = "gpt_neox"
@@ -46,7 +41,7 @@ class TrainedModel:
     method
         Which model it is, by a name of the registry.
     digest
-        SHA-256 of its weights, as :func:`weights_digest` gives it.
+        SHA-256 of its weights, as `weights_digest` gives it.
     """
 
     model: LanguageModel
@@ -118,7 +113,7 @@ def load_model(where: str | Path, *, method: str | None = None) -> LanguageModel
     Parameters
     ----------
     where
-        As for :func:`find_saved_model`.
+        As for `find_saved_model`.
     method
         Put the weights into another model of the registry that takes all of them, such as a Pythia's into ``ka``.
 
@@ -139,12 +134,12 @@ def load_trained_model(where: str | Path, *, method: str | None = None) -> Train
     Parameters
     ----------
     where, method
-        As for :func:`load_model`.
+        As for `load_model`.
 
     Raises
     ------
     LoadingError
-        As for :func:`load_model`; or the tokenizer is missing, or that of another model.
+        As for `load_model`; or the tokenizer is missing, or that of another model.
     HubUnavailableError
         The hub did not answer.
     """
@@ -161,7 +156,7 @@ def check_pretrained(where: str | Path, tokenizer: PreTrainedTokenizerFast | Non
     Parameters
     ----------
     where
-        As for :func:`find_saved_model`; of a hub model, no weights are fetched.
+        As for `find_saved_model`; of a hub model, no weights are fetched.
     tokenizer
         The tokenizer that the model's must equal; None where that is not known yet.
 

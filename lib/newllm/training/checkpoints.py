@@ -19,17 +19,11 @@ from newllm.tensor_files import load_optimizer_tensors, load_tensors, optimizer_
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
-
-
 OPTIMIZER = "optimizer.safetensors"
-
-
 RANDOM_STATE = "random_state.safetensors"
-
 
 # Written last: a checkpoint without it was not written to its end.
 MANIFEST = "manifest.json"
-
 
 # The newest checkpoint is what a resumption needs; the one before it is what is left where the newest is damaged.
 RESUMABLE = 2

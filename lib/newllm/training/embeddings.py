@@ -16,23 +16,15 @@ from newllm.files import FINISHED_FILE, RUN_FILE, SAVED_MODEL, DamagedFileError,
 from newllm.models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
-
-
 WEIGHTS = "model.safetensors"
-
 
 # What input embeddings are called in checkpoints (ours and GPT-NeoX's, GPT-2's, Llama's and its many relatives'), and
 # output embeddings, which are there only where they are not tied.
 INPUT_NAMES = ("embed_in.weight", "wte.weight", "embed_tokens.weight")
-
-
 HEAD_NAMES = ("embed_out.weight", "lm_head.weight")
-
 
 # As an embedding_source: keep the random rows. Training refuses that where they would be frozen and tied to the head.
 RANDOM = "random"
-
-
 OFFLINE_CHOICE = "embedding_source: the folder of a finished run"
 
 
@@ -49,7 +41,7 @@ class TokenEmbedding:
     weight
         One row a token (V, E), in float32.
     source
-        Where it comes from, as given to :func:`read_embedding`.
+        Where it comes from, as given to `read_embedding`.
     tokenizer_identity
         Identity of the tokenizer whose ids its rows are; None where the source does not tell.
     """
@@ -99,7 +91,7 @@ def local_embedding(source: str, *, width: int | None = None) -> Path | None:
     Parameters
     ----------
     source
-        As for :func:`read_embedding`.
+        As for `read_embedding`.
     width
         Width E that its embedding must have, where that is to be checked.
 
@@ -133,7 +125,7 @@ def adopt_embedding(model: LanguageModel, embedding: TokenEmbedding, tokenizer: 
     model
         The model; a head that is tied to the embedding follows it.
     embedding
-        From :func:`read_embedding`.
+        From `read_embedding`.
     tokenizer
         The tokenizer that the model is going to be used with.
 

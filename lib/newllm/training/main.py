@@ -37,23 +37,13 @@ from newllm.training.checkpoints import (
 from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
-
-
 SETTINGS = "settings.json"
-
-
 START = "start.safetensors"
-
-
 RESULT = "training.json"
-
-
 TIMED_STEPS = 2
-
 
 # A forward pass costs about a third of forward and backward together.
 FORWARD_SHARE = 1 / 3
-
 
 # accelerate shuffles epoch e with the seed data_seed + e: neighbouring seeds must not share their epochs' orders.
 SEED_SPACING = 1000

@@ -1,4 +1,4 @@
-"""Training of what reads contexts of one run-on stream: collected once, or through an embedding that changes them."""
+"""Training of what reads contexts of one continuous stream: collected once, or with an embedding that changes them."""
 
 import logging
 from dataclasses import dataclass
@@ -18,14 +18,10 @@ from newllm.training.embeddings import refuse_unknowing_embedding
 from newllm.training.main import TrainingResult, estimate_seconds, train
 
 logger = logging.getLogger(__name__)
-
-
 CONTEXTS = "contexts.npy"
-
 
 # Held-out windows whose recurrences run side by side.
 WINDOWS_AT_ONCE = 64
-
 
 # Chunks within a stretch, at least, where the model remembers by chunks: with chunks of 100, stretches of 512 will do.
 LEAST_CHUNKS = 5
@@ -113,7 +109,7 @@ def collect_training_data(
 ) -> CollectedData:
     """Collect all contexts that the model will read in training.
 
-    The training windows are read as the one run-on stream that they are, the state carried from the first token to
+    The training windows are read as the one continuous stream that they are, the state carried from the first token to
     the last. Each held-out window starts from a zero state, as the leaderboard scores it.
 
     Parameters
@@ -217,7 +213,7 @@ def train_on_stream(
     parameters
         ``stream_lr`` and ``stream_tokens``, and the settings of main training.
     folder
-        As for :func:`newllm.training.main.train`; the contexts lie there while training lasts.
+        As for `newllm.training.main.train`; the contexts lie there while training lasts.
     seed
         Decides the order of the stretches.
     device

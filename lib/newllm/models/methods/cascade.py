@@ -80,7 +80,7 @@ class CascadeContextLLM(BorrowedEmbeddingModel):
 
     ``c^k_i = LN(c^k_{i-1} + GELU(W_k [c^k_{i-1} ; e_i] + b_k))`` for each block k, and
     ``t_i = LN(e_i + GELU(W [c^1 ; ... ; c^N ; e_i] + b))``, with the contexts before or after token i.
-    Meant to be trained around a frozen embedding that comes from somewhere (:mod:`newllm.training.embeddings`).
+    Meant to be trained around a frozen embedding that comes from somewhere (`newllm.training.embeddings`).
     """
 
     config_class = CascadeConfig

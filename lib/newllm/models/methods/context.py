@@ -77,7 +77,7 @@ class SharedContextAttention(Attention):
         return attend(queries, keys, self._heads(contexts, 2), step, self.position, self.scale)
 
     def absorbed(self, queries: Tensor, contexts: Tensor, step: Step) -> Tensor:
-        """Attend to the contexts themselves; same as :meth:`expanded`."""
+        """Attend to the contexts themselves; same as `expanded`."""
         batch, _, length, _ = queries.shape
         rotary = self.position.rotary_dim
         weight, bias = self._parts()

@@ -46,7 +46,7 @@ class MLAPythiaConfig(DecoderConfig):
     attention_path
         How attention is computed, never what: ``"expanded"`` builds keys and values from all latents, ``"absorbed"``
         (outside training) reads the latents themselves, ``"auto"`` expands in training and prefill and absorbs in
-        decoding. Not a setting: see :attr:`MLAPythiaModel.attention_path`.
+        decoding. Not a setting: see `MLAPythiaModel.attention_path`.
     """
 
     model_type = "newllm-mla"
@@ -161,7 +161,7 @@ class LatentAttention(Attention):
         return attend(queries, keys, values, step, self.position, self.scale)
 
     def _absorbed(self, queries: Tensor, rotary_queries: Tensor | None, latents: Tensor, step: Step) -> Tensor:
-        """Compute what :meth:`_expanded` does on the latents themselves."""
+        """Compute what `_expanded` does on the latents themselves."""
         by_head = (self.num_heads, self.head_dim, self.kv_dim)
         queries = queries @ self.expand_keys.weight.view(by_head)
         if rotary_queries is not None:
