@@ -88,7 +88,7 @@ class Run:
         self.is_started = before is not None or (self.folder / RUN_FILE).is_file()
         self._is_finished: bool | None = None if self.is_started else False
         self._has_unknown_files = self.is_started and before is None
-        if not self.is_started and any(_visible(self.folder)):
+        if not self.is_started and _holds_files(self.folder):
             raise RunError(f"{self.folder} holds files that are not a run's; choose an empty output_folder.")
         if before is not None and (different := different_keys(before, self.identity)):
             raise RunError(
@@ -374,6 +374,11 @@ def _visible(folder: Path) -> Iterator[Path]:
     """Yield what lies in a folder, except notebooks, locks and what is being written."""
     if folder.is_dir():
         yield from (path for path in folder.iterdir() if path.suffix != ".ipynb" and not path.name.startswith("."))
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether something lies in a folder that is not ours: empty folders are what a killed deletion leaves."""
+    return any(path.is_file() or (path.is_dir() and _holds_files(path)) for path in _visible(folder))
 
 
 def _runs_inside(folder: Path) -> list[Path]:
