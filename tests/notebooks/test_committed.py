@@ -7,8 +7,9 @@ import nbformat
 import pytest
 
 from newllm.config.notebooks import NOTEBOOKS
-from newllm.notebook.first_cell import FIRST_CELL, REPOSITORY
+from newllm.notebook.first_cell import FIRST_CELL
 from newllm.notebook.refresh import FIGURE, PICTURE
+from newllm.publication.site_documents import colab_badge
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -93,5 +94,4 @@ def test_explains_itself(notebook):
 
 
 def test_opens_in_colab(notebook, path):
-    address = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
-    assert f"[Open in Colab]({address}/blob/main/notebooks/{path.name})" in notebook.cells[0].source
+    assert colab_badge(path.stem) in notebook.cells[0].source.splitlines()
