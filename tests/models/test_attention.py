@@ -33,7 +33,7 @@ def test_attend_equals_its_formula(length, groups, value_width, by_head, padding
     mask[1, :padding] = False
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     step = Step(
-        torch.zeros(2, length, dtype=torch.long),
+        torch.zeros(2, length, WIDTH),
         positions[:, -length:],
         positions if padding else positions[:1],
         mask if padding else None,

@@ -33,7 +33,7 @@ def attended_contexts(model: BorrowedEmbeddingModel, tokens: int) -> Tensor:
     with torch.no_grad():
         contexts = unroll_side_by_side(probed.context_blocks, probed.normed_embeddings(ids))
     contexts.requires_grad_()
-    hidden = probed.encode(Step.build(ids, None, None, None, contexts))[0]
+    hidden = probed.encode(Step.build(probed.get_input_embeddings()(ids), contexts=contexts))[0]
     # The plain sum of a normed vector is constant, so its gradient says nothing: any other direction will do.
     direction = torch.randn(hidden.shape[1], generator=generator, dtype=hidden.dtype).to(hidden)
     rows = []

@@ -25,6 +25,4 @@ class SwappedMaskModel(PythiaModel):
 
     def encode(self, step: Step) -> Tensor:
         """Run the blocks under the swapped bias."""
-        return super().encode(
-            _SwappedStep(step.input_ids, step.positions, step.key_positions, step.key_mask, step.cache)
-        )
+        return super().encode(_SwappedStep(step.embeds, step.positions, step.key_positions, step.key_mask, step.cache))

@@ -1,5 +1,7 @@
 """What a block asks of its attention, the softmax that most ways of remembering share, and the baseline's attention."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +20,10 @@ class Attention(nn.Module):
     layer_index
         Place in the cache.
     """
+
+    # Whether it reads the cache only by what `update` returns, as keys and values that both have a width: then a
+    # caller's own or quantised cache layers serve as well as the stock ones.
+    reads_cache_through_update: ClassVar[bool] = False
 
     def __init__(self, config: DecoderConfig, layer_index: int) -> None:
         super().__init__()
@@ -91,6 +97,8 @@ class MultiHeadAttention(Attention):
     layer_index
         Place in the cache.
     """
+
+    reads_cache_through_update = True
 
     def __init__(self, config: DecoderConfig, layer_index: int) -> None:
         super().__init__(config, layer_index)

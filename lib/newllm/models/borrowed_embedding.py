@@ -1,6 +1,6 @@
 """Base of the models that stand on another model's token embedding: frozen, and the head too, by default."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,14 @@ class BorrowedEmbeddingModel(RecurrentModel):
     def get_input_embeddings(self) -> nn.Module:
         """Return the token embedding."""
         return self.embed_in
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Exchange the token embedding, as resizing it does."""
+        self.embed_in = cast(nn.Embedding, value)
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Exchange the output embedding, as resizing it does."""
+        self.embed_out = new_embeddings
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the output embedding, which shares its weight with the token embedding where they are tied."""

@@ -1,17 +1,18 @@
-"""Cache layers that transformers does not have.
+"""Cache layers that transformers does not have, and what makes a caller's cache one of this model.
 
 A per-token cache is the stock ``DynamicLayer``. A recurrence remembers one vector a sequence, whatever its length:
-that is `RecurrentStateLayer`, which stands after the stock layers in the same ``DynamicCache``.
-`ChunkContextLayer` keeps one more vector a chunk.
+that is :class:`RecurrentStateLayer`, which stands after the stock layers in the same ``DynamicCache``.
+:class:`ChunkContextLayer` keeps one more vector a chunk. :func:`prepare_cache` checks every cache before it is used.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
 from newllm.models.cache_entries import CHUNK_END, STATE, DescribedLayer, Entry
 
@@ -52,6 +53,18 @@ class RecurrentStateLayer(DescribedLayer):
         """Keep every context from now on, so that `crop` is exact. Costs P values a token."""
         self.record_past = True
 
+    def check_crop(self, tokens_to_remove: int) -> None:
+        """Raise what :meth:`crop` would raise, and change nothing."""
+        if tokens_to_remove > 0:
+            raise ValueError(f"crop takes a negative number of tokens to remove, got {tokens_to_remove}")
+        removed = -tokens_to_remove
+        recorded = 0 if self.history is None else self.history.shape[1] - 1
+        if removed > recorded:
+            raise RuntimeError(
+                f"a recurrent state cannot be cropped by {removed} tokens, {recorded} are recorded: make a new cache "
+                "with model.new_cache() and call cache.activate_past_recording() before the tokens to be removed"
+            )
+
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last ``-tokens_to_remove`` tokens.
 
@@ -60,20 +73,13 @@ class RecurrentStateLayer(DescribedLayer):
         RuntimeError
             Where those tokens were not recorded.
         """
+        self.check_crop(tokens_to_remove)
         if tokens_to_remove == 0:
             return
-        if tokens_to_remove > 0:
-            raise ValueError(f"crop takes a negative number of tokens to remove, got {tokens_to_remove}")
-        removed = -tokens_to_remove
-        if self.history is None or removed >= self.history.shape[1]:
-            recorded = 0 if self.history is None else self.history.shape[1] - 1
-            raise RuntimeError(
-                f"a recurrent state cannot be cropped by {removed} tokens, {recorded} are recorded: make a new cache "
-                "with model.new_cache() and call cache.activate_past_recording() before the tokens to be removed"
-            )
-        self.history = self.history[:, :-removed]
+        assert self.history is not None
+        self.history = self.history[:, :tokens_to_remove]
         self.state = self.history[:, -1].clone()
-        self.tokens_seen -= removed
+        self.tokens_seen += tokens_to_remove
 
     def get_seq_length(self) -> int:
         """Return the number of tokens seen, padding included."""
@@ -218,36 +224,155 @@ class ChunkContextLayer(RecurrentStateLayer):
         self.count_history = None if self.count_history is None else change(self.count_history)
 
 
-def fill_layers(cache: Cache, layout: Sequence[type[CacheLayerMixin]]) -> None:
-    """Give a caller's fresh cache the layers that a model needs, in place.
+@dataclass
+class CacheContents:
+    """What is to be known of the tokens in a cache, beside what its layers know.
+
+    Attributes
+    ----------
+    signature
+        :attr:`~newllm.models.language_model.LanguageModel.cache_signature` of the model whose tokens they are.
+    first_positions
+        Position of each row's first real token (B,); empty before the first token.
+    is_shifted
+        Whether any of them is not 0.
+    positions
+        Position of each token (B, S or more), where they leave gaps; None where they go up by one.
+    mask
+        True where a real token stands (B, S or more); None where no token is padding.
+    """
+
+    signature: str
+    first_positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    is_shifted: bool = False
+    positions: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows B."""
+        return len(self.first_positions)
+
+    def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Move the rows as those of the layers move."""
+        self.first_positions = change(self.first_positions)
+        self.positions = None if self.positions is None else change(self.positions)
+        self.mask = None if self.mask is None else change(self.mask)
+
+
+class AtomicCache(DynamicCache):
+    """A ``DynamicCache`` whose ``crop`` changes all layers or none, and that knows whose tokens it holds."""
+
+    contents: CacheContents | None = None
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ``-tokens_to_remove`` tokens; what one layer refuses, none has done."""
+        for layer in self.layers:
+            # Stock layers forget any number of tokens, so they have nothing to check.
+            if hasattr(layer, "check_crop"):
+                layer.check_crop(tokens_to_remove)
+        super().crop(tokens_to_remove)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Follow beam search: row i becomes row ``beam_idx[i]``."""
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
+        self._map_contents(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row ``repeats`` times."""
+        super().batch_repeat_interleave(repeats)
+        self._map_contents(lambda rows: rows.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows ``indices``."""
+        super().batch_select_indices(indices)
+        self._map_contents(lambda rows: rows[indices])
+
+    def _map_contents(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.contents is not None and self.contents.rows:
+            self.contents.map_rows(change)
+
+
+def prepare_cache(
+    cache: Cache, layout: Sequence[type[CacheLayerMixin]], signature: str, *, serves_other_layers: bool
+) -> CacheContents:
+    """Check that a caller's cache is this model's, and give a fresh one the layers that it lacks, in place.
 
     Parameters
     ----------
     cache
-        A ``DynamicCache``, still empty or filled by the same model.
+        A cache of transformers, still empty or filled by the same model.
     layout
         The class of each layer the model uses, in order.
+    signature
+        Whose tokens it may hold.
+    serves_other_layers
+        Whether a growing layer of another class than the stock one, such as a quantised one, is used as it is.
+
+    Returns
+    -------
+    CacheContents
+        What is known of the tokens in it.
 
     Raises
     ------
     ValueError
-        Where the cache is of another kind, or holds another model's tokens.
+        Where the cache is of another kind, holds another model's tokens, or layers of unequal length.
     """
-    for index, layer_class in enumerate(layout):
-        if index >= len(cache.layers):
-            cache.layers.append(layer_class())
-        elif type(cache.layers[index]) is not layer_class:
-            if not _is_unused(cache.layers[index]):
-                raise ValueError(
-                    f"cache layer {index} is a {type(cache.layers[index]).__name__}, this model needs "
-                    f"{layer_class.__name__}: pass model.new_cache() or an empty DynamicCache()"
-                )
-            cache.layers[index] = layer_class()
-    if not all(_is_unused(layer) for layer in cache.layers[len(layout) :]):
-        raise ValueError("the cache holds tokens of a model with more layers: pass model.new_cache()")
-    del cache.layers[len(layout) :]
+    if not isinstance(cache, Cache) or not hasattr(cache, "layers"):
+        raise ValueError(
+            f"past_key_values is a {type(cache).__name__}, not a cache of a decoder: pass model.new_cache() or an "
+            "empty DynamicCache()"
+        )
+    contents: CacheContents | None = getattr(cache, "contents", None)
+    lengths = {_length(layer) for layer in cache.layers}
+    if contents is None or contents.signature != signature or len(cache.layers) != len(layout) or lengths == {0}:
+        if any(lengths):
+            raise ValueError(
+                "the cache holds tokens of another model, or of one with other settings: pass model.new_cache()"
+            )
+        _fill_layers(cache, layout, serves_other_layers)
+        contents = cache.contents = CacheContents(signature)  # type: ignore[attr-defined]
+    elif len(lengths) > 1:
+        raise ValueError(
+            f"the layers of the cache hold unequal numbers of tokens, {sorted(lengths)}: pass model.new_cache()"
+        )
+    return contents
 
 
-def _is_unused(layer: Any) -> bool:
-    """Whether a layer is a growing one, as generate() makes them before it knows the model, with no token in it."""
-    return isinstance(layer, CacheLayerMixin) and not layer.is_initialized and layer.get_max_length() == -1
+def _length(layer: Any) -> int:
+    """Tokens in a layer; a layer that does not count any has none of a decoder's."""
+    return int(layer.get_seq_length()) if isinstance(layer, CacheLayerMixin) else 0
+
+
+def _fill_layers(cache: Cache, layout: Sequence[type[CacheLayerMixin]], serves_other_layers: bool) -> None:
+    """Put the layers of ``layout`` into an empty cache; what a caller chose is kept, or refused, but never replaced."""
+    if getattr(cache, "offloading", False) and not serves_other_layers:
+        raise ValueError("this model cannot offload its cache: pass model.new_cache() or an empty DynamicCache()")
+    for index, layer in enumerate(cache.layers):
+        wanted = layout[index] if index < len(layout) else None
+        serves = serves_other_layers and wanted is DynamicLayer and _is_growing(layer)
+        if type(layer) is not wanted and not serves and not _is_unused_stock_layer(layer):
+            raise ValueError(
+                f"cache layer {index} is a {type(layer).__name__}, "
+                + (f"this model needs a {wanted.__name__}" if wanted else f"this model has {len(layout)}")
+                + ": pass model.new_cache() or an empty DynamicCache()"
+            )
+    kept = cache.layers[: len(layout)]
+    cache.layers[:] = [
+        wanted() if index >= len(kept) or _is_unused_stock_layer(kept[index]) else kept[index]
+        for index, wanted in enumerate(layout)
+    ]
+    if type(cache) is DynamicCache:
+        # The object is the caller's (generate() makes one before it knows the model), so it cannot be exchanged.
+        cache.__class__ = AtomicCache
+
+
+def _is_growing(layer: Any) -> bool:
+    """Whether a layer keeps all that it was given, in some way of its own."""
+    return isinstance(layer, DynamicLayer) and not layer.is_sliding and layer.get_max_length() == -1
+
+
+def _is_unused_stock_layer(layer: Any) -> bool:
+    """Whether a layer is one that generate() makes before it knows the model, with no token in it."""
+    return type(layer) is DynamicLayer and not layer.is_initialized

@@ -51,8 +51,20 @@ class LanguageModelConfig(PreTrainedConfig):
         Number of token ids V, and width d of the hidden states.
     """
 
-    # Read by generation and by transformers' own tools; never sampled into a loss here.
-    keys_to_ignore_at_inference = ("past_key_values",)
+    # What a Trainer does not gather from the outputs; it adds to this list, so a tuple will not do.
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (transformers reads it so)
+    # Fields that change nothing of what a cached value means, so that models which differ in them can share a cache.
+    not_in_cache: ClassVar[frozenset[str]] = frozenset(
+        {
+            "vocab_size",
+            "initializer_range",
+            "use_cache",
+            "bos_token_id",
+            "eos_token_id",
+            "pad_token_id",
+            "tie_word_embeddings",
+        }
+    )
     # Fields that `configure` does not take, because they change neither what the model computes, nor how it is trained,
     # nor its size: an arm that sets one would be another arm under a name of its own.
     not_settings: ClassVar[frozenset[str]] = frozenset({"use_cache", "bos_token_id", "eos_token_id", "pad_token_id"})
@@ -102,6 +114,12 @@ class LanguageModelConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={given} is not free, it is {value} and follows from {reason}: leave it out")
             setattr(self, name, value)
 
+    def cache_settings(self) -> str:
+        """Describe all fields that say what a cached value means."""
+        inherited = {field.name for field in fields(PreTrainedConfig)} | self.not_in_cache
+        names = sorted(field.name for field in fields(self) if field.name not in inherited)
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
     def require_positive(self, *names: str) -> None:
         """Raise ValueError for the first of these fields that is below 1."""
         for name in names:
@@ -132,6 +150,12 @@ class BorrowedEmbeddingConfig(LanguageModelConfig):
         all of it (``full``); with one block there is no choice.
     """
 
+    not_in_cache = LanguageModelConfig.not_in_cache | {
+        "freeze_embedding",
+        "embedding_source",
+        "embedding_digest",
+        "data_split",
+    }
     # One step a token: that is how generation sizes its cache. Not a setting.
     num_hidden_layers = 1
     not_settings = frozenset({"embedding_digest"})

@@ -1,10 +1,11 @@
 """The one decoder: GPT-NeoX's blocks, with attention and MLP side by side."""
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from newllm.models.attention import Attention, MultiHeadAttention
 from newllm.models.config import DecoderConfig
@@ -25,7 +26,7 @@ class FeedForward(nn.Module):
         return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(hidden)))
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(GradientCheckpointingLayer):
     """``h + attention(LN(h)) + mlp(LN'(h))``: the parallel block of GPT-NeoX (Black et al. 2022, sec. 2.1)."""
 
     attention: Attention
@@ -78,6 +79,8 @@ class Decoder(LanguageModel):
     """
 
     config_class = DecoderConfig
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DecoderLayer"]  # noqa: RUF012 (transformers reads it so)
     attention: ClassVar[type[Attention]] = MultiHeadAttention
     _tied_weights_keys = {"embed_out.weight": "gpt_neox.embed_in.weight"}  # noqa: RUF012 (transformers reads it so)
 
@@ -107,19 +110,36 @@ class Decoder(LanguageModel):
         """Return the token embedding."""
         return self.gpt_neox.embed_in
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Exchange the token embedding, as resizing it does."""
+        self.gpt_neox.embed_in = cast(nn.Embedding, value)
+
     def get_output_embeddings(self) -> nn.Module:
         """Return the output embedding, which shares its weight with the token embedding where the config ties them."""
         return self.embed_out
 
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Exchange the output embedding, as resizing it does."""
+        self.embed_out = new_embeddings
+
+    @property
+    def reads_cache_through_update(self) -> bool:
+        """Whether any cache layer that grows serves, as the attention says."""
+        return self.attention.reads_cache_through_update
+
     def embed(self, step: Step) -> Tensor:
         """Make what enters the first block (B, T, d)."""
-        return self.gpt_neox.embed_in(step.input_ids)
+        return step.embeds
 
     def encode(self, step: Step) -> Tensor:
         """Run embedding, blocks and final norm: (B, T, d)."""
-        hidden = self.embed(step)
+        return self.run_blocks(self.embed(step), step)
+
+    def run_blocks(self, hidden: Tensor, step: Step, source: Tensor | None = None) -> Tensor:
+        """Run blocks and final norm over states (B, T, d); attention reads ``source``, or else what its block reads."""
         for layer in self.gpt_neox.layers:
-            hidden = layer(hidden, hidden, step)
+            step.keep_hidden_state(hidden)
+            hidden = layer(hidden, hidden if source is None else source, step)
         return self.gpt_neox.final_layer_norm(hidden)
 
     def cache_layout(self) -> list[type[CacheLayerMixin]]:

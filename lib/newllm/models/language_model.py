@@ -4,11 +4,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from newllm.models.cache_layers import fill_layers
+from newllm.models.cache_layers import AtomicCache, prepare_cache
 from newllm.models.loss import next_token_loss, next_token_loss_from_logits
 from newllm.models.projection import RecurrenceLinear, init_linear_weights
 from newllm.models.recipe import WINDOWS, Recipe
@@ -22,10 +22,11 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
     """
 
     base_model_prefix = "gpt_neox"
-    loss_type = "ForCausalLM"
     _supports_sdpa = True
     # What a recurrence remembers cannot be taken back token by token, so assisted generation is refused.
     _is_stateful = False
+    # The loss takes num_items_in_batch, by which a Trainer makes one step of several calls.
+    accepts_loss_kwargs = True
     # Whether it has a recurrence, which can be trained on its own: see `newllm.models.recurrent`.
     recurrence: ClassVar[bool] = False
     # How it wants to be trained.
@@ -77,15 +78,53 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         """Values that one sequence keeps in the cache after ``tokens`` tokens, by formula."""
         raise NotImplementedError
 
-    def new_cache(self) -> DynamicCache:
+    @property
+    def reads_cache_through_update(self) -> bool:
+        """Whether the cache is only ever read by what its ``update`` returns, so that any layer that grows serves."""
+        return False
+
+    def new_cache(self) -> AtomicCache:
         """Make an empty cache with all of this model's layers."""
-        cache = DynamicCache()
-        fill_layers(cache, self.cache_layout())
+        cache = AtomicCache()
+        self.prepare_cache(cache)
         return cache
+
+    def prepare_cache(self, cache: Cache) -> None:
+        """Refuse a cache that this model cannot go on with; give an empty one its layers, in place."""
+        prepare_cache(
+            cache, self.cache_layout(), self.cache_signature, serves_other_layers=self.reads_cache_through_update
+        )
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError(
+                f"{type(self).__name__} has no quantised weights: take quantization_config out, and load it in "
+                "bfloat16 where memory is short"
+            )
+        super().__init__(config)
+        # Set here, because the base class guesses it from the name of the class; a Trainer counts labels by it.
+        self.loss_type = "ForCausalLM"
+        # Of which models a cache may be used by this one: of those of the same method and settings.
+        self.cache_signature = f"{type(self).__qualname__} {config.cache_settings()}"
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """Return torch's own attention; ValueError where another is asked for, which would change nothing."""
+        if requested_attention not in (None, "sdpa"):
+            raise ValueError(
+                f"attn_implementation={requested_attention!r} is not offered: {type(self).__name__} always computes "
+                "through torch's scaled_dot_product_attention (sdpa)"
+            )
+        return super().get_correct_attn_implementation(requested_attention, is_init_check)
+
+    def set_attn_implementation(self, attn_implementation: str | dict, allow_all_kernels: bool = False) -> None:
+        """Do nothing for torch's own attention; ValueError for another."""
+        named = attn_implementation.values() if isinstance(attn_implementation, dict) else [attn_implementation]
+        for name in named:
+            self.get_correct_attn_implementation(name)
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -93,6 +132,13 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        cache_position: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        contexts: Tensor | None = None,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Score the next token at every position.
 
@@ -103,60 +149,122 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         attention_mask
             1 for real tokens, 0 for padding, over cached and new tokens (B, S).
         position_ids
-            Positions of the new tokens (B, T); derived from ``attention_mask`` where omitted.
+            Positions of the new tokens (B or 1, T); derived from ``attention_mask`` where omitted. Where they do not go
+            up, another text begins, which sees nothing of the one before it.
         past_key_values
-            A ``DynamicCache`` of the tokens before; extended in place.
+            A cache of the tokens before, filled by this model or empty; extended in place.
         use_cache
             Make a cache where none is given. By default as ``config.use_cache`` says, and never while training.
         labels
             The tokens again (B, T), not shifted: this model shifts. -100 is not scored.
         logits_to_keep
-            Compute only this many last logits; 0 computes all.
+            Compute only this many last logits, or those at these positions; 0 computes all. Not with labels.
         return_dict
             False gives a tuple.
+        inputs_embeds
+            Token embeddings (B, T, E) instead of ``input_ids``, as the input embedding gives them.
+        token_type_ids
+            Zeros, as tokenizers give them for one text; there are no embeddings of token types.
+        cache_position
+            Places of the new tokens in the cache (T,), as older callers give them; there is no choice in them.
+        output_hidden_states
+            Return what enters each block, and what leaves the final norm. By default as the config says.
+        output_attentions
+            Refused: attention weights are never built.
+        num_items_in_batch
+            Divide the loss by this number of predicted tokens instead of by that in this call.
+        contexts
+            What the model reads of its recurrences at each of these tokens (B, T, P), the blocks' widths one after the
+            other, where it was collected before. The recurrences do not run then, and nothing is cached.
 
         Returns
         -------
         CausalLMOutputWithPast
             ``loss`` in nats per predicted token; ``logits`` (B, T, V), but None in training with labels, where the
-            loss is computed without ever holding them; ``past_key_values``.
+            loss is computed without ever holding them; ``past_key_values``; ``hidden_states``, each (B, T, width).
 
         Raises
         ------
         ValueError
-            Where shapes do not fit or the cache is another model's.
+            Where shapes do not fit, the cache is another model's, or something is asked for that this model has not.
         """
+        embeds = self._read_tokens(input_ids, inputs_embeds)
+        if output_attentions or (output_attentions is None and self.config.output_attentions):
+            raise ValueError(f"{type(self).__name__} never builds attention weights: output_attentions is not offered")
+        if token_type_ids is not None and bool(token_type_ids.any()):
+            raise ValueError(f"{type(self).__name__} has no token types: token_type_ids must be zeros, or left out")
+        if labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+            raise ValueError("labels need all logits: leave logits_to_keep out")
+        if contexts is not None:
+            self.check_contexts(contexts, embeds, cached=bool(use_cache or past_key_values is not None))
+            use_cache = False
+        cache = past_key_values
+        is_cache_asked_for = use_cache or cache is not None
         if use_cache is None:
-            use_cache = bool(getattr(self.config, "use_cache", True)) and not self.training and labels is None
-        if past_key_values is None and use_cache:
-            past_key_values = self.new_cache()
-        elif past_key_values is not None:
-            fill_layers(past_key_values, self.cache_layout())
-        step = Step.build(input_ids, attention_mask, position_ids, past_key_values)
-        return self.answer(step, labels, logits_to_keep, return_dict)
+            use_cache = bool(self.config.use_cache) and not self.training and labels is None
+        if cache is not None:
+            self.prepare_cache(cache)
+        elif use_cache:
+            cache = self.new_cache()
+        _check_cache_position(cache_position, 0 if cache is None else cache.get_seq_length(), embeds.shape[1])
+        step = Step.build(embeds, attention_mask, position_ids, cache, contexts)
+        if step.has_gaps:
+            self._check_gaps(step, bool(is_cache_asked_for))
+            cache = step.cache
+        if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
+            step.hidden_states = []
+        hidden = self.encode(step)
+        loss, logits = self.score(hidden, labels, logits_to_keep, num_items_in_batch)
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=cache,
+            hidden_states=None if step.hidden_states is None else (*(step.hidden_states or [embeds]), hidden),
+        )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
-    def answer(
-        self, step: Step, labels: Tensor | None, logits_to_keep: int | Tensor, return_dict: bool | None
-    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Run the model on what `forward` has read of its arguments."""
-        loss, logits = self.score(self.encode(step), labels, logits_to_keep)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=step.cache)
-        return output.to_tuple() if return_dict is False else output
+    def _read_tokens(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """Token embeddings (B, T, E) of the one that is given."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if inputs_embeds is not None:
+            return inputs_embeds
+        assert input_ids is not None
+        if input_ids.ndim != 2:
+            raise ValueError(f"input_ids must be (batch, tokens), got {tuple(input_ids.shape)}")
+        return self.get_input_embeddings()(input_ids)
+
+    def _check_gaps(self, step: Step, is_cache_asked_for: bool) -> None:
+        """Refuse positions that do not go up by one where they mean nothing; several texts in a row fill no cache."""
+        if self.recurrence:
+            raise ValueError(
+                f"{type(self).__name__} has a recurrence, which reads one token after the other, without gaps or new "
+                "beginnings: position_ids must go up by one, and each text needs a row of its own"
+            )
+        if step.texts is not None:
+            if is_cache_asked_for:
+                raise ValueError("texts that are packed into one row are scored, not continued: pass use_cache=False")
+            step.cache = None
 
     def score(
-        self, hidden: Tensor, labels: Tensor | None, logits_to_keep: int | Tensor = 0
+        self,
+        hidden: Tensor,
+        labels: Tensor | None,
+        logits_to_keep: int | Tensor = 0,
+        num_items: Tensor | int | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return loss and logits of hidden states (B, T, d), arguments and results as in `forward`."""
         head = self.get_output_embeddings()
-        loss = logits = None
-        if labels is not None and self.training:
-            loss = next_token_loss(hidden, head.weight, labels)
-        else:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = head(hidden[:, kept])
-            if labels is not None:
-                loss = next_token_loss_from_logits(logits, labels)
-        return loss, logits
+        # A head that was wrapped, as by an adapter, does more than multiply by its weight: it has to be called.
+        if labels is not None and self.training and type(head) is nn.Linear:
+            return next_token_loss(hidden, head.weight, labels, num_items), None
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = head(hidden[:, kept])
+        return None if labels is None else next_token_loss_from_logits(logits, labels, num_items), logits
+
+    def check_contexts(self, contexts: Tensor, embeds: Tensor, *, cached: bool) -> None:
+        """Refuse contexts of a recurrence: a model that has one checks their shape instead."""
+        raise ValueError(f"{type(self).__name__} has no recurrence that contexts could stand in for")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -165,3 +273,9 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
             init_linear_weights(module)
         else:
             super()._init_weights(module)
+
+
+def _check_cache_position(given: Tensor | None, past: int, length: int) -> None:
+    """Refuse places in the cache that are not those behind the cached tokens."""
+    if given is not None and given.tolist() != list(range(past, past + length)):
+        raise ValueError(f"cache_position must be {past} to {past + length - 1} for these tokens, or left out")

@@ -15,8 +15,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Forward computes the gradients too, chunk by chunk, while each chunk's logits are at hand."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        count = max(1, targets.numel())
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, count: float) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
@@ -39,13 +38,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         saved = iter(ctx.saved_tensors)
         scaled = [next(saved) * grad_outputs[0] if needed else None for needed in ctx.needs_input_grad[:2]]
-        return scaled[0], scaled[1], None
+        return scaled[0], scaled[1], None, None
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, num_items: Tensor | int | None = None
+) -> Tensor:
     """Mean cross-entropy of ``softmax(hidden @ weight.T)``, equal to the plain computation.
 
     Parameters
@@ -56,6 +57,9 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
         Output embedding (V, d).
     targets
         Token ids (N,); rows with -100 do not count.
+    num_items
+        Divide the sum by this number instead of by that of the counted tokens: where several calls share one step of
+        training, it is what all of them count.
 
     Returns
     -------
@@ -65,22 +69,24 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     counted = targets != IGNORED_LABEL
     if not bool(counted.all()):
         hidden, targets = hidden[counted], targets[counted]
+    count = max(1.0, float(targets.numel() if num_items is None else num_items))
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            return _LinearCrossEntropy.apply(hidden, weight, targets)
-    return _LinearCrossEntropy.apply(hidden, weight, targets)
+            return _LinearCrossEntropy.apply(hidden, weight, targets, count)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, count)
 
 
-def next_token_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """Shift once and score: hidden state i (B, T, d) predicts label i + 1 of (B, T)."""
-    return linear_cross_entropy(hidden[:, :-1].flatten(0, 1), weight, labels[:, 1:].flatten())
+def next_token_loss(hidden: Tensor, weight: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
+    """Shift once and score: hidden state i (B, T, d) predicts label i + 1 of (B, T); the mean over ``num_items``."""
+    return linear_cross_entropy(hidden[:, :-1].flatten(0, 1), weight, labels[:, 1:].flatten(), num_items)
 
 
-def next_token_loss_from_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Plain reference of `next_token_loss`, from logits (B, T, V) that exist anyway."""
+def next_token_loss_from_logits(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
+    """Plain reference of :func:`next_token_loss`, from logits (B, T, V) that exist anyway."""
     flat = logits[:, :-1].flatten(0, 1)
     targets = labels[:, 1:].flatten()
     total = F.cross_entropy(flat.float() if flat.dtype != torch.float64 else flat, targets, reduction="sum")
-    return total / (targets != IGNORED_LABEL).sum().clamp(min=1)
+    count = (targets != IGNORED_LABEL).sum() if num_items is None else torch.as_tensor(num_items, device=total.device)
+    return total / count.clamp(min=1)

@@ -26,6 +26,19 @@ def init_linear_weights(module: nn.Module) -> None:
                 nn.init.normal_(part.bias, std=INIT_BIAS_STD)
 
 
+def weight_of(linear: nn.Linear) -> Tensor:
+    """Return a weight that is used without calling its module; TypeError where calling it would do more than multiply.
+
+    What wraps a module (an adapter, a quantised weight) acts when it is called, and would be left out in silence.
+    """
+    if type(linear).forward is not nn.Linear.forward:
+        raise TypeError(
+            f"a {type(linear).__module__}.{type(linear).__name__} stands where the model reads a Linear's weight "
+            "itself: leave that module out of the adapter's target_modules, or merge the adapter"
+        )
+    return linear.weight
+
+
 class RecurrenceLinear(nn.Linear):
     """A Linear drawn by `init_linear_weights`, also where a whole model draws its weights."""
 
@@ -64,11 +77,11 @@ class DiverseProjectionLayer(nn.Module):
 
     def token_part(self, embeds: Tensor) -> Tensor:
         """``W_e e + b``, the part of the step that needs no context: (..., E) -> (..., P)."""
-        return F.linear(embeds, self.linear.weight[:, self.proj_input_dim :], self.linear.bias)
+        return F.linear(embeds, weight_of(self.linear)[:, self.proj_input_dim :], self.linear.bias)
 
     def context_part(self, prev: Tensor, token_part: Tensor) -> Tensor:
-        """Finish the step from `token_part`: (..., P) and (..., P) -> (..., P)."""
-        mixed = F.linear(prev, self.linear.weight[:, : self.proj_input_dim]) + token_part
+        """Finish the step from :meth:`token_part`: (..., P) and (..., P) -> (..., P)."""
+        mixed = F.linear(prev, weight_of(self.linear)[:, : self.proj_input_dim]) + token_part
         residual = prev if self.residual_proj is None else self.residual_proj(prev)
         return self.norm(residual + F.gelu(mixed))
 

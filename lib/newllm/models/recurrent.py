@@ -1,11 +1,9 @@
 """What the models with a recurrence share: its blocks, the norm of what they read, and contexts collected before."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection, unroll_side_by_side
@@ -82,51 +80,10 @@ class RecurrentModel(LanguageModel):
         self.context_blocks.requires_grad_(False)
         self.embed_norm.requires_grad_(False)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
-        labels: Tensor | None = None,
-        logits_to_keep: int | Tensor = 0,
-        return_dict: bool | None = None,
-        contexts: Tensor | None = None,
-    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Score the next token at every position, as `LanguageModel.forward` does.
-
-        Parameters
-        ----------
-        input_ids, attention_mask, position_ids, past_key_values, use_cache, labels, logits_to_keep, return_dict
-            As there.
-        contexts
-            What the model reads of its recurrences at each of these tokens (B, T, P), the blocks' widths one after the
-            other, where it was collected before. The recurrences do not run then, and nothing is cached.
-
-        Raises
-        ------
-        ValueError
-            Where shapes do not fit, or the cache is another model's.
-        """
-        if contexts is None:
-            return super().forward(
-                input_ids,
-                attention_mask,
-                position_ids,
-                past_key_values,
-                use_cache,
-                labels,
-                logits_to_keep,
-                return_dict,
-            )
-        self._check_contexts(contexts, input_ids, use_cache or past_key_values is not None)
-        step = Step.build(input_ids, attention_mask, position_ids, None, contexts)
-        return self.answer(step, labels, logits_to_keep, return_dict)
-
-    def _check_contexts(self, contexts: Tensor, input_ids: Tensor, cached: bool) -> None:
+    def check_contexts(self, contexts: Tensor, embeds: Tensor, *, cached: bool) -> None:
+        """Refuse contexts that do not stand for those of all tokens of a call, by embeddings (B, T, E)."""
         if cached:
             raise ValueError("contexts were collected over whole windows: give them without past_key_values")
-        expected = (*input_ids.shape, self.context_width)
+        expected = (*embeds.shape[:2], self.context_width)
         if contexts.shape != expected:
             raise ValueError(f"contexts must be (batch, tokens, width) = {expected}, got {tuple(contexts.shape)}")

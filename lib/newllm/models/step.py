@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from newllm.models.cache_layers import CacheContents
 from newllm.models.position import PositionEncoding, causal_mask
 
 
@@ -15,8 +16,8 @@ class Step:
 
     Attributes
     ----------
-    input_ids
-        Tokens of this call (B, T).
+    embeds
+        Token embeddings of this call (B, T, E).
     positions
         Position of each token of this call (B or 1, T), padding not counted.
     key_positions
@@ -28,59 +29,122 @@ class Step:
     contexts
         What the model reads of its recurrences at each token of this call (B, T, P), collected before; None where they
         are to run.
+    has_gaps
+        Whether positions do not go up by one somewhere, or did not in the cache.
+    texts
+        Which of its row's texts each token belongs to (B or 1, T), where several are packed into a row and none sees
+        another; None where each row is one text.
+    hidden_states
+        What enters each block, in order, where that is to be kept.
     """
 
-    input_ids: Tensor
+    embeds: Tensor
     positions: Tensor
     key_positions: Tensor
-    key_mask: Tensor | None
-    cache: Cache | None
+    key_mask: Tensor | None = None
+    cache: Cache | None = None
     contexts: Tensor | None = None
+    has_gaps: bool = False
+    texts: Tensor | None = None
+    hidden_states: list[Tensor] | None = None
     _biases: dict[tuple[int, torch.dtype], Tensor | None] = field(default_factory=dict)
 
     @classmethod
     def build(
         cls,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        position_ids: Tensor | None,
-        cache: Cache | None,
+        embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
         contexts: Tensor | None = None,
     ) -> "Step":
-        """Check a call's arguments and derive positions.
+        """Check a call's arguments, derive positions, and note in the cache which of its tokens are real.
+
+        Parameters
+        ----------
+        embeds
+            Token embeddings of this call (B, T, E).
+        attention_mask
+            1 for real tokens, 0 for padding, over cached and new tokens (B, S).
+        position_ids
+            Positions of the new tokens (B or 1, T); where they do not go up, another text begins. Derived from the
+            mask, up by one, where omitted.
+        cache
+            The cache of the tokens before.
+        contexts
+            As the attribute.
 
         Raises
         ------
         ValueError
-            Where a shape does not fit, with the shape that would.
+            Where a shape does not fit, with the shape that would; where the mask says otherwise of cached tokens than
+            before; where positions fall behind those of the cached tokens.
         """
-        if input_ids.ndim != 2 or input_ids.shape[1] == 0:
-            raise ValueError(f"input_ids must be (batch, tokens) with at least one token, got {tuple(input_ids.shape)}")
-        batch, length = input_ids.shape
-        past = 0 if cache is None else cache.get_seq_length()
-        total = past + length
-        key_mask = None
-        if attention_mask is not None:
-            if attention_mask.shape != (batch, total):
+        if embeds.ndim != 3 or embeds.shape[1] == 0:
+            shape = tuple(embeds.shape[:-1])
+            raise ValueError(f"input_ids must be (batch, tokens) with at least one token, got {shape}")
+        batch, length, _ = embeds.shape
+        past = 0 if cache is None else int(cache.get_seq_length())
+        contents: CacheContents | None = getattr(cache, "contents", None)
+        before = contents if past else None
+        if before is not None and before.rows != batch:
+            raise ValueError(f"the cache holds {before.rows} rows, but this call has {batch}")
+        key_mask = _real_tokens(attention_mask, batch, past + length)
+        if before is not None:
+            _check_cached_mask(key_mask, before.mask, past)
+        key_positions = _derived_positions(key_mask, past, length, before, embeds.device)
+        step = cls(embeds, key_positions[:, past:], key_positions, key_mask, cache, contexts)
+        step.has_gaps = before is not None and before.positions is not None
+        first_positions = step.positions.new_zeros(1)
+        if position_ids is not None:
+            first_positions = step._take_positions(position_ids)
+        if contents is not None:
+            contents.mask = key_mask
+            contents.positions = step.key_positions.expand(batch, -1) if step.has_gaps else None
+            if past == 0:
+                contents.first_positions = first_positions.expand(batch)
+                contents.is_shifted = bool(first_positions.any())
+        return step
+
+    def _take_positions(self, given: Tensor) -> Tensor:
+        """Put given positions of the new tokens (B or 1, T) in the place of derived ones.
+
+        Returns
+        -------
+        Tensor
+            Position of each row's first real token among the new ones (B or 1,).
+        """
+        batch, length = self.embeds.shape[:2]
+        if given.shape not in ((batch, length), (1, length)):
+            raise ValueError(f"position_ids must be (batch, new tokens) = {(batch, length)}, got {tuple(given.shape)}")
+        past, derived = self.past_length, self.positions
+        real = torch.ones_like(given, dtype=torch.bool) if self.token_mask is None else self.token_mask
+        offset = (given - derived).expand(real.shape)
+        first = offset.gather(1, real.int().argmax(1, keepdim=True))
+        self.positions = given
+        if past == 0:
+            self.key_positions = given
+        # Every encoding depends on differences of positions alone, so in an empty cache a shift is no gap.
+        if bool(((offset == (first if past == 0 else 0)) | ~real).all()):
+            return first[:, 0]
+        self.has_gaps = True
+        begins = _begins_anew(given.expand(real.shape), real, derived[:, :1] - 1 if past else None)
+        if past:
+            if bool(begins.any()):
                 raise ValueError(
-                    f"attention_mask must be (batch, cached + new tokens) = {(batch, total)}, "
-                    f"got {tuple(attention_mask.shape)}"
+                    f"position_ids must go on from the cached tokens, from {derived[:, 0].tolist()} or later: another "
+                    "text needs a cache of its own"
                 )
-            mask = attention_mask.bool()
-            key_mask = None if bool(mask.all()) else mask
-        if key_mask is None:
-            key_positions = torch.arange(total, device=input_ids.device)[None]
-        else:
-            key_positions = (key_mask.cumsum(1) - 1).clamp(min=0)
-        positions = key_positions[:, past:] if position_ids is None else position_ids
-        if positions.shape[-1] != length:
-            raise ValueError(f"position_ids must cover the {length} new tokens, got {tuple(positions.shape)}")
-        return cls(input_ids, positions, key_positions, key_mask, cache, contexts)
+            cached = self.key_positions[:, :past].expand(batch, -1)
+            self.key_positions = torch.cat([cached, given.expand(batch, -1)], dim=1)
+        elif bool(begins.any()):
+            self.texts = begins.cumsum(1)
+        return first[:, 0]
 
     @property
     def length(self) -> int:
         """Number of tokens T of this call."""
-        return self.input_ids.shape[1]
+        return self.embeds.shape[1]
 
     @property
     def past_length(self) -> int:
@@ -91,6 +155,11 @@ class Step:
     def token_mask(self) -> Tensor | None:
         """True where a token of this call is real (B, T); None where all are."""
         return None if self.key_mask is None else self.key_mask[:, self.past_length :]
+
+    def keep_hidden_state(self, hidden: Tensor) -> None:
+        """Keep what enters a block (B, T, d), where that was asked for."""
+        if self.hidden_states is not None:
+            self.hidden_states.append(hidden)
 
     def attention_bias(self, encoding: PositionEncoding, dtype: torch.dtype) -> Tensor | None:
         """Position bias, causal mask and padding mask in one additive tensor (B or 1, 1 or heads, T, S).
@@ -108,19 +177,93 @@ class Step:
         bias = self.attention_bias(encoding, dtype)
         if bias is None:
             total = self.key_positions.shape[1]
-            bias = causal_mask(self.length, total, dtype, self.input_ids.device)[None, None]
+            bias = causal_mask(self.length, total, dtype, self.embeds.device)[None, None]
         return bias
 
     def _build_bias(self, encoding: PositionEncoding, dtype: torch.dtype) -> Tensor | None:
         query_positions = self.key_positions[:, self.past_length :]
         bias = encoding.score_bias(query_positions, self.key_positions, dtype)
-        if bias is None and self.key_mask is None and (self.past_length == 0 or self.length == 1):
+        plain = self.key_mask is None and self.texts is None
+        if bias is None and plain and (self.past_length == 0 or self.length == 1):
             return None
         total = self.key_positions.shape[1]
-        mask = causal_mask(self.length, total, dtype, self.input_ids.device)[None, None]
+        mask = causal_mask(self.length, total, dtype, self.embeds.device)[None, None]
+        if self.texts is not None:
+            mask = mask.masked_fill((self.texts[:, :, None] != self.texts[:, None])[:, None], -torch.inf)
         if self.key_mask is not None:
             # A padding query keeps itself: a row that may see nothing would turn into NaN.
             itself = torch.eye(total, dtype=torch.bool, device=mask.device)[self.past_length :]
             allowed = self.key_mask[:, None, None, :] | itself
             mask = mask.masked_fill(~allowed, -torch.inf)
         return mask if bias is None else mask + bias
+
+
+def _real_tokens(attention_mask: Tensor | None, batch: int, total: int) -> Tensor | None:
+    """Return a caller's mask as True and False (B, S); None where no token is padding."""
+    if attention_mask is None:
+        return None
+    if attention_mask.shape != (batch, total):
+        raise ValueError(
+            f"attention_mask must be (batch, cached + new tokens) = {(batch, total)}, got {tuple(attention_mask.shape)}"
+        )
+    mask = attention_mask.bool()
+    if bool(mask.all()):
+        return None
+    if attention_mask.is_floating_point() and not bool((attention_mask == mask).all()):
+        raise ValueError("attention_mask must be 1 for real tokens and 0 for padding: what is added to scores is not")
+    return mask
+
+
+def _check_cached_mask(mask: Tensor | None, cached: Tensor | None, past: int) -> None:
+    """Refuse a mask (B, S) that says otherwise of the cached tokens than the one they were cached under."""
+    if mask is None and cached is None:
+        return
+    before = None if cached is None else cached[:, :past]
+    now = None if mask is None else mask[:, :past]
+    if before is None or now is None:
+        same = bool((now if before is None else before).all())  # type: ignore[union-attr]
+    else:
+        same = torch.equal(before, now)
+    if not same:
+        raise ValueError(
+            f"attention_mask says otherwise of the {past} cached tokens than when they were cached: give the mask of "
+            "all tokens in every call, cached ones first"
+        )
+
+
+def _derived_positions(
+    mask: Tensor | None, past: int, length: int, before: CacheContents | None, device: torch.device
+) -> Tensor:
+    """Positions of cached and new tokens (B or 1, S): up by one from real token to real token, on from cached ones."""
+    if before is not None and before.positions is not None:
+        cached = before.positions[:, :past]
+        real = cached if mask is None else torch.where(mask[:, :past], cached, -1)
+        steps = torch.ones_like(real[:, :1]).expand(-1, length) if mask is None else mask[:, past:].long()
+        following = real.amax(1, keepdim=True) + steps.cumsum(1)
+        return torch.cat([cached, following.clamp(min=0)], dim=1)
+    rank = torch.arange(past + length, device=device)[None] if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
+    return rank + before.first_positions[:, None] if before is not None and before.is_shifted else rank
+
+
+def _begins_anew(positions: Tensor, real: Tensor, last: Tensor | None) -> Tensor:
+    """Find the real tokens whose position does not lie above that of the real token before them in their row.
+
+    Parameters
+    ----------
+    positions
+        (B, T).
+    real
+        True where a token is real (B, T).
+    last
+        Position of the last token before all of them (B or 1, 1); None where there is none.
+
+    Returns
+    -------
+    Tensor
+        (B, T), bool.
+    """
+    indices = torch.arange(positions.shape[1], device=positions.device)
+    latest = torch.where(real, indices, -1).cummax(1).values
+    previous = torch.cat([torch.full_like(latest[:, :1], -1), latest[:, :-1]], dim=1)
+    before = positions.amin() - 1 if last is None else last
+    return real & (positions <= torch.where(previous < 0, before, positions.gather(1, previous.clamp(min=0))))

@@ -95,7 +95,7 @@ class CascadeContextLLM(BorrowedEmbeddingModel):
 
     def encode(self, step: Step) -> Tensor:
         """Run the recurrences from the state in the cache, and the token block: (B, T, d)."""
-        embeds = self.normed_embeddings(step.input_ids)
+        embeds = self.embed_norm(step.embeds)
         if step.contexts is not None:
             return self.token_block(step.contexts, embeds)
         state_layer = None if step.cache is None else step.cache.layers[0]

@@ -11,6 +11,7 @@ from newllm.models.attention import Attention, attend
 from newllm.models.config import DecoderConfig, round_to_heads
 from newllm.models.decoder import Decoder
 from newllm.models.position import causal_mask
+from newllm.models.projection import weight_of
 from newllm.models.recurrent import RecurrentModel
 from newllm.models.registry import register
 from newllm.models.step import Step
@@ -103,7 +104,7 @@ class SharedContextAttention(Attention):
     def _parts(self) -> tuple[Tensor, Tensor]:
         """Weight (H, 3, d_h, P) and bias (H, 3, d_h): each head holds its query, its key, its value, as in GPT-NeoX."""
         shape = (self.num_heads, 3, self.head_dim)
-        return self.query_key_value.weight.view(*shape, -1), self.query_key_value.bias.view(shape)
+        return weight_of(self.query_key_value).view(*shape, -1), self.query_key_value.bias.view(shape)
 
     def _heads(self, contexts: Tensor, part: int) -> Tensor:
         """Return queries (part 0), keys (1) or values (2) of contexts (B, S, P): (B, H, S, d_h)."""
@@ -146,14 +147,12 @@ class ContextPythiaModel(RecurrentModel, Decoder):
             assert isinstance(layer, DynamicLayer) and layer.keys is not None
             # A padding token leaves the context as it was, so the last one kept is the state with padding too.
             state = layer.keys[:, 0, -1]
-        contexts = self.unroll_contexts(self.normed_embeddings(step.input_ids), state, step)
+        contexts = self.unroll_contexts(self.embed_norm(step.embeds), state, step)
         hidden = self.context_to_hidden(contexts)
         if step.cache is not None:
             kept, _ = step.cache.update(contexts[:, None], contexts[:, None, :, :0], 0)
             contexts = kept[:, 0]
-        for block in self.gpt_neox.layers:
-            hidden = block(hidden, contexts, step)
-        return self.gpt_neox.final_layer_norm(hidden)
+        return self.run_blocks(hidden, step, contexts)
 
     def cache_layout(self) -> list[type[CacheLayerMixin]]:
         """One stock layer, for all blocks."""

@@ -12,6 +12,7 @@ from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.cache_layers import ChunkContextLayer
 from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.decoder import FeedForward
+from newllm.models.projection import weight_of
 from newllm.models.registry import Size, register
 from newllm.models.step import Step
 
@@ -101,7 +102,7 @@ class ChunkContextAttention(nn.Module):
             (B, T, d).
         """
         shape = (self.num_heads, -1, contexts.shape[-1])
-        key, value = self.key.weight.view(shape), self.value.weight.view(shape)
+        key, value = weight_of(self.key).view(shape), weight_of(self.value).view(shape)
         queries = self.query(embeds).unflatten(2, (self.num_heads, -1)).transpose(1, 2) @ key
         hidden = torch.arange(slots.shape[1], device=slots.device) >= visible[..., None]
         to_slots = (queries.flatten(1, 2) @ slots.mT).view(*queries.shape[:3], slots.shape[1])
@@ -154,7 +155,7 @@ class ContextKVAttentionLLM(BorrowedEmbeddingModel):
         """Run the recurrences from the state in the cache, attention to the chunks so far, and the MLP: (B, T, d)."""
         memory = ChunkContextLayer() if step.cache is None else step.cache.layers[0]
         assert isinstance(memory, ChunkContextLayer)
-        embeds = self.normed_embeddings(step.input_ids)
+        embeds = self.embed_norm(step.embeds)
         contexts = self.unroll_contexts(embeds, memory.state, step)
         counts = memory.advance_by_chunks(contexts, step.token_mask, self.config.chunk_size)
         # A chunk that ends with the token itself is its own context, which counts once.

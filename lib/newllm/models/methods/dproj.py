@@ -74,7 +74,7 @@ class DProjPythiaModel(RecurrentModel, Decoder):
         state_layer = None if step.cache is None else step.cache.layers[-1]
         assert state_layer is None or isinstance(state_layer, RecurrentStateLayer)
         state = None if state_layer is None else state_layer.state
-        contexts = self.unroll_contexts(self.normed_embeddings(step.input_ids), state, step)
+        contexts = self.unroll_contexts(self.embed_norm(step.embeds), state, step)
         if state_layer is not None:
             state_layer.advance(contexts)
         return contexts

@@ -33,6 +33,8 @@ class KeyAttention(MultiHeadAttention):
     The cache holds keys and outputs A, as many values as Pythia's. Parameters are Pythia's by name and shape.
     """
 
+    reads_cache_through_update = False
+
     def forward(self, hidden: Tensor, step: Step) -> Tensor:
         """Attend from and to ``hidden`` (B, T, d); returns (B, T, d)."""
         queries, keys, values = self.project(hidden, step)

@@ -11,6 +11,7 @@ from newllm.models.attention import Attention, attend
 from newllm.models.config import DecoderConfig
 from newllm.models.decoder import Decoder
 from newllm.models.position import PositionEncodingConfig
+from newllm.models.projection import weight_of
 from newllm.models.registry import Paper, register
 from newllm.models.step import Step
 
@@ -50,6 +51,7 @@ class MLAPythiaConfig(DecoderConfig):
     """
 
     model_type = "newllm-mla"
+    not_in_cache = DecoderConfig.not_in_cache | {"attention_path"}
 
     kv_dim: int = 128
     rotary_dim: int = ROTARY_DIM
@@ -128,6 +130,9 @@ class LatentAttention(Attention):
 
     def forward(self, hidden: Tensor, step: Step) -> Tensor:
         """Attend from and to ``hidden`` (B, T, d); returns (B, T, d)."""
+        for expansion in (self.expand_keys, self.expand_values):
+            # Called on one path and read on the other: what wraps it has to be refused on both.
+            weight_of(expansion)
         queries = self._split_heads(self.query(hidden))
         latents = self.compress(hidden)[:, None]
         rotary_queries = None
@@ -163,12 +168,12 @@ class LatentAttention(Attention):
     def _absorbed(self, queries: Tensor, rotary_queries: Tensor | None, latents: Tensor, step: Step) -> Tensor:
         """Compute what `_expanded` does on the latents themselves."""
         by_head = (self.num_heads, self.head_dim, self.kv_dim)
-        queries = queries @ self.expand_keys.weight.view(by_head)
+        queries = queries @ weight_of(self.expand_keys).view(by_head)
         if rotary_queries is not None:
             queries = torch.cat([queries, rotary_queries], dim=-1)
         # What stands beside c in a latent is weighted too, and dropped: fused kernels want values as wide as keys.
         weighted = attend(queries, latents, latents, step, self.position, self.scale)[..., : self.kv_dim]
-        return weighted @ self.expand_values.weight.view(by_head).mT
+        return weighted @ weight_of(self.expand_values).view(by_head).mT
 
     def _split_heads(self, states: Tensor) -> Tensor:
         """(B, T, H w) -> (B, H, T, w)."""
