@@ -20,6 +20,7 @@ from newllm.runs.folder import Run, finished_runs
 from newllm.runs.record import Record
 from newllm.runs.records_table import load_records
 from newllm.runs.saved_model import check_pretrained
+from newllm.runs.saving import save_trained_model
 from newllm.runtime import choose_device, no_progress_bar
 from newllm.training.checkpoints import WEIGHTS
 
@@ -75,8 +76,7 @@ def _run(trial: Trial, run: Run, data: TextData) -> Record:
         run, trial.parameters, trial.arm.name, trial.arm.method, trial.seed, model, data, trained, start
     )
     with no_progress_bar():
-        model.save_pretrained(run.folder / SAVED_MODEL)
-    data.tokenizer.save_pretrained(run.folder / SAVED_MODEL)
+        save_trained_model(run.folder / SAVED_MODEL, model, data.tokenizer)
     # The same weights lie in the folder `model` now.
     (run.folder / TRAINING_FOLDER / WEIGHTS).unlink(missing_ok=True)
     run.finish(record.duration_seconds, record)

@@ -1,8 +1,8 @@
 """Cache layers that transformers does not have, and what makes a caller's cache one of this model.
 
 A per-token cache is the stock ``DynamicLayer``. A recurrence remembers one vector a sequence, whatever its length:
-that is :class:`RecurrentStateLayer`, which stands after the stock layers in the same ``DynamicCache``.
-:class:`ChunkContextLayer` keeps one more vector a chunk. :func:`prepare_cache` checks every cache before it is used.
+that is `RecurrentStateLayer`, which stands after the stock layers in the same ``DynamicCache``.
+`ChunkContextLayer` keeps one more vector a chunk. `prepare_cache` checks every cache before it is used.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ class RecurrentStateLayer(DescribedLayer):
         self.record_past = True
 
     def check_crop(self, tokens_to_remove: int) -> None:
-        """Raise what :meth:`crop` would raise, and change nothing."""
+        """Raise what `crop` would raise, and change nothing."""
         if tokens_to_remove > 0:
             raise ValueError(f"crop takes a negative number of tokens to remove, got {tokens_to_remove}")
         removed = -tokens_to_remove
@@ -231,7 +231,7 @@ class CacheContents:
     Attributes
     ----------
     signature
-        :attr:`~newllm.models.language_model.LanguageModel.cache_signature` of the model whose tokens they are.
+        `LanguageModel.cache_signature` of the model whose tokens they are.
     first_positions
         Position of each row's first real token (B,); empty before the first token.
     is_shifted

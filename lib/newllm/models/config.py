@@ -80,6 +80,8 @@ class LanguageModelConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # Where transformers finds the class of a saved model: of the folder, not of the model.
+        kwargs.pop("auto_map", None)
         unknown = {name: value for name, value in kwargs.items() if name not in OF_TRANSFORMERS and value is not None}
         for name, value in unknown.items():
             raise ValueError(
@@ -93,6 +95,10 @@ class LanguageModelConfig(PreTrainedConfig):
         inherited = {field.name for field in fields(PreTrainedConfig)}
         no_settings = [vars(part).get("not_settings", ()) for part in cls.__mro__]
         return frozenset(field.name for field in fields(cls)) - inherited - frozenset().union(*no_settings)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Do nothing: what is saved beside weights is always the same small file, never a copy of this class's."""
 
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""

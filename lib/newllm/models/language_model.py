@@ -1,5 +1,7 @@
 """What every model here is: a Hugging Face causal language model with a cache that can be counted."""
 
+import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +11,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from newllm.models.cache_layers import AtomicCache, prepare_cache
+from newllm.models.loader_file import write_loader
 from newllm.models.loss import next_token_loss, next_token_loss_from_logits
 from newllm.models.projection import RecurrenceLinear, init_linear_weights
 from newllm.models.recipe import WINDOWS, Recipe
@@ -223,6 +226,17 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Choose what each call of generation gives to `forward`: not the tokenizer that knows stop strings."""
+        kwargs.pop("tokenizer", None)
+        return super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids,  # type: ignore[arg-type]
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+
     def _read_tokens(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """Token embeddings (B, T, E) of the one that is given."""
         if (input_ids is None) == (inputs_embeds is None):
@@ -264,7 +278,19 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
 
     def check_contexts(self, contexts: Tensor, embeds: Tensor, *, cached: bool) -> None:
         """Refuse contexts of a recurrence: a model that has one checks their shape instead."""
-        raise ValueError(f"{type(self).__name__} has no recurrence that contexts could stand in for")
+        raise TypeError(f"{type(self).__name__} has no recurrence that contexts could stand in for")
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Do nothing: what is saved beside weights is always the same small file, never a copy of this class's."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save config and weights as transformers does, and a file beside them by which anybody can load them."""
+        self.config.auto_map = write_loader(Path(save_directory), type(self.config), type(self))
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            del self.config.auto_map
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

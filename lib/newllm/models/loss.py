@@ -84,7 +84,7 @@ def next_token_loss(hidden: Tensor, weight: Tensor, labels: Tensor, num_items: T
 
 
 def next_token_loss_from_logits(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-    """Plain reference of :func:`next_token_loss`, from logits (B, T, V) that exist anyway."""
+    """Plain reference of `next_token_loss`, from logits (B, T, V) that exist anyway."""
     flat = logits[:, :-1].flatten(0, 1)
     targets = labels[:, 1:].flatten()
     total = F.cross_entropy(flat.float() if flat.dtype != torch.float64 else flat, targets, reduction="sum")

@@ -80,7 +80,7 @@ class DiverseProjectionLayer(nn.Module):
         return F.linear(embeds, weight_of(self.linear)[:, self.proj_input_dim :], self.linear.bias)
 
     def context_part(self, prev: Tensor, token_part: Tensor) -> Tensor:
-        """Finish the step from :meth:`token_part`: (..., P) and (..., P) -> (..., P)."""
+        """Finish the step from `token_part`: (..., P) and (..., P) -> (..., P)."""
         mixed = F.linear(prev, weight_of(self.linear)[:, : self.proj_input_dim]) + token_part
         residual = prev if self.residual_proj is None else self.residual_proj(prev)
         return self.norm(residual + F.gelu(mixed))

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from newllm.models.config import LanguageModelConfig
 from newllm.models.language_model import LanguageModel
@@ -132,6 +133,8 @@ def register(
     def add(model_class: ModelClass) -> ModelClass:
         method = METHODS[name] = Method(name, model_class, shape, summary, control, papers)
         AutoConfig.register(method.config_class.model_type, method.config_class, exist_ok=True)
+        # By this list a Trainer knows that label smoothing has to shift the labels.
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[method.config_class.model_type] = model_class.__name__
         AutoModelForCausalLM.register(method.config_class, model_class, exist_ok=True)
         return model_class
 

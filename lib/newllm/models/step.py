@@ -118,8 +118,8 @@ class Step:
         if given.shape not in ((batch, length), (1, length)):
             raise ValueError(f"position_ids must be (batch, new tokens) = {(batch, length)}, got {tuple(given.shape)}")
         past, derived = self.past_length, self.positions
-        real = torch.ones_like(given, dtype=torch.bool) if self.token_mask is None else self.token_mask
-        offset = (given - derived).expand(real.shape)
+        offset = given - derived
+        real = torch.ones_like(offset, dtype=torch.bool) if self.token_mask is None else self.token_mask
         first = offset.gather(1, real.int().argmax(1, keepdim=True))
         self.positions = given
         if past == 0:
