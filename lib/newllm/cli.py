@@ -19,6 +19,7 @@ from newllm.commands.arguments import (
     run,
     sweep,
 )
+from newllm.commands.interruption import Interruption
 from newllm.config.errors import ParameterError
 from newllm.files import project_root
 
@@ -34,9 +35,6 @@ newllm trains, verifies and compares language models that keep a smaller KV cach
   newllm leaderboard                       every result there is, and newllm evaluate asks a trained model more
   newllm --help, newllm run --help, ...    all commands, and examples of each"""
 
-# What a shell calls a command that Ctrl-C ended.
-INTERRUPTED = 130
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -51,17 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.declared is None:
         logger.info("%s", OVERVIEW)
         return 0
+    interruption = Interruption(options.declared.WHEN_INTERRUPTED)
     try:
-        options.declared.check(options)
-        # The work is imported only now: it takes seconds, which neither --help nor a refusal should.
-        work = importlib.import_module(f"newllm.commands.{_module_name(options.declared)}")
-        status: int = work.main(options)
+        with interruption.watched():
+            options.declared.check(options)
+            # The work is imported only now: it takes seconds, which neither --help nor a refusal should.
+            work = importlib.import_module(f"newllm.commands.{_module_name(options.declared)}")
+            status: int = work.main(options)
     except ParameterError as error:
         logger.error("%s", error)
         return 2
     except KeyboardInterrupt:
-        logger.error("\nInterrupted: %s.", options.declared.WHEN_INTERRUPTED)
-        return INTERRUPTED
+        return interruption.say()
     return status
 
 

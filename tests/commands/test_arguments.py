@@ -61,7 +61,7 @@ def test_an_interrupted_command_ends_in_one_line(monkeypatch, capsys):
         (["run", "run.py.ipynb"], "is not one of the notebooks"),
         (["models", "mqq"], "did you mean mqa?"),
         (["leaderboard", "--filter", "min_seed=3"], "did you mean min_seeds?"),
-        (["evaluate", "somewhere", "--limit", "3"], "belong to --tasks"),
+        (["evaluate", "EleutherAI/pythia-70m", "--limit", "3"], "belong to --tasks"),
         (["sweep", "learning_rate"], "did you mean learning_rates?"),
     ],
 )

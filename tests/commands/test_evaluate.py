@@ -182,10 +182,10 @@ def test_a_damaged_file_is_named_in_one_sentence(
         (["--facts", "--window", "0"], "--window 0 must be 1 or more"),
         (["--facts", "--through-cache", "0"], "--through-cache 0 must be 1 or more"),
         (["--facts", "--limit", "3"], "belong to --tasks"),
-        (["--facts", "--device", "cuda:77"], "--device cuda:77 cannot be used here"),
-        (["--facts", "--device", "tpv"], "--device tpv cannot be used here"),
+        (["--facts", "--device", "cuda:77"], "device cuda:77 cannot be used here"),
+        (["--facts", "--device", "tpv"], "device tpv cannot be used here"),
         (["--facts", "--output", "facts.csv"], "is a file"),
-        (["--facts", "--as", "mla"], "are not those of mla"),
+        (["--facts", "--as", "mla"], "rotary_fraction=0.25 is not free"),
     ],
 )
 def test_nothing_is_written_where_something_is_wrong(

@@ -64,12 +64,12 @@ def test_a_grid_becomes_every_combination_once(arms, rates, seeds):
 
 
 def test_settings_of_arms_are_axes_and_those_that_say_what_is_so_anyway_are_left_out_of_the_name():
-    trials = plan(sweep({"arm": ["mla", "mla@rotary_dim=8"], "kv_dim": [8, 16], "position": ["none"], "seed": [0]}))
+    trials = plan(sweep({"arm": ["mla", "mla@rotary_dim=8"], "kv_dim": [8, 16], "position": ["rope"], "seed": [0]}))
     assert [trial.arm.name for trial in trials] == [
-        "mla@kv_dim=8,position=none",
-        "mla@position=none",
-        "mla@kv_dim=8,position=none,rotary_dim=8",
-        "mla@position=none,rotary_dim=8",
+        "mla@kv_dim=8,position=rope",
+        "mla@position=rope",
+        "mla@kv_dim=8,position=rope,rotary_dim=8",
+        "mla@position=rope,rotary_dim=8",
     ]
     (lists,) = plan(sweep({"arm": ["context-kv"], "context_dims": [[20, 12]], "seed": [0]}))
     assert dict(lists.arm.overrides) == {"context_dims": (20, 12)}

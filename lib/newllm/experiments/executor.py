@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -43,15 +44,27 @@ def run_side_by_side(
         environment(TQDM_DISABLE="1"),
         ProcessPoolExecutor(processes, context, _start_worker, (threads,)) as pool,
     ):
-        futures: dict[Future[Record], Trial] = {pool.submit(run_trial, trial, data): trial for trial in trials}
+        with _interrupt_held_back():
+            futures: dict[Future[Record], Trial] = {pool.submit(run_trial, trial, data): trial for trial in trials}
         for future in as_completed(futures):
             yield futures[future], _error_of(future.result)
+
+
+@contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+    """Hold Ctrl-C back, also in processes that are started: a traceback of each one's imports would come of it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(threads: int) -> None:
     """Give a process its share of the cores, and leave the terminal to the process that waits for it."""
     # Ctrl-C reaches all processes of a terminal: this one ends in silence, and its trial goes on at the next start.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     torch.set_num_threads(threads)
     transformers_logging.set_verbosity_error()
 

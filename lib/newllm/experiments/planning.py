@@ -15,7 +15,7 @@ from newllm.data.facts import load_facts
 from newllm.data.sources import HUB_DATASETS, open_source
 from newllm.evaluation.calculator import calculate
 from newllm.evaluation.reversal import wrong_answers
-from newllm.experiments.arms import Arm
+from newllm.experiments.arms import Arm, ArmError
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import cache_folder, local_folder
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
@@ -144,7 +144,7 @@ def _on_meta(arm: Arm, parameters: ExperimentParameters) -> LanguageModel:
             model = arm.build(parameters, vocabulary, seed=0)
         except (ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
             reason = str(error) or type(error).__name__
-            raise ValueError(reason if arm.name in reason else f"arm {arm.name!r}: {reason}") from error
+            raise ArmError(reason if arm.name in reason else f"arm {arm.name!r}: {reason}") from error
     weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
     _refuse_larger_than_memory(weights, f"the weights of arm {arm.name!r}")
     return model

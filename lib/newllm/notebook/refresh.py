@@ -43,7 +43,11 @@ def refresh(path: Path) -> None:
         client = NotebookClient(
             notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
         )
-        client.execute()
+        # Cell by cell: `execute` puts a handler in the place of Ctrl-C's that ends nothing but the kernel.
+        client.reset_execution_trackers()
+        with client.setup_kernel():
+            for index, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
     write_atomically(path, nbformat.writes(_tidy(embed_pictures(notebook))))
 
 
