@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 
@@ -30,6 +31,14 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name} cannot be used here ({str(error).splitlines()[0]})") from error
     return device
+
+
+def move(model: nn.Module, place: torch.device | str | torch.dtype) -> None:
+    """Move a model to a device, or to a dtype, in place.
+
+    The annotations that transformers gives its models' ``to`` refuse both.
+    """
+    model.to(place)
 
 
 @contextmanager

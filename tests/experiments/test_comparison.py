@@ -11,7 +11,8 @@ from newllm.data import TextData
 from newllm.experiments import comparison as experiment
 from newllm.experiments import recipes
 from newllm.experiments.arms import ArmError
-from newllm.experiments.comparison import ComparisonError, compare, run_trial
+from newllm.experiments.comparison import ComparisonError, compare
+from newllm.experiments.running import run_trial
 from newllm.experiments.trial import Trial
 from newllm.runs.saved_model import load_model
 from tests.comparison_setup import saved, settings, trial_of

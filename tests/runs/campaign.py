@@ -30,7 +30,7 @@ import torch
 from newllm.config.notebooks import MainTraining
 from newllm.data import TextData, prepare_data
 from newllm.experiments import scoring
-from newllm.experiments.comparison import run_trial
+from newllm.experiments.running import run_trial
 from newllm.experiments.trial import lender_of
 from newllm.files import PARTIAL
 from newllm.runs import lock

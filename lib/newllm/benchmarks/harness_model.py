@@ -17,8 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.endings import checked_window
 from newllm.evaluation.perplexity import LOGITS_AT_ONCE, refuse_non_finite
-from newllm.evaluation.probing import logits_in_pieces
+from newllm.evaluation.probing import logits_in_pieces, pieces_of
 from newllm.runs.saved_model import load_trained_model
+from newllm.runtime import move
 
 # What a task may say of generation, beside where it ends. `generate` itself would take more: code of the hub, too.
 GENERATION_SETTINGS = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty")
@@ -70,7 +71,7 @@ class HarnessModel(HFLM):
         elif tokenizer is None:
             raise TaskError("a model needs its tokenizer: pass it too.")
         if device is not None:
-            torch.nn.Module.to(pretrained, torch.device(device))
+            move(pretrained, device)
         self._texts_at_once = int(batch_size)
         self._tokens_a_step = tokens_a_step
         super().__init__(
@@ -146,9 +147,7 @@ class HarnessModel(HFLM):
         if self._tokens_a_step is None:
             logits: Tensor = self.model(inps, use_cache=False).logits
         else:
-            whole, rest = divmod(inps.shape[1], self._tokens_a_step)
-            pieces = [self._tokens_a_step] * whole + [rest] * bool(rest)
-            logits = logits_in_pieces(self.model, inps, pieces)[0]
+            logits = logits_in_pieces(self.model, inps, pieces_of(inps.shape[1], self._tokens_a_step))[0]
         refuse_non_finite(logits)
         return logits
 

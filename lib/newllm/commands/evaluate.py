@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from newllm.benchmarks import scores as benchmarks
 from newllm.benchmarks.scores import BenchmarkRecord, Question, Settings
@@ -17,7 +16,7 @@ from newllm.evaluation.causality import certify
 from newllm.files import SAVED_MODEL, local_folder
 from newllm.runs.record import RECORD_FILE, Record, read_record
 from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model
-from newllm.runtime import usable_device
+from newllm.runtime import move, usable_device
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ def main(options: argparse.Namespace) -> int:
         output = _output(options)
         questions = _questions(options)
         trained = load_trained_model(options.model, method=options.method)
-        torch.nn.Module.to(trained.model, device)
+        move(trained.model, device)
         logger.info("%s: %s", options.model, _described(settings))
         change = _certificate(options.model, trained)
         if change is None:

@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from newllm.evaluation.probing import logits_in_pieces, probe_copy, probe_generator, random_tokens, untouched_randomness
+from newllm.runtime import move
 
 # A prompt, single tokens, a longer piece, a single token: what decoding, chunked prefill and both together meet.
 PIECES = (13, 1, 1, 1, 8, 1)
@@ -46,5 +47,5 @@ def _with_path(model: PreTrainedModel, path: str) -> PreTrainedModel:
     config.attention_path = path
     rebuilt = type(model)(config)
     rebuilt.load_state_dict(model.state_dict())
-    torch.nn.Module.to(rebuilt, model.device)
+    move(rebuilt, model.device)
     return probe_copy(rebuilt)

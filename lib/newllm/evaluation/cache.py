@@ -7,7 +7,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from newllm.evaluation.probing import period_of, probe_copy, probe_generator, random_tokens, untouched_randomness
+from newllm.evaluation.probing import (
+    forward_in_pieces,
+    period_of,
+    pieces_of,
+    probe_copy,
+    probe_generator,
+    random_tokens,
+    untouched_randomness,
+)
 from newllm.models.language_model import LanguageModel
 
 PREFILL_PIECE = 512
@@ -94,13 +102,8 @@ def measure(model: PreTrainedModel, tokens: int, dtype: torch.dtype = torch.floa
 @torch.no_grad()
 def _prefill(model: PreTrainedModel, tokens: int) -> Cache:
     ids = random_tokens(model, 1, tokens, probe_generator())
-    cache = None
-    for start in range(0, tokens, PREFILL_PIECE):
-        piece = ids[:, start : start + PREFILL_PIECE]
-        cache = model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
-    if cache is None:
-        raise ValueError(f"{type(model).__name__} returned no cache although use_cache=True was given")
-    return cache
+    pieces = pieces_of(tokens, PREFILL_PIECE)
+    return [cache for *_, cache in forward_in_pieces(model, ids, pieces, last_logits_only=True)][-1]
 
 
 def held_bytes(cache: Cache) -> int:

@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from newllm.evaluation.cache import held_bytes
 from newllm.evaluation.memory import TensorMemory
-from newllm.evaluation.probing import cached_length, probe_generator, random_tokens
+from newllm.evaluation.probing import cached_length, forward_in_pieces, pieces_of, probe_generator, random_tokens
 
 # Tokens of one prefill call: long calls are fast, but attention weights of some models grow with their length.
 PREFILL_TOKENS = 512
@@ -61,9 +61,8 @@ class DecodingSession:
         """
         start = time.perf_counter()
         last = context if computed is None else min(computed, context)
-        while (filled := cached_length(self.cache)) < last:
-            self._forward(self.prompt[:, filled : min(last, filled + PREFILL_TOKENS)])
-        if filled < context:
+        self._forward(self.prompt[:, cached_length(self.cache) : last])
+        if last < context:
             self._repeat(context)
         return time.perf_counter() - start
 
@@ -83,11 +82,12 @@ class DecodingSession:
         return time.perf_counter() - start
 
     def _forward(self, tokens: Tensor) -> None:
-        output = self.model(tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        self.cache = output.past_key_values
-        # Reading the token waits for the device, so times are those of the computation.
-        best = int(output.logits[0, -1].argmax())
-        self.next_token = tokens.new_full((1, 1), best)
+        pieces = pieces_of(tokens.shape[1], PREFILL_TOKENS)
+        steps = forward_in_pieces(self.model, tokens, pieces, cache=self.cache, last_logits_only=True)
+        for _, logits, cache in steps:
+            # Reading the token waits for the device, so times are those of the computation.
+            self.next_token = tokens.new_full((1, 1), int(logits[0, -1].argmax()))
+            self.cache = cache
 
 
 def compare_decoding(

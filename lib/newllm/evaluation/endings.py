@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -108,24 +109,56 @@ def score_endings(
         if ending.length > longest:
             raise ValueError(f"an ending of {ending.length} tokens does not fit into a window of {longest} tokens.")
     rows = [ending.ids[-longest - 1 :] for ending in endings]
-    # Sequences of one length need little padding.
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
     found: dict[int, EndingScore] = {}
     with scoring(model, device) as place, tqdm(total=len(rows), desc=description, delay=2) as progress:
-        for batch in _batches(order, rows, batch_size, tokens_a_step, model.config.vocab_size):
-            # Padding stands on the right, where a causal model does not see it.
-            ids = pad_sequence([torch.tensor(rows[index]) for index in batch], batch_first=True).to(place)
-            losses, hits = score_rows(model, ids, tokens_a_step)
-            for row, index in enumerate(batch):
-                end = len(rows[index]) - 1
-                asked = slice(end - endings[index].length, end)
-                found[index] = EndingScore(-losses[row, asked].sum().item(), bool(hits[row, asked].all()))
-            progress.update(len(batch))
+        for index, losses, hits in score_sequences(model, rows, place, batch_size, tokens_a_step):
+            asked = slice(-endings[index].length, None)
+            found[index] = EndingScore(-losses[asked].sum().item(), bool(hits[asked].all()))
+            progress.update()
     return [found[index] for index in range(len(rows))]
 
 
+def score_sequences(
+    model: PreTrainedModel,
+    rows: Sequence[list[int]],
+    device: torch.device,
+    batch_size: int,
+    tokens_a_step: int | None = None,
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Score every token but the first of sequences that may differ in length, each from an empty cache.
+
+    Parameters
+    ----------
+    model
+        Any causal language model, as `newllm.evaluation.perplexity.scoring` gives it.
+    rows
+        The sequences, each of at least two ids.
+    device
+        Where the model is.
+    batch_size
+        Sequences at once; fewer where their logits would not fit in 256 MB.
+    tokens_a_step
+        As for `score_endings`.
+
+    Yields
+    ------
+    tuple[int, Tensor, Tensor]
+        Index of a sequence of T + 1 ids, the losses (T,) of its tokens in nats, and whether each was the model's first
+        guess (T,); the longest sequence first.
+    """
+    # Sequences of one length need little padding.
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
+    for batch in _batches(order, rows, batch_size, tokens_a_step, model.config.vocab_size):
+        # Padding stands on the right, where a causal model does not see it.
+        ids = pad_sequence([torch.tensor(rows[index]) for index in batch], batch_first=True).to(device)
+        losses, hits = score_rows(model, ids, tokens_a_step)
+        for row, index in enumerate(batch):
+            scored = slice(len(rows[index]) - 1)
+            yield index, losses[row, scored], hits[row, scored]
+
+
 def _batches(
-    order: list[int], rows: list[list[int]], batch_size: int, tokens_a_step: int | None, vocabulary: int
+    order: list[int], rows: Sequence[list[int]], batch_size: int, tokens_a_step: int | None, vocabulary: int
 ) -> Iterator[list[int]]:
     """Cut the order, longest first, into batches whose logits fit."""
     start = 0

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from newllm.evaluation.probing import forward_in_pieces
+from newllm.evaluation.probing import forward_in_pieces, pieces_of
+from newllm.runtime import move
 
 # Logits held at once (rows x tokens x vocabulary): 256 MB in float32.
 LOGITS_AT_ONCE = 2**26
@@ -103,7 +104,7 @@ def scoring(model: PreTrainedModel, device: torch.device | str | None) -> Iterat
     """Move a model to its device and into eval mode; the mode is given back."""
     place = torch.device(device) if device is not None else model.device
     was_training = model.training
-    torch.nn.Module.to(model, place)
+    move(model, place)
     model.eval()
     try:
         with torch.no_grad():
@@ -134,17 +135,11 @@ def score_rows(model: PreTrainedModel, ids: Tensor, tokens_a_step: int | None) -
     if tokens_a_step is None:
         losses, hits = _token_losses(model(inputs, use_cache=False).logits, targets)
     else:
-        pieces = forward_in_pieces(model, inputs, _pieces(inputs.shape[1], tokens_a_step))
+        pieces = forward_in_pieces(model, inputs, pieces_of(inputs.shape[1], tokens_a_step))
         scored = [_token_losses(logits, targets[:, part]) for part, logits, _ in pieces]
         losses, hits = (torch.cat(parts, 1) for parts in zip(*scored, strict=True))
     refuse_non_finite(losses)
     return losses, hits
-
-
-def _pieces(length: int, size: int) -> list[int]:
-    if size < 1:
-        raise ValueError(f"tokens a step must be 1 or more, got {size}")
-    return [min(size, length - start) for start in range(0, length, size)]
 
 
 def _cut(token_ids: NDArray[np.integer], first: int, rows: int, seq_length: int) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from newllm.models.language_model import LanguageModel
+from newllm.runtime import move
 
 # Errors of float64 arithmetic stay far below this, real differences far above.
 EXACT = 1e-9
@@ -25,7 +27,7 @@ def probe_copy(model: PreTrainedModel, dtype: torch.dtype = torch.float64) -> Pr
     clone = copy.deepcopy(model)
     if clone.device.type not in ("cpu", "cuda"):
         clone = clone.cpu()
-    torch.nn.Module.to(clone, dtype)
+    move(clone, dtype)
     clone.eval()
     for part in clone.modules():
         if isinstance(part, torch.nn.Dropout):
@@ -80,12 +82,21 @@ def cached_length(cache: Cache | None) -> int:
     return 0 if cache is None else cache.get_seq_length()
 
 
+def pieces_of(length: int, size: int) -> list[int]:
+    """Cut ``length`` tokens into pieces of ``size``, of which the last may be shorter; ValueError for sizes below 1."""
+    if size < 1:
+        raise ValueError(f"tokens a step must be 1 or more, got {size}")
+    return [min(size, length - start) for start in range(0, length, size)]
+
+
 def forward_in_pieces(
     model: PreTrainedModel,
     input_ids: Tensor,
     pieces: Sequence[int],
     attention_mask: Tensor | None = None,
     cache: Cache | None = None,
+    *,
+    last_logits_only: bool = False,
 ) -> Iterator[tuple[slice, Tensor, Cache]]:
     """Send tokens through the cache, some at a time.
 
@@ -101,6 +112,8 @@ def forward_in_pieces(
         1 where a real token stands, cached tokens first (B, cached + T).
     cache
         The cache of the tokens before; the model makes a fresh one where it is None.
+    last_logits_only
+        Compute those of the last token of each piece alone.
 
     Yields
     ------
@@ -113,10 +126,10 @@ def forward_in_pieces(
     start = 0
     for length in pieces:
         part = slice(start, start + length)
-        arguments = {}
+        arguments: dict[str, Any] = {"logits_to_keep": 1} if last_logits_only else {}
         if attention_mask is not None:
             seen = attention_mask[:, : past + start + length]
-            arguments = {"attention_mask": seen, "position_ids": positions_of(seen)[:, -length:]}
+            arguments |= {"attention_mask": seen, "position_ids": positions_of(seen)[:, -length:]}
         output = model(input_ids[:, part], past_key_values=cache, use_cache=True, **arguments)
         cache = output.past_key_values
         if cache is None:

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from newllm.data.facts import Fact
 from newllm.data.tokenizers import encode_text
-from newllm.evaluation.perplexity import score_rows, scoring
+from newllm.evaluation.endings import score_sequences
+from newllm.evaluation.perplexity import scoring
 from newllm.evaluation.statistics import Interval, bootstrap_interval
 
 SENTENCES_AT_ONCE = 16
@@ -173,22 +174,11 @@ def _tokenise(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str) -> _
 def _score(
     model: PreTrainedModel, sentences: list[_Sentence], device: torch.device, tokens_a_step: int | None = None
 ) -> list[np.ndarray]:
-    """Losses of each sentence's tokens but the first, in the order given.
-
-    Sentences are padded on the right: no token sees what follows it, so padding changes nothing and is cut off.
-    """
-    losses: list[np.ndarray] = [np.empty(0)] * len(sentences)
-    by_length = sorted(range(len(sentences)), key=lambda index: len(sentences[index].ids))
-    for first in range(0, len(by_length), SENTENCES_AT_ONCE):
-        chosen = by_length[first : first + SENTENCES_AT_ONCE]
-        longest = len(sentences[chosen[-1]].ids)
-        ids = torch.zeros(len(chosen), longest, dtype=torch.long)
-        for row, index in enumerate(chosen):
-            ids[row, : len(sentences[index].ids)] = torch.tensor(sentences[index].ids)
-        found = score_rows(model, ids.to(device), tokens_a_step)[0].cpu().numpy()
-        for row, index in enumerate(chosen):
-            losses[index] = found[row, : len(sentences[index].ids) - 1]
-    return losses
+    """Losses of each sentence's tokens but the first, in the order given."""
+    rows = [sentence.ids for sentence in sentences]
+    scored = score_sequences(model, rows, device, SENTENCES_AT_ONCE, tokens_a_step)
+    losses = {index: loss.cpu().numpy() for index, loss, _ in scored}
+    return [losses[index] for index in range(len(rows))]
 
 
 def _report(

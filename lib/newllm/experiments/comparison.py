@@ -1,7 +1,6 @@
-"""The experiment: an arm and a seed become a trained, evaluated, certified and recorded model; arms are compared."""
+"""Arms compared: every arm with every seed is run, a trial each, and their records stand in one table."""
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,83 +10,20 @@ from newllm.config.groups import ExperimentParameters
 from newllm.data import TextData
 from newllm.experiments.arms import Arm
 from newllm.experiments.executor import run_side_by_side
-from newllm.experiments.recipes import RECIPES, TRAINING_FOLDER
-from newllm.experiments.scoring import PRETRAINED, score_model, score_pretrained
+from newllm.experiments.running import run_trial, score_pretrained
+from newllm.experiments.scoring import PRETRAINED
 from newllm.experiments.timing import Clock, expected_seconds
 from newllm.experiments.trial import Trial, lender_of
-from newllm.files import SAVED_MODEL, outputs_folder
-from newllm.runs.folder import Run, finished_runs
-from newllm.runs.record import Record
+from newllm.files import outputs_folder
+from newllm.runs.folder import finished_runs
 from newllm.runs.records_table import load_records
 from newllm.runs.saved_model import check_pretrained
-from newllm.runs.saving import save_trained_model
-from newllm.runtime import choose_device, no_progress_bar
-from newllm.training.checkpoints import WEIGHTS
 
 logger = logging.getLogger(__name__)
 
 
 class ComparisonError(RuntimeError):
     """Some trials of a comparison failed, after all the others were finished."""
-
-
-def run_trial(trial: Trial, data: TextData) -> Record:
-    """Build, train, evaluate, certify and record one arm with one seed; what is finished is read, not run again.
-
-    A trial that borrows an embedding runs the trial that lends it first; ``duration_seconds`` leaves that out.
-
-    The folder of the trial then holds ``record.json``, ``evaluation.json`` (positions, window losses, diagnosis),
-    ``history.json`` (main and projection training) and ``model``, which ``from_pretrained`` loads with its tokenizer.
-
-    Parameters
-    ----------
-    trial
-        The arm, the seed and where to.
-    data
-        Training and held-out windows.
-
-    Raises
-    ------
-    CertificateError
-        Where the trained model does not pass the causality certificate.
-    """
-    run = trial.run()
-    if run.is_finished:
-        return run.record()
-    lender = lender_of(trial)
-    if lender is not None:
-        run_trial(lender, data)
-    with run.work():
-        # Another process may have finished it while this one waited.
-        return run.record() if run.is_finished else _run(trial, run, data)
-
-
-def _run(trial: Trial, run: Run, data: TextData) -> Record:
-    """Run a trial in its folder, which is locked."""
-    run.start()
-    run.remove_leftovers()
-    _put_weights_back(run.folder)
-    start = time.perf_counter()
-    device = choose_device(trial.parameters.device)
-    model = trial.arm.build(trial.parameters, len(data.tokenizer), trial.seed)
-    recipe = RECIPES[model.recipe]
-    trained = recipe.train(trial, model.to(device), data, run.folder, device)  # type: ignore[arg-type]
-    record = score_model(
-        run, trial.parameters, trial.arm.name, trial.arm.method, trial.seed, model, data, trained, start
-    )
-    with no_progress_bar():
-        save_trained_model(run.folder / SAVED_MODEL, model, data.tokenizer)
-    # The same weights lie in the folder `model` now.
-    (run.folder / TRAINING_FOLDER / WEIGHTS).unlink(missing_ok=True)
-    run.finish(record.duration_seconds, record)
-    return record
-
-
-def _put_weights_back(folder: Path) -> None:
-    """Give main training its weights back, from a trial that was finished and is damaged elsewhere."""
-    trained, saved = folder / TRAINING_FOLDER / WEIGHTS, folder / SAVED_MODEL / WEIGHTS
-    if trained.parent.is_dir() and saved.is_file() and not trained.is_file():
-        saved.rename(trained)
 
 
 def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> pd.DataFrame:

@@ -1,9 +1,8 @@
-"""Scoring: a model, trained here or elsewhere, becomes a record, with a causality certificate or not at all."""
+"""Scoring: what is measured of a model, trained here or elsewhere, with a causality certificate or not at all."""
 
 import logging
-import time
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -15,9 +14,9 @@ from newllm.config.groups import EvaluationParameters, ExperimentParameters
 from newllm.data import TextData
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.cache import measure
-from newllm.evaluation.causality import certify
+from newllm.evaluation.causality import Certificate, certify
 from newllm.evaluation.decoding import compare_decoding
-from newllm.evaluation.diagnosis import diagnose
+from newllm.evaluation.diagnosis import Diagnosis, diagnose
 from newllm.evaluation.perplexity import PerplexityReport, evaluate, evaluate_stream
 from newllm.experiments.recipes import Trained
 from newllm.models.language_model import LanguageModel
@@ -25,8 +24,7 @@ from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.convergence import effective_rank
 from newllm.runs.folder import Run
-from newllm.runs.record import CacheSize, CertificateResult, Continuation, Record
-from newllm.runs.saved_model import check_pretrained, load_trained_model
+from newllm.runs.record import CacheSize, Continuation
 from newllm.runtime import choose_device
 
 logger = logging.getLogger(__name__)
@@ -39,117 +37,115 @@ class CertificateError(RuntimeError):
     """A model that sees the future, or may; nothing is recorded of it."""
 
 
-def score_pretrained(parameters: ExperimentParameters, data: TextData, folder: Path) -> Record:
-    """Evaluate, certify and record trained weights on the same held-out windows, in float32, as a row of their own.
+@dataclass(frozen=True)
+class Subject:
+    """A model that is scored, and what its record says of it.
 
-    Parameters
+    Attributes
     ----------
-    parameters
-        ``pretrained`` names the weights: a hub id, or a folder with the model and its tokenizer.
-    data
-        Held-out windows.
-    folder
-        Holds the folders of the trials; this one's is ``pretrained``.
-
-    Raises
-    ------
-    LoadingError
-        Where the weights cannot be read whole, or belong to another tokenizer than the windows.
-    HubUnavailableError
-        The hub did not answer.
-    CertificateError
-        Where the model does not pass the causality certificate.
-    """
-    source = str(parameters.pretrained)
-    run = Run(folder / PRETRAINED, parameters.identity() | {"arms": [PRETRAINED], "seeds": [0]})
-    if run.is_finished:
-        return run.record()
-    check_pretrained(source, data.tokenizer)
-    trained = load_trained_model(source)
-    run.start()
-    start = time.perf_counter()
-    torch.nn.Module.to(trained.model, choose_device(parameters.device))
-    record = score_model(run, parameters, PRETRAINED, trained.method, 0, trained.model, data, None, start)
-    run.finish(record.duration_seconds, record)
-    return record
-
-
-def score_model(
-    run: Run,
-    parameters: ExperimentParameters,
-    arm: str,
-    method: str,
-    seed: int,
-    model: LanguageModel,
-    data: TextData,
-    trained: Trained | None,
-    start: float,
-) -> Record:
-    """Score, certify and describe a model; write all but the record itself, which finishes the run.
-
-    The folder of the run then holds ``evaluation.json`` (positions, window losses, diagnosis, certificate) and
-    ``history.json`` (main and projection training).
-
-    Parameters
-    ----------
-    run
-        The run of the model, started.
-    parameters
-        Batch size and device, and what the record says of notebook, profile and size.
     arm, method, seed
         What the record names.
+    parameters
+        Batch size and device, and what the record says of notebook, profile and size.
     model
-        The model to score, on the device.
-    data
-        Held-out windows and their tokenizer.
+        The model, on the device.
     trained
         What its recipe did; None where it was not trained here.
-    start
-        `time.perf_counter` when the work on it began.
+    """
+
+    arm: str
+    method: str
+    seed: int
+    parameters: ExperimentParameters
+    model: LanguageModel
+    trained: Trained | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was found of a model.
+
+    Attributes
+    ----------
+    report
+        Perplexity on the held-out windows.
+    certificate
+        Of causality, passed.
+    diagnosis
+        What the perplexity means.
+    metrics
+        The numbers of the record.
+    cache
+        Bytes that a sequence keeps.
+    continuations
+        Of the prompts.
+    """
+
+    report: PerplexityReport
+    certificate: Certificate
+    diagnosis: Diagnosis
+    metrics: dict[str, float | None]
+    cache: CacheSize
+    continuations: tuple[Continuation, ...]
+
+
+def score(subject: Subject, data: TextData) -> Scores:
+    """Evaluate, certify and measure a model.
+
+    Parameters
+    ----------
+    subject
+        The model.
+    data
+        Held-out windows and their tokenizer.
 
     Raises
     ------
     CertificateError
         Where the model does not pass the causality certificate.
     """
-    model.eval()
+    model, parameters = subject.model.eval(), subject.parameters
     device = choose_device(parameters.device)
     report = evaluate(
         model, data.validation, batch_size=parameters.batch_size, device=device, bands=parameters.position_bands
     )
     certificate = certify(model)
     if not certificate.passed:
-        raise CertificateError(f"{arm} did not pass the causality certificate: {certificate.failures()[0]}")
-    diagnosis = diagnose(report.perplexity, report.bits_per_byte, model.config.vocab_size, pretrained=trained is None)
-    logger.log(logging.WARNING if diagnosis.alarming else logging.INFO, "%s: %s", arm, diagnosis.message)
+        raise CertificateError(f"{subject.arm} did not pass the causality certificate: {certificate.failures()[0]}")
+    diagnosis = diagnose(
+        report.perplexity, report.bits_per_byte, model.config.vocab_size, pretrained=subject.trained is None
+    )
+    logger.log(logging.WARNING if diagnosis.alarming else logging.INFO, "%s: %s", subject.arm, diagnosis.message)
+    return Scores(
+        report=report,
+        certificate=certificate,
+        diagnosis=diagnosis,
+        metrics=_metrics(subject, data, report),
+        cache=CacheSize.model_validate(_cache_fields(model, data.validation.seq_length)),
+        continuations=tuple(continue_prompts(model, data.tokenizer, parameters)),
+    )
+
+
+def write_scores(subject: Subject, scores: Scores, run: Run) -> None:
+    """Write what a record does not hold into the folder of a run.
+
+    It then holds ``evaluation.json`` (positions, window losses, diagnosis, certificate) and ``history.json`` (main and
+    projection training).
+    """
     run.write_json(
         EVALUATION_FILE,
         {
-            "positions": report.positions.to_dict("records"),
-            "window_losses": report.window_losses.tolist(),
-            "diagnosis": {"verdict": diagnosis.verdict, "message": diagnosis.message},
-            "certificate": certificate.as_dict(),
+            "positions": scores.report.positions.to_dict("records"),
+            "window_losses": scores.report.window_losses.tolist(),
+            "diagnosis": {"verdict": scores.diagnosis.verdict, "message": scores.diagnosis.message},
+            "certificate": scores.certificate.as_dict(),
         },
     )
+    trained = subject.trained
     projection = trained.projection if trained else None
     run.write_json(
         HISTORY_FILE,
         {"main": trained.main.history if trained else [], "projection": projection.history if projection else []},
-    )
-    return Record(
-        notebook=parameters.notebook,
-        profile=parameters.profile,
-        arm=arm,
-        method=method,
-        size=parameters.size,
-        seed=seed,
-        parameters=run.identity,
-        parameter_count=model.num_parameters(),
-        metrics=_metrics(model, parameters, data, report, trained),
-        cache=CacheSize.model_validate(_cache_fields(model, data.validation.seq_length)),
-        certificate=CertificateResult(passed=certificate.passed, max_change=certificate.max_change),
-        continuations=tuple(continue_prompts(model, data.tokenizer, parameters)),
-        duration_seconds=time.perf_counter() - start,
     )
 
 
@@ -158,14 +154,9 @@ def _cache_fields(model: LanguageModel, tokens: int) -> dict[str, Any]:
     return {name: getattr(report, name) for name in CacheSize.model_fields}
 
 
-def _metrics(
-    model: LanguageModel,
-    parameters: ExperimentParameters,
-    data: TextData,
-    report: PerplexityReport,
-    trained: Trained | None,
-) -> dict[str, float | None]:
+def _metrics(subject: Subject, data: TextData, report: PerplexityReport) -> dict[str, float | None]:
     """Numbers of the record; effective ranks are shares of the width, between 0 and 1."""
+    model, parameters, trained = subject.model, subject.parameters, subject.trained
     device = choose_device(parameters.device)
     speed = compare_decoding({"model": model}, [parameters.timed_context], steps=parameters.timed_tokens)
     metrics: dict[str, float | None] = {

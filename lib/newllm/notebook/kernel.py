@@ -35,17 +35,15 @@ def kernel_of_this_python() -> Iterator[None]:
         kernel.mkdir(parents=True)
         # Only errors: the kernel otherwise warns of the unencrypted connection, which does not leave this machine.
         command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
-        library = os.pathsep.join(filter(None, [str(project_root() / "lib"), os.environ.get("PYTHONPATH")]))
         description = {
             "argv": command,
             "display_name": "Python 3",
             "language": "python",
-            "env": {"PYTHONPATH": library},
+            "env": {"PYTHONPATH": _before("PYTHONPATH", project_root() / "lib")},
         }
         (kernel / "kernel.json").write_text(json.dumps(description), encoding="utf-8")
         # Jupyter looks into JUPYTER_PATH before the user's and the system's kernels.
-        paths = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
-        with environment(JUPYTER_PATH=paths):
+        with environment(JUPYTER_PATH=_before("JUPYTER_PATH", Path(folder))):
             try:
                 yield
             except RuntimeError as error:
@@ -55,3 +53,8 @@ def kernel_of_this_python() -> Iterator[None]:
                     "its kernel died: it was killed, or the machine ran out of memory (smaller batch_size and "
                     "processes need less)."
                 ) from None
+
+
+def _before(variable: str, folder: Path) -> str:
+    """Return the search path of an environment variable with a folder before all others."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))

@@ -12,11 +12,13 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from newllm.models.projection import DiverseProjection, DiverseProjectionLayer
 from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.convergence import Recurrence, contraction
+from newllm.recurrence.stream import check_stream
+from newllm.runtime import move
 
 logger = logging.getLogger(__name__)
 CHUNK_SIZE = 250_000
@@ -123,7 +125,8 @@ def collect_context_cache_sequential_multiblock(
     ValueError
         Where the stream is not one row of at least one token, or the model has fewer blocks.
     """
-    _check_stream(token_ids, chunk_size)
+    check_stream(token_ids)
+    _check_limits(chunk_size)
     count = len(model.context_blocks) if isinstance(model, RecurrentModel) else 0
     if not 1 <= num_blocks <= count:
         raise ValueError(f"num_blocks={num_blocks}, but this model has {count} context blocks")
@@ -183,7 +186,7 @@ def collect_context_cache(
     """
     if embeds.ndim != 2 or len(embeds) == 0:
         raise ValueError(f"embeds must have shape (T, E) with T of at least 1, not {tuple(embeds.shape)}")
-    _check_limits(tolerance, chunk_size)
+    _check_limits(chunk_size, tolerance)
     parameter = next(iter(getattr(projection, "parameters", list)()), embeds)
     state = torch.zeros(1, projection.proj_dim, device=parameter.device, dtype=parameter.dtype)
     reports = []
@@ -234,8 +237,8 @@ def collect_model_contexts(
     ValueError
         Where the stream is not one row of at least one token, or the model has no recurrence.
     """
-    _check_stream(token_ids, chunk_size)
-    _check_limits(tolerance, chunk_size)
+    check_stream(token_ids)
+    _check_limits(chunk_size, tolerance)
     if not isinstance(model, RecurrentModel):
         raise ValueError(f"{type(model).__name__} has no context block to collect contexts of")
     blocks = _blocks_on(model, device)
@@ -427,7 +430,7 @@ def _summarise(contexts: Tensor, reports: list[_Verification]) -> ContextCollect
 
 def _blocks_on(model: RecurrentModel, device: torch.device | str) -> list[DiverseProjection]:
     """Move the model to the device, return its recurrences."""
-    cast(nn.Module, model).to(device)
+    move(model, device)
     return cast(list[DiverseProjection], list(model.context_blocks))
 
 
@@ -435,13 +438,7 @@ def _dtype_of(model: RecurrentModel) -> torch.dtype:
     return next(model.context_blocks.parameters()).dtype
 
 
-def _check_stream(token_ids: Tensor, chunk_size: int) -> None:
-    if token_ids.ndim != 1 or len(token_ids) == 0:
-        raise ValueError(f"token_ids must be one stream (T,) of at least one token, not {tuple(token_ids.shape)}")
-    _check_limits(0.0, chunk_size)
-
-
-def _check_limits(tolerance: float, chunk_size: int) -> None:
+def _check_limits(chunk_size: int, tolerance: float = 0.0) -> None:
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance} must be 0 or more")
     if chunk_size < 1:

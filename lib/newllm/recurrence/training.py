@@ -18,6 +18,8 @@ from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.convergence import compute_convergence_rate, effective_rank
 from newllm.recurrence.oacd import oacd_terms
+from newllm.recurrence.stream import check_stream
+from newllm.runtime import move
 from newllm.tensor_files import (
     digest_of_tensors,
     load_optimizer_tensors,
@@ -115,12 +117,11 @@ def train_projection(
     ValueError
         Where the stream is not one row of at least one token, or the model has no such block.
     """
-    if token_ids.ndim != 1 or len(token_ids) == 0:
-        raise ValueError(f"token_ids must be one stream (T,) of at least one token, not {tuple(token_ids.shape)}")
+    check_stream(token_ids)
     count = len(model.context_blocks) if isinstance(model, RecurrentModel) else 0
     if not 0 <= block < count:
         raise ValueError(f"block={block}, but this model has {count} context blocks")
-    cast(nn.Module, model).to(device)
+    move(model, device)
     projection = cast(DiverseProjection, model.context_blocks[block])
     embeds = _embed(model, token_ids, parameters.projection_batch_size, device)
     with _only_these_train(projection):
@@ -170,8 +171,7 @@ def train_projections(
     if not isinstance(model, RecurrentModel):
         raise ValueError(f"{type(model).__name__} has no context block to train")
     count = len(model.context_blocks)
-    if token_ids.ndim != 1 or len(token_ids) < count:
-        raise ValueError(f"token_ids must be one stream (T,) of at least {count} tokens, not {tuple(token_ids.shape)}")
+    check_stream(token_ids, count)
     results = []
     for block in range(count):
         part = slice(None)

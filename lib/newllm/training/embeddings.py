@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from newllm.data.hub import ask_hub
 from newllm.data.tokenizers import load_tokenizer, tokenizer_identity
 from newllm.files import FINISHED_FILE, RUN_FILE, SAVED_MODEL, DamagedFileError, digest, digest_of_file, read_json
+from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,8 @@ def refuse_unknowing_embedding(model: LanguageModel) -> None:
     EmbeddingError
         Always then: such a model could only learn random numbers by heart.
     """
-    if _is_frozen_and_tied(model) and getattr(model.config, "embedding_digest", None) != embedding_digest(model):
+    adopted = model.config.embedding_digest if isinstance(model.config, BorrowedEmbeddingConfig) else None
+    if _is_frozen_and_tied(model) and adopted != embedding_digest(model):
         refuse_random_head(model)
 
 

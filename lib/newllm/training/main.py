@@ -25,6 +25,7 @@ from newllm.files import (
     remove_leftovers,
     write_json,
 )
+from newllm.runtime import move
 from newllm.tensor_files import digest_of_tensors, load_tensors, read_tensors, tensors_of, write_tensors
 from newllm.training.checkpoints import (
     WEIGHTS,
@@ -124,7 +125,8 @@ def estimate_seconds(
     rows = range(min(parameters.batch_size, len(data.train)))  # type: ignore[arg-type]
     batch = {name: value.to(device) for name, value in collate([data.train[row] for row in rows]).items()}
     was_training = model.training
-    model.to(device).train()  # type: ignore[arg-type]
+    move(model, device)
+    model.train()
     with torch.random.fork_rng(), torch.autocast(device.type, torch.bfloat16, parameters.precision == "bfloat16"):
         seconds = math.inf
         for _ in range(TIMED_STEPS):
@@ -197,7 +199,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    model.to(device)  # type: ignore[arg-type]
+    move(model, device)
     settings = _settings(model, data, parameters, seed)
     start = _refuse_other_settings(folder, settings, digest_of_tensors(tensors_of(model)))
     identity = digest_of_json(settings)

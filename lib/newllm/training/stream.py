@@ -14,6 +14,7 @@ from newllm.data import TextData, TokenWindows
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.projection import unroll_side_by_side
 from newllm.recurrence.collection import collect_model_contexts
+from newllm.runtime import move
 from newllm.training.embeddings import refuse_unknowing_embedding
 from newllm.training.main import TrainingResult, estimate_seconds, train
 
@@ -231,7 +232,7 @@ def train_on_stream(
     if not contexts_are_fixed(model):
         each = parameters.for_reader(_windows_a_step(data, parameters))
         return train(model, data, each, folder, seed=seed, device=device)
-    model.to(device)  # type: ignore[arg-type]
+    move(model, device)
     output = folder / CONTEXTS
     collected = collect_training_data(model, data, parameters, output, device)
     result = train(model, collected, parameters.for_reader(1), folder, seed=seed, device=device)

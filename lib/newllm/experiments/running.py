@@ -1,0 +1,141 @@
+"""One trial from its start to its record: built, treated, trained, scored, recorded; and weights trained elsewhere."""
+
+import time
+from pathlib import Path
+
+from newllm.config.groups import ExperimentParameters
+from newllm.data import TextData
+from newllm.experiments.recipes import RECIPES, TRAINING_FOLDER
+from newllm.experiments.scoring import PRETRAINED, Subject, score, write_scores
+from newllm.experiments.trial import Trial, lender_of
+from newllm.files import SAVED_MODEL
+from newllm.runs.folder import Run
+from newllm.runs.record import CertificateResult, Record
+from newllm.runs.saved_model import check_pretrained, load_trained_model
+from newllm.runs.saving import save_trained_model
+from newllm.runtime import choose_device, move, no_progress_bar
+from newllm.training.checkpoints import WEIGHTS
+
+
+def run_trial(trial: Trial, data: TextData) -> Record:
+    """Build, train, evaluate, certify and record one arm with one seed; what is finished is read, not run again.
+
+    A trial that borrows an embedding runs the trial that lends it first; ``duration_seconds`` leaves that out.
+
+    The folder of the trial then holds ``record.json``, ``evaluation.json`` (positions, window losses, diagnosis),
+    ``history.json`` (main and projection training) and ``model``, which ``from_pretrained`` loads with its tokenizer.
+
+    Parameters
+    ----------
+    trial
+        The arm, the seed and where to.
+    data
+        Training and held-out windows.
+
+    Raises
+    ------
+    CertificateError
+        Where the trained model does not pass the causality certificate.
+    """
+    run = trial.run()
+    if run.is_finished:
+        return run.record()
+    lender = lender_of(trial)
+    if lender is not None:
+        run_trial(lender, data)
+    with run.work():
+        # Another process may have finished it while this one waited.
+        return run.record() if run.is_finished else _run(trial, run, data)
+
+
+def _run(trial: Trial, run: Run, data: TextData) -> Record:
+    """Run a trial in its folder, which is locked."""
+    run.start()
+    run.remove_leftovers()
+    _put_weights_back(run.folder)
+    start = time.perf_counter()
+    subject = _train(trial, run.folder, data)
+    record = _score(subject, data, run, start)
+    _save(subject, data, run.folder)
+    run.finish(record.duration_seconds, record)
+    return record
+
+
+def _train(trial: Trial, folder: Path, data: TextData) -> Subject:
+    """Build the model of a trial, and train it, recurrences first, as its recipe and its treatment say."""
+    device = choose_device(trial.parameters.device)
+    model = trial.arm.build(trial.parameters, len(data.tokenizer), trial.seed)
+    move(model, device)
+    trained = RECIPES[model.recipe].train(trial, model, data, folder, device)
+    return Subject(trial.arm.name, trial.arm.method, trial.seed, trial.parameters, model, trained)
+
+
+def _score(subject: Subject, data: TextData, run: Run, start: float) -> Record:
+    """Score a model, write what was found, and describe it in a record, which finishes the run."""
+    scores = score(subject, data)
+    write_scores(subject, scores, run)
+    return Record(
+        notebook=subject.parameters.notebook,
+        profile=subject.parameters.profile,
+        arm=subject.arm,
+        method=subject.method,
+        size=subject.parameters.size,
+        seed=subject.seed,
+        parameters=run.identity,
+        parameter_count=subject.model.num_parameters(),
+        metrics=scores.metrics,
+        cache=scores.cache,
+        certificate=CertificateResult(passed=True, max_change=scores.certificate.max_change),
+        continuations=scores.continuations,
+        duration_seconds=time.perf_counter() - start,
+    )
+
+
+def _save(subject: Subject, data: TextData, folder: Path) -> None:
+    """Save the trained model with its tokenizer."""
+    with no_progress_bar():
+        save_trained_model(folder / SAVED_MODEL, subject.model, data.tokenizer)
+    # The same weights lie in the folder `model` now.
+    (folder / TRAINING_FOLDER / WEIGHTS).unlink(missing_ok=True)
+
+
+def _put_weights_back(folder: Path) -> None:
+    """Give main training its weights back, from a trial that was finished and is damaged elsewhere."""
+    trained, saved = folder / TRAINING_FOLDER / WEIGHTS, folder / SAVED_MODEL / WEIGHTS
+    if trained.parent.is_dir() and saved.is_file() and not trained.is_file():
+        saved.rename(trained)
+
+
+def score_pretrained(parameters: ExperimentParameters, data: TextData, folder: Path) -> Record:
+    """Evaluate, certify and record trained weights on the same held-out windows, in float32, as a row of their own.
+
+    Parameters
+    ----------
+    parameters
+        ``pretrained`` names the weights: a hub id, or a folder with the model and its tokenizer.
+    data
+        Held-out windows.
+    folder
+        Holds the folders of the trials; this one's is ``pretrained``.
+
+    Raises
+    ------
+    LoadingError
+        Where the weights cannot be read whole, or belong to another tokenizer than the windows.
+    HubUnavailableError
+        The hub did not answer.
+    CertificateError
+        Where the model does not pass the causality certificate.
+    """
+    source = str(parameters.pretrained)
+    run = Run(folder / PRETRAINED, parameters.identity() | {"arms": [PRETRAINED], "seeds": [0]})
+    if run.is_finished:
+        return run.record()
+    check_pretrained(source, data.tokenizer)
+    loaded = load_trained_model(source)
+    run.start()
+    start = time.perf_counter()
+    move(loaded.model, choose_device(parameters.device))
+    record = _score(Subject(PRETRAINED, loaded.method, 0, parameters, loaded.model), data, run, start)
+    run.finish(record.duration_seconds, record)
+    return record
