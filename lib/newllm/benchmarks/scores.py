@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from newllm.benchmarks.lambada import evaluate_lambada, read_passages
-from newllm.benchmarks.texts import evaluate_text_file, read_text_file
+from newllm.benchmarks.texts import TextReport, evaluate_text_file, read_text_file
 from newllm.benchmarks.wikitext import evaluate_wikitext, read_wikitext
 from newllm.data.facts import Fact, load_facts
 from newllm.evaluation.reversal import DIRECTIONS, evaluate_reversal_curse, wrong_answers
@@ -22,6 +22,13 @@ from newllm.runs.provenance import Provenance
 from newllm.runs.saved_model import TrainedModel
 
 TEXT_MEASURES = ("word_perplexity", "token_perplexity", "byte_perplexity", "bits_per_byte")
+
+
+class Reading(TypedDict):
+    """The settings that all benchmarks by text have in common."""
+
+    window: int | None
+    tokens_a_step: int | None
 
 
 class Settings(BaseModel):
@@ -45,6 +52,10 @@ class Settings(BaseModel):
     window: int | None = Field(default=None, ge=1)
     tokens_a_step: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
+
+    def reading(self) -> Reading:
+        """Return how the model reads, as the benchmarks take it."""
+        return {"window": self.window, "tokens_a_step": self.tokens_a_step}
 
 
 @dataclass(frozen=True)
@@ -130,14 +141,7 @@ def lambada(path: Path) -> Question:
     read_passages(path)
 
     def ask(trained: TrainedModel, settings: Settings, device: torch.device) -> list[Answer]:
-        report = evaluate_lambada(
-            trained.model,
-            trained.tokenizer,
-            path,
-            window=settings.window,
-            device=device,
-            tokens_a_step=settings.tokens_a_step,
-        )
+        report = evaluate_lambada(trained.model, trained.tokenizer, path, **settings.reading(), device=device)
         share = proportion_interval(round(report.accuracy * report.passages), report.passages)
         scores = [
             Score("accuracy", report.accuracy, share.low, share.high),
@@ -154,16 +158,8 @@ def wikitext(path: Path | None) -> Question:
         read_wikitext(path)
 
     def ask(trained: TrainedModel, settings: Settings, device: torch.device) -> list[Answer]:
-        report = evaluate_wikitext(
-            trained.model,
-            trained.tokenizer,
-            path,
-            window=settings.window,
-            device=device,
-            tokens_a_step=settings.tokens_a_step,
-        )
-        scores = [Score(measure, getattr(report, measure)) for measure in TEXT_MEASURES]
-        return [Answer("wikitext", scores, asdict(report))]
+        report = evaluate_wikitext(trained.model, trained.tokenizer, path, **settings.reading(), device=device)
+        return [_text_answer("wikitext", report)]
 
     return Question(ask, path)
 
@@ -173,16 +169,8 @@ def text(path: Path) -> Question:
     read_text_file(path)
 
     def ask(trained: TrainedModel, settings: Settings, device: torch.device) -> list[Answer]:
-        report = evaluate_text_file(
-            trained.model,
-            trained.tokenizer,
-            path,
-            window=settings.window,
-            device=device,
-            tokens_a_step=settings.tokens_a_step,
-        )
-        scores = [Score(measure, getattr(report, measure)) for measure in TEXT_MEASURES]
-        return [Answer(f"text-{path.stem}", scores, asdict(report))]
+        report = evaluate_text_file(trained.model, trained.tokenizer, path, **settings.reading(), device=device)
+        return [_text_answer(f"text-{path.stem}", report)]
 
     return Question(ask, path)
 
@@ -212,9 +200,8 @@ def harness(names: list[str], task_folder: Path | None) -> Question:
             trained.tokenizer,
             tasks,
             limit=settings.limit,
-            window=settings.window,
+            **settings.reading(),
             device=device,
-            tokens_a_step=settings.tokens_a_step,
         )
         return [
             Answer(result.task, [Score(name, **score) for name, score in result.scores.items()], asdict(result))
@@ -222,6 +209,11 @@ def harness(names: list[str], task_folder: Path | None) -> Question:
         ]
 
     return Question(ask, limited=True)
+
+
+def _text_answer(name: str, report: TextReport) -> Answer:
+    scores = [Score(measure, getattr(report, measure)) for measure in TEXT_MEASURES]
+    return Answer(name, scores, asdict(report))
 
 
 def _reversal_answer(
