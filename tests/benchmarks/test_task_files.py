@@ -90,7 +90,7 @@ def test_tags_that_run_code_are_refused(tmp_path: Path, tag: str) -> None:
     (folder / "utils.py").write_text("raise SystemExit('it was run')")
     path = folder / "capitals.yaml"
     path.write_text(path.read_text() + f"process_docs: {tag}\n")
-    refused(folder, r"capitals\.yaml, line \d+: !function utils.*runs?|not plain YAML|would run Python code")
+    refused(folder, r"capitals\.yaml is not plain YAML: the tag .* is not read \(in line \d+\)")
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ def test_files_without_a_split_are_the_split_train(tmp_path: Path, files: str | 
     )
 
 
-@pytest.mark.parametrize("content", ["a: 2020-13-45", "a: " + "[" * 600, "task: \x00", 'a: !!float "-"', "\udcff"])
+@pytest.mark.parametrize("content", ["a: " + "[" * 600, "task: \x00", 'a: !!float "-"', "\udcff"])
 def test_what_is_no_yaml_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.yaml").write_text(content, errors="surrogateescape")
-    refused(tmp_path, r"a\.yaml(, line 1| is not plain YAML)")
+    refused(tmp_path, r"a\.yaml is not (plain YAML|UTF-8 text)")
 
 
 def test_data_that_is_not_utf8_is_named(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_folders_without_a_task_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "there is no folder")
     refused(tmp_path, "no .yaml file with a task")
     (tmp_path / "a.yaml").write_text("[1, 2]")
-    refused(tmp_path, "must hold settings")
+    refused(tmp_path, "must be a list of `key: value` lines")
     (tmp_path / "a.yaml").write_text("include: b.yaml")
     (tmp_path / "b.yaml").write_text("include: a.yaml")
     refused(tmp_path, "includes itself")

@@ -101,7 +101,7 @@ def test_one_parameter_is_enough():
         ({"arms": "context-kv", "stream_tokens": "50"}, "stream_tokens=50 must be larger"),
         ({"samples": "1000000000"}, "12.2 MB of text"),
         ({"source": "pile", "samples": "1000000000000"}, "the disk has"),
-        ({"pretrained": "./gone"}, "no such folder"),
+        ({"pretrained": "./gone"}, "there is no folder ./gone"),
         ({"pretrained": "EleutherAI/pythia-70m"}, "give tokenizer the same value"),
         ({"tokenizer": "gone.json"}, "there is no such file"),
         ({"source": "text", "text_files": "gone/*.txt"}, "no file matches"),

@@ -241,3 +241,9 @@ class TestFromNotebook:
     def test_a_script_is_sent_to_load_parameters(self, read):
         with pytest.raises(ParameterError, match="load_parameters"):
             from_notebook("01_projection_training", {"profile": "smoke"})
+
+
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS))
+def test_every_parameter_of_every_notebook_says_what_it_is(notebook: str) -> None:
+    fields = NOTEBOOKS[notebook].model_fields
+    assert [name for name, field in fields.items() if not (field.description or "").strip()] == []

@@ -122,3 +122,9 @@ def test_treatments_start_from_the_same_weights_and_seeds_do_not():
     assert all(torch.equal(oacd[name], random[name]) for name in oacd)
     assert not torch.equal(oacd["gpt_neox.embed_in.weight"], other["gpt_neox.embed_in.weight"])
     assert torch.equal(torch.get_rng_state(), state), "building draws from a generator of its own"
+
+
+@pytest.mark.parametrize("method", models.names())
+def test_the_vocabulary_is_the_tokenizers_and_no_setting_of_an_arm(method: str) -> None:
+    with pytest.raises(ArmError, match="follows from the tokenizer: leave it out"):
+        Arm.parse(f"{method}@vocab_size=128")

@@ -10,13 +10,13 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import jinja2
-import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from newllm.config.values import ValueFormatError, read_file
 from newllm.files import digest
 
 Document = dict[str, Any]
@@ -130,21 +130,6 @@ _OWN_FIELDS = {
 }
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """YAML's plain values; tags of any other kind are refused."""
-
-
-def _refuse_tag(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> NoReturn:
-    line = node.start_mark.line + 1
-    raise TaskFileError(
-        f"{node.start_mark.name}, line {line}: {node.tag} would run Python code, which task files may not; write a "
-        "template instead, or change the data beforehand."
-    )
-
-
-_PlainLoader.add_multi_constructor("!", _refuse_tag)
-
-
 def read_task_folder(folder: Path) -> dict[str, TaskFile]:
     """Read all tasks of a folder, by name.
 
@@ -191,16 +176,9 @@ def _with_includes(path: Path, folder: Path, including: tuple[Path, ...]) -> dic
     if path in including:
         raise TaskFileError(f"{path} includes itself.")
     try:
-        loader = _PlainLoader(path.read_text(encoding="utf-8"))
-        loader.name = str(path)
-        content = loader.get_single_data()
-    # The parser raises more than its own errors: ValueError of impossible dates, RecursionError of deep brackets ...
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, TaskFileError):
-            raise
-        raise TaskFileError(f"{path} is not plain YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(content, dict):
-        raise TaskFileError(f"{path} must hold settings, each of the form `name: value`.")
+        content = read_file(path)
+    except ValueFormatError as error:
+        raise TaskFileError(str(error)) from error
     included = content.pop("include", [])
     names = included if isinstance(included, list) else [included]
     settings: dict[str, Any] = {}

@@ -42,7 +42,10 @@ def main(options: argparse.Namespace) -> int:
     failed = [parameters.notebook for parameters in planned if not run_notebook(parameters, given)]
     show_results(planned)
     if failed:
-        logger.error("Failed: %s. What was finished is kept; run the same command again to go on.", ", ".join(failed))
+        logger.error(
+            "Failed: %s. What was finished is kept; unless a parameter was refused, the same command goes on.",
+            ", ".join(failed),
+        )
     return 1 if failed else 0
 
 

@@ -95,4 +95,7 @@ def report(failures: Mapping[Trial, Exception]) -> None:
     """Say which trials failed, and that the others are kept."""
     for trial, error in failures.items():
         logger.error("%s failed: %s: %s (%s)", trial, type(error).__name__, error, trial.run().folder)
-    logger.error("%d trials failed; run the same command again to go on with them.", len(failures))
+    # A refused value is refused again.
+    again = not all(isinstance(error, ValueError) for error in failures.values())
+    advice = "; run the same command again to go on with them" if again else ""
+    logger.error("%d trials failed%s.", len(failures), advice)

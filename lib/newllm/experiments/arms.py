@@ -21,6 +21,8 @@ FROZEN_EMBEDDING = "frozen-embedding"
 
 # Kernels like widths that are multiples of a power of two; Pythia pads its vocabulary (50,277 -> 50,304) likewise.
 VOCABULARY_MULTIPLE = 64
+
+VOCABULARY_SETTING = "vocab_size"
 GRAMMAR = "<model>[-oacd|-random|-end-to-end][-frozen-embedding][@setting=value,...]"
 
 
@@ -201,6 +203,11 @@ def _overrides(text: str, settings: str) -> tuple[tuple[str, Any], ...]:
         ) from None
     if len(values) < len(pairs):
         raise ArmError(f"arm {text!r} gives a setting twice.")
+    if VOCABULARY_SETTING in values:
+        raise ArmError(
+            f"arm {text!r} sets {VOCABULARY_SETTING}, which follows from the tokenizer: leave it out, and set the "
+            "parameter tokenizer, such as bpe:4096."
+        )
     return tuple(sorted(values.items()))
 
 

@@ -7,21 +7,22 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig
 
 from newllm.config.errors import ParameterError
 from newllm.config.groups import DataParameters, ExperimentParameters, FactParameters, RunParameters
 from newllm.data.facts import load_facts
 from newllm.data.sources import HUB_DATASETS, open_source
+from newllm.data.tokenizers import read_saved_tokenizer
 from newllm.evaluation.calculator import calculate
 from newllm.evaluation.reversal import wrong_answers
 from newllm.experiments.arms import Arm, ArmError
 from newllm.experiments.trial import Trial, lender_of
-from newllm.files import cache_folder, local_folder
+from newllm.files import cache_folder, local_folder, why_no_model
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
 from newllm.models.recurrent import RecurrentModel
-from newllm.runs.saved_model import TOKENIZER, find_saved_model
+from newllm.runs.saved_model import check_pretrained, find_saved_model
 from newllm.runtime import usable_device
 from newllm.training.embeddings import RANDOM, local_embedding, refuse_random_head
 from newllm.training.stream import refuse_short_stretches
@@ -174,24 +175,22 @@ def _check_stream(arm: Arm, model: BorrowedEmbeddingModel, parameters: Experimen
 
 
 def _check_pretrained(parameters: ExperimentParameters) -> None:
-    """Refuse pretrained weights that are not there, or whose tokenizer cannot be that of the windows."""
+    """Refuse pretrained weights that are not there, or whose tokenizer cannot be that of the windows.
+
+    The hub is not asked here: a comparison asks it before its first trial.
+    """
     name, tokenizer = parameters.pretrained, parameters.tokenizer
     if name is None:
         return
-    other = f"pretrained is {name!r}, whose tokenizer is not {tokenizer!r}: give tokenizer the same value"
+    reason = why_no_model(name)
+    if reason is not None:
+        raise ValueError(f"pretrained is {name!r}: {reason}")
     kind, _, size = tokenizer.partition(":")
-    if local_folder(name) is None:
-        looks_like_a_path = name.startswith((".", "~", "/")) or name.count("/") > 1
-        if looks_like_a_path:
-            raise ValueError(f"pretrained is {name!r}, but there is no such folder (seen from {Path.cwd()})")
-        if kind == "bpe":
-            raise ValueError(other)
-        return
-    folder = find_saved_model(name)
-    if not (folder / TOKENIZER).is_file():
-        raise ValueError(f"pretrained is {name!r}, but {folder} holds no {TOKENIZER}: save its tokenizer beside it")
-    if kind == "bpe" and len(PreTrainedTokenizerFast.from_pretrained(folder)) != int(size):
-        raise ValueError(other)
+    is_local = local_folder(name) is not None
+    if is_local:
+        check_pretrained(name)
+    if kind == "bpe" and (not is_local or len(read_saved_tokenizer(find_saved_model(name))) != int(size)):
+        raise ValueError(f"pretrained is {name!r}, whose tokenizer is not {tokenizer!r}: give tokenizer the same value")
 
 
 def _check_folder(folder: Path | None) -> None:
