@@ -16,3 +16,8 @@ def test_a_slip_of_one_letter_finds_a_known_name(known, extra):
 def test_nothing_is_suggested_where_nothing_is_alike(known):
     assert closest("QQQQQQ", known) is None
     assert did_you_mean("QQQQQQ", known) == ""
+
+
+def test_of_equally_like_names_the_one_of_the_same_letters_is_meant():
+    assert closest("mal", ["mqa", "mla"]) == "mla"
+    assert closest("mal", ["mla", "mqa"]) == "mla"

@@ -14,8 +14,12 @@ def describe_seconds(seconds: float) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most like this one; None where none is like it."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+    """Return the known name that is most like this one, of equals the one of the same letters; None where none is."""
+
+    def likeness(other: str) -> tuple[float, bool]:
+        return difflib.SequenceMatcher(None, other, name).ratio(), sorted(other) == sorted(name)
+
+    return max(difflib.get_close_matches(name, list(known)), key=likeness, default=None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -84,7 +84,7 @@ def test_text_from_the_command_line_becomes_what_it_spells():
         ("rerun", "maybe", "true or false"),
         ("convergence_target", 1.5, "1"),
         ("max_iterations", 1, "2"),
-        ("text_files", ["*.txt"], "source text"),
+        ("text_files", ["*.txt"], "source=text"),
     ],
 )
 def test_an_impossible_value_is_one_sentence_with_key_value_and_what_is_allowed(key, value, allowed):

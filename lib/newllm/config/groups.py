@@ -135,10 +135,11 @@ class DataParameters(_Group):
 
     @model_validator(mode="after")
     def _check_text_files(self) -> Self:
-        if (self.source == "text") != (self.text_files is not None):
+        if self.source == "text" and self.text_files is None:
+            raise ValueError("source is text, which needs text_files: a list of files, folders or patterns")
+        if self.source != "text" and self.text_files is not None:
             raise ValueError(
-                f"text_files is {self.text_files}, but it must be given with source text, and only with it "
-                f"(source is {self.source})"
+                f"text_files is {list(self.text_files)}, but source is {self.source}: give source=text to read them"
             )
         return self
 
