@@ -67,7 +67,9 @@ def test_slopes_by_head_are_those_of_the_paper():
     [
         ("learned", "choose one of"),
         ({"type": "rope", "slope": 1.0}, "no setting"),
-        ({"type": "alibi", "alibi_slope": -1.0}, "must not be negative"),
+        ({"type": "alibi", "alibi_slope": -1.0}, "not negative"),
+        ({"type": "alibi", "alibi_slope": float("nan")}, "not negative"),
+        ({"type": "rope", "rotary_base": float("inf")}, "larger than 1"),
         ({"type": "rope", "rotary_fraction": 0.0}, r"\(0, 1\]"),
     ],
 )

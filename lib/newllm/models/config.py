@@ -1,6 +1,7 @@
 """The parts of a configuration that all models, and all decoders, share."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
@@ -11,6 +12,10 @@ from transformers import GenerationConfig, PreTrainedConfig
 from newllm.models.position import PositionEncoding, PositionEncodingConfig
 
 logger = logging.getLogger(__name__)
+
+# Far beyond any model; above them, building one would take minutes, or overflow, before anything could refuse it.
+MOST_LAYERS = 1000
+LARGEST_SIZE = 10**8
 
 # What transformers itself writes into a config.json, or hands to a config, beside its declared fields.
 OF_TRANSFORMERS = {
@@ -32,8 +37,8 @@ OF_TRANSFORMERS = {
 
 def round_to_heads(proj_dim: int, num_heads: int) -> int:
     """Round a context's width up to a multiple of the heads, with a warning; ValueError below 1."""
-    if proj_dim < 1:
-        raise ValueError(f"proj_dim={proj_dim} must be at least 1")
+    if not 1 <= proj_dim <= LARGEST_SIZE:
+        raise ValueError(f"proj_dim={proj_dim} must be at least 1 and at most {LARGEST_SIZE}")
     heads = max(1, num_heads)
     rounded = -(-proj_dim // heads) * heads
     if rounded != proj_dim:
@@ -101,8 +106,11 @@ class LanguageModelConfig(PreTrainedConfig):
         """Do nothing: what is saved beside weights is always the same small file, never a copy of this class's."""
 
     def validate_architecture(self) -> None:
-        """Refuse shapes that no model can have, naming the field."""
+        """Refuse what no model can have, naming the field."""
         self.require_positive("vocab_size", "hidden_size")
+        for name in ("initializer_range", "layer_norm_eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be a number above 0")
 
     def derive(self, reason: str, **values: Any) -> None:
         """Set fields that follow from others; ValueError where one was given as something else.
@@ -126,11 +134,13 @@ class LanguageModelConfig(PreTrainedConfig):
         names = sorted(field.name for field in fields(self) if field.name not in inherited)
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
-    def require_positive(self, *names: str) -> None:
-        """Raise ValueError for the first of these fields that is below 1."""
+    def require_positive(self, *names: str, most: int = LARGEST_SIZE) -> None:
+        """Raise ValueError for the first of these fields that is below 1, or above ``most``."""
         for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}={getattr(self, name)} must be at most {most}")
 
     def require_choice(self, name: str, choices: Sequence[str]) -> None:
         """Raise ValueError where this field is none of ``choices``."""
@@ -231,13 +241,16 @@ class DecoderConfig(LanguageModelConfig):
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
         super().validate_architecture()
-        self.require_positive(
-            "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings"
-        )
+        self.require_positive("num_hidden_layers", most=MOST_LAYERS)
+        self.require_positive("num_attention_heads", "intermediate_size")
+        if self.max_position_embeddings < 1:
+            raise ValueError(f"max_position_embeddings={self.max_position_embeddings} must be at least 1")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
             )
+        if PositionEncodingConfig.parse(self.position).alibi_slope == 0:
+            raise ValueError("alibi_slope=0 adds nothing to any score: take position none instead of alibi")
         self.build_position(self.hidden_size // self.num_attention_heads)
 
 

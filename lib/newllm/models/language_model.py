@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -12,10 +13,13 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from newllm.models.cache_layers import AtomicCache, prepare_cache
 from newllm.models.loader_file import write_loader
-from newllm.models.loss import next_token_loss, next_token_loss_from_logits
+from newllm.models.loss import IGNORED_LABEL, next_token_loss, next_token_loss_from_logits
 from newllm.models.projection import RecurrenceLinear, init_linear_weights
 from newllm.models.recipe import WINDOWS, Recipe
 from newllm.models.step import Step
+
+# What weights are stored in, as safetensors names it.
+STORED_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class LanguageModel(PreTrainedModel, GenerationMixin):
@@ -198,6 +202,8 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
             raise ValueError(f"{type(self).__name__} has no token types: token_type_ids must be zeros, or left out")
         if labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError("labels need all logits: leave logits_to_keep out")
+        if labels is not None:
+            labels = self._read_labels(labels, (embeds.shape[0], embeds.shape[1]))
         if contexts is not None:
             self.check_contexts(contexts, embeds, cached=bool(use_cache or past_key_values is not None))
             use_cache = False
@@ -248,6 +254,20 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
             raise ValueError(f"input_ids must be (batch, tokens), got {tuple(input_ids.shape)}")
         return self.get_input_embeddings()(input_ids)
 
+    def _read_labels(self, labels: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Labels (B, T) as int64; ValueError where they are not the tokens again, or are none of the vocabulary."""
+        if labels.shape != shape:
+            raise ValueError(f"labels must be the tokens again, (batch, tokens) = {shape}, got {tuple(labels.shape)}")
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise ValueError(f"labels must be whole numbers, got {labels.dtype}")
+        known = (labels >= 0) & (labels < self.config.vocab_size) | (labels == IGNORED_LABEL)
+        if not bool(known.all()):
+            raise ValueError(
+                f"labels must be ids of the vocabulary, 0 to {self.config.vocab_size - 1}, or {IGNORED_LABEL}, got "
+                f"{int(labels[~known][0])}"
+            )
+        return labels.long()
+
     def _check_gaps(self, step: Step, is_cache_asked_for: bool) -> None:
         """Refuse positions that do not go up by one where they mean nothing; several texts in a row fill no cache."""
         if self.recurrence:
@@ -284,6 +304,17 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
         """Do nothing: what is saved beside weights is always the same small file, never a copy of this class's."""
 
+    @staticmethod
+    def _load_pretrained_model(  # type: ignore[override]
+        model: "LanguageModel", state_dict: dict | None, checkpoint_files: list[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load weights as transformers does, wherever they come from; ValueError for quantised ones.
+
+        Quantised weights mean nothing without their scales, but would be loaded as if their values were the weights.
+        """
+        _refuse_quantised(state_dict, checkpoint_files)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save config and weights as transformers does, and a file beside them by which anybody can load them."""
         self.config.auto_map = write_loader(Path(save_directory), type(self.config), type(self))
@@ -305,3 +336,18 @@ def _check_cache_position(given: Tensor | None, past: int, length: int) -> None:
     """Refuse places in the cache that are not those behind the cached tokens."""
     if given is not None and given.tolist() != list(range(past, past + length)):
         raise ValueError(f"cache_position must be {past} to {past + length - 1} for these tokens, or left out")
+
+
+def _refuse_quantised(state_dict: dict[str, Tensor] | None, files: list[str] | None) -> None:
+    """Refuse weights in another type than a float of 16 bits or more, by the headers of their files alone."""
+    stored = {name: str(weight.dtype) for name, weight in (state_dict or {}).items()}
+    for path in (path for path in files or [] if path.endswith(".safetensors")):
+        with safe_open(path, framework="pt") as file:
+            stored |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    known = {*STORED_TYPES, *map(str, STORED_TYPES.values())}
+    for name, kind in stored.items():
+        if kind not in known:
+            raise ValueError(
+                f"{name} is stored as {kind}, which is no weight without the scales it was quantised by: load the "
+                "model before it was quantised"
+            )

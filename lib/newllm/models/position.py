@@ -42,8 +42,8 @@ class PositionEncodingConfig:
             raise ValueError(f"position encoding type={self.type!r} is unknown: choose one of {allowed}")
         if not 0 < self.rotary_fraction <= 1:
             raise ValueError(f"rotary_fraction={self.rotary_fraction} must lie in (0, 1]")
-        if self.rotary_base <= 1:
-            raise ValueError(f"rotary_base={self.rotary_base} must be larger than 1")
+        if not 1 < self.rotary_base < math.inf:
+            raise ValueError(f"rotary_base={self.rotary_base} must be a number larger than 1")
         unused = [
             name
             for name, field in type(self).__dataclass_fields__.items()
@@ -56,9 +56,9 @@ class PositionEncodingConfig:
             )
         if self.alibi_slopes_by_head and self.alibi_slope != type(self).alibi_slope:
             raise ValueError(f"alibi_slope={self.alibi_slope} does nothing beside alibi_slopes_by_head: leave one out")
-        if self.alibi_slope < 0:
+        if not 0 <= self.alibi_slope < math.inf:
             raise ValueError(
-                f"alibi_slope={self.alibi_slope} must not be negative: a negative slope favours far tokens"
+                f"alibi_slope={self.alibi_slope} must be a number and not negative: a negative slope favours far tokens"
             )
 
     @classmethod

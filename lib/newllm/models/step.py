@@ -207,11 +207,10 @@ def _real_tokens(attention_mask: Tensor | None, batch: int, total: int) -> Tenso
             f"attention_mask must be (batch, cached + new tokens) = {(batch, total)}, got {tuple(attention_mask.shape)}"
         )
     mask = attention_mask.bool()
-    if bool(mask.all()):
-        return None
-    if attention_mask.is_floating_point() and not bool((attention_mask == mask).all()):
-        raise ValueError("attention_mask must be 1 for real tokens and 0 for padding: what is added to scores is not")
-    return mask
+    # A mask that is added to scores (zeros, and -inf at padding) would be read the wrong way round.
+    if attention_mask.dtype != torch.bool and not torch.equal(attention_mask, mask.to(attention_mask.dtype)):
+        raise ValueError("attention_mask must be 1 for real tokens and 0 for padding, and nothing else")
+    return None if bool(mask.all()) else mask
 
 
 def _check_cached_mask(mask: Tensor | None, cached: Tensor | None, past: int) -> None:

@@ -10,7 +10,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.cache_layers import RecurrentStateLayer
-from newllm.models.config import BorrowedEmbeddingConfig
+from newllm.models.config import MOST_LAYERS, BorrowedEmbeddingConfig
 from newllm.models.projection import RecurrenceLinear, unroll_side_by_side
 from newllm.models.registry import Size, register
 from newllm.models.step import Step
@@ -43,7 +43,8 @@ class CascadeConfig(BorrowedEmbeddingConfig):
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
         super().validate_architecture()
-        self.require_positive("num_blocks", "context_dim")
+        self.require_positive("num_blocks", most=MOST_LAYERS)
+        self.require_positive("context_dim")
         self.require_choice("token_context", ("previous", "current"))
 
 

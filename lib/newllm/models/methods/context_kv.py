@@ -10,7 +10,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.cache_layers import ChunkContextLayer
-from newllm.models.config import BorrowedEmbeddingConfig
+from newllm.models.config import LARGEST_SIZE, MOST_LAYERS, BorrowedEmbeddingConfig
 from newllm.models.decoder import FeedForward
 from newllm.models.projection import weight_of
 from newllm.models.registry import Size, register
@@ -49,6 +49,11 @@ class ContextKVConfig(BorrowedEmbeddingConfig):
         self.require_positive("chunk_size", "num_attention_heads", "intermediate_size")
         if not self.context_dims or min(self.context_dims) < 1:
             raise ValueError(f"context_dims={self.context_dims} must be a list of widths of at least 1, as [256, 128]")
+        if len(self.context_dims) > MOST_LAYERS or max(self.context_dims) > LARGEST_SIZE:
+            raise ValueError(
+                f"context_dims holds {len(self.context_dims)} widths up to {max(self.context_dims)}: take at most "
+                f"{MOST_LAYERS} of at most {LARGEST_SIZE}"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"

@@ -72,7 +72,7 @@ class MLAPythiaConfig(DecoderConfig):
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
         super().validate_architecture()
-        self.require_positive("kv_dim")
+        self.require_positive("kv_dim", "rotary_dim")
         self.require_choice("attention_path", ATTENTION_PATHS)
         if self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ValueError(f"rotary_dim={self.rotary_dim} must be even and at least 2")

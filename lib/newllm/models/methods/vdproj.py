@@ -25,11 +25,13 @@ class VDProjPythiaConfig(DecoderConfig):
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""
         super().validate_architecture()
-        if self.value_dim < 1 or self.value_dim % self.num_attention_heads:
+        self.require_positive("value_dim")
+        if self.value_dim % self.num_attention_heads:
             raise ValueError(
-                f"value_dim={self.value_dim} must be a positive multiple of "
-                f"num_attention_heads={self.num_attention_heads}"
+                f"value_dim={self.value_dim} must be a multiple of num_attention_heads={self.num_attention_heads}"
             )
+        if self.value_dim == self.hidden_size:
+            raise ValueError(f"value_dim={self.value_dim} is the whole width, which is pythia: take that instead")
 
 
 class ProjectedValueAttention(MultiHeadAttention):
