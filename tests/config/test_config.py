@@ -100,7 +100,7 @@ def test_an_impossible_value_is_one_sentence_with_key_value_and_what_is_allowed(
 
 
 def test_the_source_text_needs_files():
-    with pytest.raises(ParameterError, match="text_files is None, but it must be given"):
+    with pytest.raises(ParameterError, match="source is text, which needs text_files"):
         main_training(source="text")
     assert main_training(source="text", text_files=["letters/*.txt"]).text_files == ("letters/*.txt",)
 
