@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from hypothesis import settings as hypothesis_settings
 
 from newllm.data import TextData, prepare_data
 from newllm.experiments.comparison import compare
@@ -17,6 +18,10 @@ from tests.comparison_setup import settings, write_texts
 # in every process and kernel that a test starts.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# The machines that tests run on are shared: how long one example takes says nothing about the code.
+hypothesis_settings.register_profile("newllm", deadline=None)
+hypothesis_settings.load_profile("newllm")
 
 
 @pytest.fixture(autouse=True)

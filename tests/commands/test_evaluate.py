@@ -21,6 +21,7 @@ from newllm.data.facts import FACTS, load_facts
 from newllm.data.tokenizers import load_tokenizer
 from newllm.evaluation.causality import Certificate, Check
 from newllm.evaluation.reversal import evaluate_reversal_curse
+from newllm.files import FINISHED_FILE, digest_of_file, write_json
 from newllm.runs.record import RECORD_FILE, Record
 from newllm.runs.saved_model import load_trained_model
 from tests.benchmarks.task_folder import write_task
@@ -148,6 +149,21 @@ def test_weights_that_are_no_numbers_are_not_recorded(trial: Path, capsys: pytes
     shown = capsys.readouterr().out
     assert "holds weights that are not numbers" in shown
     assert len(shown.strip().splitlines()) == 1
+    assert not list(trial.glob("evaluation-*"))
+
+
+def test_weights_that_the_trial_did_not_write_are_refused(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = trial / "model" / "model.safetensors"
+    write_json(trial / FINISHED_FILE, {"files": {"model/model.safetensors": digest_of_file(weights)}, "trials": []})
+    load_trained_model(trial)
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    assert cli.main(["evaluate", str(trial), "--facts"]) == 2
+    shown = capsys.readouterr().out.strip()
+    assert f"{weights} is damaged or missing" in shown
+    assert shown.endswith("run the trial again.")
+    assert len(shown.splitlines()) == 1
     assert not list(trial.glob("evaluation-*"))
 
 

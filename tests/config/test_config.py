@@ -85,6 +85,11 @@ def test_text_from_the_command_line_becomes_what_it_spells():
         ("convergence_target", 1.5, "1"),
         ("max_iterations", 1, "2"),
         ("text_files", ["*.txt"], "source=text"),
+        ("timed_context", 10**12, "131072"),
+        ("timed_tokens", 10**9, "2048"),
+        ("continuation_tokens", 10**12, "2048"),
+        ("batch_size", 10**12, "at most samples"),
+        ("position_bands", [1000000], "within a window"),
     ],
 )
 def test_an_impossible_value_is_one_sentence_with_key_value_and_what_is_allowed(key, value, allowed):
@@ -97,6 +102,12 @@ def test_an_impossible_value_is_one_sentence_with_key_value_and_what_is_allowed(
     assert "\n" not in message
     shown = value[0] if isinstance(value, list) and key == "seeds" and value == [-1] else value
     assert (repr(shown) in message) or (repr(tuple(value) if isinstance(value, list) else value) in message)
+
+
+def test_a_prompt_is_not_empty():
+    for prompts in (["Once", ""], "['']"):
+        with pytest.raises(ParameterError, match=r"^prompts is '', but .* at least 1 character"):
+            main_training(prompts=prompts)
 
 
 def test_the_source_text_needs_files():

@@ -196,7 +196,13 @@ KINDS: dict[str, tuple[dict, str | None]] = {
         r"\(Lowercase\)",
     ),
     "WhitespaceSplit": ({"split": pre_tokenizers.WhitespaceSplit()}, "drops none between words"),
-    "removing split": ({"split": pre_tokenizers.Split("-", "removed")}, "drops none between words"),
+    "removing split": ({"split": pre_tokenizers.Split("-", "removed")}, r"\(Split\).*drops none between words"),
+    "removing what no probe has": ({"split": pre_tokenizers.Split("%", "removed")}, r"\(Split\).*drops none"),
+    "removing in a sequence": (
+        {"split": pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.Punctuation("removed")])},
+        r"\(Punctuation\).*drops none between words",
+    ),
+    "isolating split": ({"split": pre_tokenizers.Split("%", "isolated")}, None),
     "added token that strips": ({"added": AddedToken("<tool>", lstrip=True, rstrip=True)}, "strips none around"),
 }
 
@@ -218,6 +224,79 @@ def test_the_bytes_of_a_text_are_counted_or_the_tokenizer_is_refused(
     for text, ids in zip(as_read, encode_documents(loaded, TEXTS), strict=True):
         assert loaded.decode(ids[:-1]) == text
         assert table[ids].sum() == len(text.encode())
+
+
+def in_tokenizer(file: Path, change: Callable[[dict], object]) -> Path:
+    """Change the description of a saved tokenizer."""
+    description = json.loads(file.read_text())
+    change(description)
+    file.write_text(json.dumps(description))
+    return file
+
+
+def without(byte: bytes) -> Callable[[dict], None]:
+    """Take the token of one byte out of a vocabulary, and every token that is merged from it."""
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    ((character, _),) = level.pre_tokenize_str(byte.decode("ascii"))
+
+    def change(description: dict) -> None:
+        model = description["model"]
+        model["vocab"] = {text: token for text, token in model["vocab"].items() if character not in text}
+        model["merges"] = [merge for merge in model["merges"] if character not in "".join(merge)]
+
+    return change
+
+
+@pytest.mark.parametrize("settings_of_model", [{}, {"unk_token": "[UNK]"}, {"byte_fallback": True}])
+@pytest.mark.parametrize("byte", [b"Q", b"~", b" "])
+def test_a_vocabulary_without_some_byte_is_refused(
+    tmp_path: Path, paragraphs: list[str], byte: bytes, settings_of_model: dict
+) -> None:
+    file = in_tokenizer(trained(tmp_path, paragraphs), without(byte))
+    in_tokenizer(file, lambda description: description["model"].update(settings_of_model))
+    with pytest.raises(
+        ValueError, match=f"has no token for 1 of the 243 bytes of UTF-8 .one is 0x{byte.hex().upper()}"
+    ):
+        load_tokenizer(str(file), pytest.fail, "")
+
+
+def test_the_bytes_that_no_text_has_may_be_missing(tmp_path: Path, paragraphs: list[str]) -> None:
+    """As in the GPT-NeoX tokenizer, in which Pythia's line feed is token 187."""
+    never = [byte for byte in range(256) if not any(byte in chr(point).encode() for point in code_points())]
+    characters = {chr(byte) for byte in never}
+    file = in_tokenizer(
+        trained(tmp_path, paragraphs),
+        lambda description: [description["model"]["vocab"].pop(text) for text in characters],
+    )
+    loaded = load_tokenizer(str(file), pytest.fail, "")
+    everything = "".join(map(chr, code_points()))
+    ids = encode_text(loaded, everything)
+    assert loaded.decode(ids) == everything
+    assert bytes_per_token(loaded)[ids].sum() == len(everything.encode())
+    assert len(never) == 13
+
+
+def code_points() -> list[int]:
+    """Code points with every byte that UTF-8 has, none of them changed or folded."""
+    return [*range(0x80), *range(0x80, 0x800), *range(0x800, 0xD800, 61), *range(0xE000, 0x110000, 4093)]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "", "max_input_chars_per_word": 100},
+        {"type": "BPE", "continuing_subword_prefix": "##", "merges": []},
+        {"type": "BPE", "end_of_word_suffix": "</w>", "merges": []},
+    ],
+)
+def test_a_model_with_unknown_words_is_refused(tmp_path: Path, paragraphs: list[str], model: dict) -> None:
+    file = trained(tmp_path, paragraphs)
+    in_tokenizer(
+        file,
+        lambda description: description.update(model=model | {"vocab": description["model"]["vocab"] | {"[UNK]": 400}}),
+    )
+    with pytest.raises(ValueError, match=f"is a {model['type']} that reads some words as unknown or drops them"):
+        load_tokenizer(str(file), pytest.fail, "")
 
 
 def test_a_template_adds_nothing_to_a_text(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

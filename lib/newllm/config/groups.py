@@ -85,6 +85,13 @@ Count = Annotated[Whole, Field(gt=0)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 
+Texts = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_list),
+    AfterValidator(_distinct),
+    Field(min_length=1),
+]
+
 # The validator that is written last is asked first.
 ArmNames = Annotated[
     tuple[str, ...], BeforeValidator(_arm_names), BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)
@@ -245,12 +252,18 @@ class EvaluationParameters(_Group):
     position_bands: Counts = Field(
         (16, 32, 64, 96), description="where the positions of a window are parted to give the perplexity of each part"
     )
-    prompts: Names = Field(
+    prompts: Texts = Field(
         ("The people of the United States", "At the end of the year"), description="beginnings that a model continues"
     )
-    continuation_tokens: Count = Field(40, description="tokens of each continuation")
-    timed_context: Count = Field(128, description="tokens in the cache when the speed of decoding is measured")
-    timed_tokens: Count = Field(16, description="tokens that are decoded to measure it")
+    continuation_tokens: Annotated[Count, Field(le=LONGEST_WINDOW)] = Field(
+        40, description="tokens of each continuation"
+    )
+    timed_context: Annotated[Count, Field(le=LONGEST_SEQUENCE)] = Field(
+        128, description="tokens in the cache when the speed of decoding is measured"
+    )
+    timed_tokens: Annotated[Count, Field(le=LONGEST_WINDOW)] = Field(
+        16, description="tokens that are decoded to measure it"
+    )
 
 
 class FactParameters(_Group):
@@ -316,6 +329,26 @@ class ExperimentParameters(
     RunParameters,
 ):
     """What every notebook that trains and compares arms has."""
+
+    @model_validator(mode="after")
+    def _limit_by_windows(self) -> Self:
+        # The defaults serve windows of every number and length.
+        if self.batch_size > max(self.samples, self._default("batch_size")):
+            raise ValueError(
+                f"batch_size is {self.batch_size}, but it must be at most samples ({self.samples}), the windows there "
+                "are"
+            )
+        longest = max(self.position_bands)
+        if longest > max(self.seq_length, *self._default("position_bands")):
+            raise ValueError(
+                f"position_bands is {list(self.position_bands)}, but each must lie within a window, of seq_length "
+                f"({self.seq_length}) tokens"
+            )
+        return self
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return cls.model_fields[name].default
 
     def trial_identity(self, arm: str, seed: int, *, trains_projection: bool, reads_stream: bool) -> dict[str, Any]:
         """Return, as plain JSON values, what decides the result of one arm with one seed, in whichever notebook.

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from newllm.files import atomic_file, digest_of_file, digest_of_json, write_atomically
+from newllm.files import atomic_file, cache_folder, digest_of_file, digest_of_json, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,13 @@ def is_whole(path: Path) -> bool:
         known = []
     if known == [digest_of_file(path).encode()]:
         return True
-    logger.warning("%s is damaged (it is not what its digest says): making it again", path)
+    logger.warning("%s is damaged (it is not what its digest says): making it again", _shown(path))
     return False
+
+
+def _shown(path: Path) -> Path:
+    """Name a file as it is called in the cache folder, so that a message names no place of this machine."""
+    return path.relative_to(cache_folder()) if path.is_relative_to(cache_folder()) else path
 
 
 def _digest_file(path: Path) -> Path:

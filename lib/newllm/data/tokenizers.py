@@ -12,6 +12,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from newllm.data.cache import cache_key, cached_file, is_whole
 from newllm.data.hub import ask_hub
@@ -26,6 +27,15 @@ OFFLINE_CHOICE = "tokenizer: bpe:4096 or the path of a tokenizer.json"
 
 # Pieces of text are encoded in batches of about this many characters, so that little is encoded in vain.
 BATCH_CHARACTERS = 500_000
+
+# The bytes that UTF-8 is made of; the 13 others occur in no text, and the GPT-NeoX tokenizer has no tokens for them.
+UTF8_BYTES = frozenset(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}
+
+# Pre-tokenizers that only part a text: the others drop or replace some of it.
+PARTING = ("Sequence", "ByteLevel", "Split", "Digits", "Punctuation", "UnicodeScripts", "FixedLength")
+
+# Models that find tokens for every word whose characters are all in the vocabulary.
+LOSSLESS_MODELS = ("BPE", "Unigram")
 
 # What a tokenizer must read as it stands: what normalisers fold, strip or replace, and what splits drop.
 PROBES = (
@@ -243,6 +253,7 @@ def refuse_unsuitable(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
             f"{name} changes the text before it reads it ({', '.join(changing)}), so bits per byte cannot be counted: "
             "take one that has no normalizer, or NFC alone."
         )
+    _refuse_dropped_text(tokenizer, description, name)
     if description["model"].get("dropout"):
         raise ValueError(f"{name} splits words by chance (dropout), so that its ids differ from call to call.")
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
@@ -255,6 +266,44 @@ def refuse_unsuitable(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
                 f"{name} reads {read!r} where {text!r} stands, so bits per byte cannot be counted: take a byte-level "
                 "one that adds no space before a text, strips none around its tokens, and drops none between words."
             )
+
+
+def _refuse_dropped_text(tokenizer: PreTrainedTokenizerFast, description: dict[str, Any], name: str) -> None:
+    """Refuse whatever drops a part of some text, or reads it as unknown, whether or not the probes have that part."""
+    removing = list(_removing(description.get("pre_tokenizer")))
+    if removing:
+        raise ValueError(
+            f"{name} drops a part of the text ({', '.join(removing)}), so bits per byte cannot be counted: take one "
+            "that drops none between words."
+        )
+    model = description["model"]
+    if (
+        model["type"] not in LOSSLESS_MODELS
+        or model.get("continuing_subword_prefix")
+        or model.get("end_of_word_suffix")
+    ):
+        raise ValueError(
+            f"{name} is a {model['type']} that reads some words as unknown or drops them, so bits per byte cannot be "
+            "counted: take a byte-level BPE without a prefix or suffix of subwords."
+        )
+    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    missing = sorted(byte for byte, text in bytes_to_unicode().items() if byte in UTF8_BYTES and text not in vocabulary)
+    if missing:
+        raise ValueError(
+            f"{name} has no token for {len(missing)} of the {len(UTF8_BYTES)} bytes of UTF-8 (one is "
+            f"0x{missing[0]:02X}), so that it drops them: train it with initial_alphabet=ByteLevel.alphabet()."
+        )
+
+
+def _removing(pre_tokenizer: dict[str, Any] | None) -> Iterator[str]:
+    """Give the names of the pre-tokenizers, of one and all in it, that drop or replace some of a text."""
+    if pre_tokenizer is None:
+        return
+    kind = pre_tokenizer["type"]
+    if kind not in PARTING or pre_tokenizer.get("behavior") == "Removed":
+        yield kind
+    for part in pre_tokenizer.get("pretokenizers", []):
+        yield from _removing(part)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:

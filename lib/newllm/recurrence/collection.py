@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from newllm.files import atomic_file
 from newllm.models.projection import DiverseProjection, DiverseProjectionLayer
 from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.convergence import Recurrence, contraction
@@ -406,17 +406,12 @@ def _contexts_at(output: Path | None, tokens: int, width: int, dtype: torch.dtyp
         return
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"contexts of type {dtype} cannot be written to an npy file: use float32 or float64")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
-    try:
+    with atomic_file(output) as partial:
         file = np.lib.format.open_memmap(
             partial, mode="w+", dtype=np.dtype(str(dtype).removeprefix("torch.")), shape=(tokens, width)
         )
         yield torch.from_numpy(file)
         file.flush()
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _summarise(contexts: Tensor, reports: list[_Verification]) -> ContextCollection:

@@ -11,7 +11,16 @@ from transformers import PreTrainedTokenizerFast
 
 from newllm.data.hub import DEADLINE_SECONDS, DOWNLOAD_DEADLINE_SECONDS, ask_hub
 from newllm.data.tokenizers import read_saved_tokenizer, refuse_unsuitable, tokenizer_identity
-from newllm.files import SAVED_MODEL, digest, digest_of_file, local_folder, why_no_model
+from newllm.files import (
+    FINISHED_FILE,
+    SAVED_MODEL,
+    DamagedFileError,
+    digest,
+    digest_of_file,
+    local_folder,
+    read_json,
+    why_no_model,
+)
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import BASELINE, METHODS, find
 from newllm.runtime import errors_only
@@ -203,6 +212,7 @@ def _tokenizer_of(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _load(folder: Path, method: str) -> LanguageModel:
+    _refuse_other_files(folder)
     _refuse_preset(folder, method)
     try:
         model_class = find(method).model_class
@@ -225,6 +235,21 @@ def _load(folder: Path, method: str) -> LanguageModel:
         if not weight.isfinite().all():
             raise LoadingError(f"{folder} holds weights that are not numbers ({name}): it cannot be scored.")
     return cast(LanguageModel, model.eval())
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Refuse the model of a finished trial where one of its files is not what the trial wrote."""
+    trial = folder.parent
+    if folder.name != SAVED_MODEL or not (trial / FINISHED_FILE).is_file():
+        return
+    try:
+        written = read_json(trial / FINISHED_FILE)["files"]
+    except DamagedFileError as error:
+        raise LoadingError(f"{error}: run the trial again.") from error
+    for name, known in written.items():
+        path = trial / name
+        if path.parent == folder and (not path.is_file() or digest_of_file(path) != known):
+            raise LoadingError(f"{path} is damaged or missing (it is not what the trial wrote): run the trial again.")
 
 
 def _stored_config(folder: Path) -> dict[str, Any]:
