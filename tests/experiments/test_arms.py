@@ -56,10 +56,27 @@ def test_settings_that_say_what_is_so_anyway_make_no_other_arm():
         "dproj-random@proj_dim=40": "dproj-random",
         "pythia@num_key_value_heads=1": "mqa",
         "mqa": "mqa",
+        "pythia@num_key_value_heads=4": "pythia",
+        "dproj@proj_dim=41": "dproj-oacd@proj_dim=44",
+        "cascade-frozen-embedding": "cascade-oacd",
+        "pythia-frozen-embedding": "pythia-frozen-embedding",
         "unified@position=alibi": "unified@position=alibi",
     }
     assert {text: Arm.parse(text).as_trained(TINY).name for text in said} == said
     assert Arm.parse("mla@kv_dim=16").as_trained(Parameters(size="mini")).name == "mla@kv_dim=16"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cascade-frozen-embedding@freeze_embedding=false", "leave one out"),
+        ("cascade-random@data_split=full", "leave data_split out"),
+        ("cascade-end-to-end@data_split=disjoint", "leave data_split out"),
+    ],
+)
+def test_an_arm_that_contradicts_itself_is_refused(text, message):
+    with pytest.raises(ArmError, match=message):
+        Arm.parse(text).as_trained(TINY)
 
 
 def test_projection_training_is_left_out_by_name_only():

@@ -150,3 +150,30 @@ def test_a_tokenizer_of_another_model_is_refused(
     tokenizer.save_pretrained(outputs / "trial")
     with pytest.raises(LoadingError, match="a tokenizer of 258 tokens, but its model knows 61"):
         load_trained_model("trial")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("hidden_size", "64", "config.json cannot be read"),
+        ("dtype", "bogus", "config.json cannot be read"),
+        ("is_encoder_decoder", True, "is_encoder_decoder=True is not supported"),
+        ("rotary_pct", 0.25, "position='alibi' and rotary_pct say different things"),
+    ],
+)
+def test_a_wrong_configuration_is_not_blamed_on_the_tokenizer(
+    outputs: Path, tokenizer: PreTrainedTokenizerFast, field: str, value: object, message: str
+) -> None:
+    save(outputs / "trial", tokenizer)
+    path = outputs / "trial" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "position": "alibi", field: value}))
+    with pytest.raises(LoadingError, match=message) as caught:
+        load_trained_model("trial")
+    assert "no tokenizer" not in str(caught.value)
+
+
+def test_a_loaded_model_names_its_outputs(outputs: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    saved = save(outputs / "trial", tokenizer)
+    path = outputs / "trial" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "return_dict": False}))
+    assert torch.equal(load_trained_model("trial").model(IDS).logits, saved(IDS).logits)

@@ -132,6 +132,14 @@ class Arm:
         ArmError
             Where there is no such model.
         """
+        overrides = dict(self.overrides)
+        if self.frozen_embedding and overrides.get("freeze_embedding") is False:
+            raise ArmError(f"arm {self.name!r} freezes the embedding and says freeze_embedding=false: leave one out.")
+        if self.projection in ("random", "end-to-end") and "data_split" in overrides:
+            raise ArmError(
+                f"arm {self.name!r} says what its recurrences are trained on, but has no projection training: leave "
+                "data_split out."
+            )
         try:
             return configure(self.method, parameters.size, **self.settings(parameters))
         except ValueError as error:
@@ -148,6 +156,11 @@ class Arm:
             Where there is no such model.
         """
         wanted = self.configure(parameters).to_dict()
+        if self.frozen_embedding and wanted.get("freeze_embedding"):
+            return replace(self, frozen_embedding=False).as_trained(parameters)
+        if dict(self.overrides).get("proj_dim", wanted.get("proj_dim")) != wanted.get("proj_dim"):
+            rounded = {**dict(self.overrides), "proj_dim": wanted["proj_dim"]}
+            return replace(self, overrides=tuple(sorted(rounded.items()))).as_trained(parameters)
         model_class = find(self.method).model_class
         for method in sorted(models.names(), key=lambda name: name != BASELINE):
             if find(method).model_class is model_class:

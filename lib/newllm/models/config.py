@@ -108,6 +108,8 @@ class LanguageModelConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Refuse what no model can have, naming the field."""
         self.require_positive("vocab_size", "hidden_size")
+        if self.is_encoder_decoder:
+            raise ValueError("is_encoder_decoder=True is not supported: these models are decoders, take it out")
         for name in ("initializer_range", "layer_norm_eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be a number above 0")
@@ -265,6 +267,12 @@ class GroupedDecoderConfig(DecoderConfig):
     """
 
     num_key_value_heads: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # One way to say that no head shares, so that equal models have equal configurations.
+        if self.num_key_value_heads == self.num_attention_heads:
+            self.num_key_value_heads = None
+        super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         """Refuse shapes that no model can have, naming the field."""

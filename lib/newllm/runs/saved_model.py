@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import huggingface_hub
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from newllm.data.hub import DEADLINE_SECONDS, DOWNLOAD_DEADLINE_SECONDS, ask_hub
 from newllm.data.tokenizers import read_saved_tokenizer, refuse_unsuitable, tokenizer_identity
@@ -198,6 +198,11 @@ def _tokenizer_of(folder: Path) -> PreTrainedTokenizerFast:
             f"{folder} holds no {TOKENIZER}: save the model's tokenizer beside it, with tokenizer.save_pretrained(...)."
         )
     try:
+        # Reading a tokenizer reads the configuration too, and would take what is wrong with that for its own.
+        AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise LoadingError(f"{folder / CONFIG} cannot be read ({_first_line(error)}): correct it.") from error
+    try:
         tokenizer = read_saved_tokenizer(folder)
         refuse_unsuitable(tokenizer, f"the tokenizer in {folder}")
     except ValueError as error:
@@ -221,6 +226,7 @@ def _load(folder: Path, method: str) -> LanguageModel:
             loaded: Any = model_class.from_pretrained(
                 folder,
                 dtype=torch.float32,
+                return_dict=True,  # evaluation reads outputs by name, whatever the file says
                 output_loading_info=True,
                 use_safetensors=True,
                 local_files_only=True,

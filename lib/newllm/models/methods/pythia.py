@@ -46,7 +46,13 @@ class PythiaConfig(GroupedDecoderConfig):
             kwargs.pop(name, None)
         rotary = {name: value for name in ROTARY if (value := kwargs.pop(name, None)) is not None}
         if rotary:
-            self.position = self._read_rotary(rotary)
+            read, given = self._read_rotary(rotary), PositionEncodingConfig.parse(self.position)
+            if given not in (PositionEncodingConfig(), read):
+                raise ValueError(
+                    f"position={given.type!r} and {next(iter(rotary))} say different things of the position encoding: "
+                    "leave one out"
+                )
+            self.position = read
         super().__post_init__(**kwargs)
 
     def _read_rotary(self, given: dict[str, Any]) -> PositionEncodingConfig:
