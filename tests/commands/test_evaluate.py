@@ -154,7 +154,8 @@ def test_weights_that_are_no_numbers_are_not_recorded(trial: Path, capsys: pytes
 
 def test_weights_that_the_trial_did_not_write_are_refused(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = trial / "model" / "model.safetensors"
-    write_json(trial / FINISHED_FILE, {"files": {"model/model.safetensors": digest_of_file(weights)}, "trials": []})
+    files = {"model/model.safetensors": digest_of_file(weights)}
+    write_json(trial / FINISHED_FILE, {"identity": {}, "files": files, "trials": []})
     load_trained_model(trial)
     content = bytearray(weights.read_bytes())
     content[-2] ^= 1
