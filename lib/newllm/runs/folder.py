@@ -285,7 +285,7 @@ def finished_runs(outputs: Path) -> dict[str, Path]:
             continue
         try:
             found.setdefault(_key(path.parent, read_json(path)["identity"]), path.parent)
-        except (DamagedFileError, FileNotFoundError):
+        except (DamagedFileError, FileNotFoundError, KeyError):  # damaged, deleted meanwhile, or somebody else's
             continue
     return found
 
