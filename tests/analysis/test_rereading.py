@@ -83,10 +83,10 @@ def test_a_method_that_was_not_compared_is_only_read(records):
     assert list(alone["read_as"]) == ["pythia", "pythia", "ka"]
 
 
-def test_weights_of_another_shape_or_name_are_refused(records):
+def test_weights_of_another_model_are_refused(records):
     for method, other in (("vdproj", "ka"), ("pythia", "mla")):
         folder = records[records["arm"] == method].iloc[0]["folder"]
-        with pytest.raises(ValueError, match=f"are not those of {other}"):
+        with pytest.raises(ValueError, match=f"cannot be loaded as {other}"):
             load_model(folder, method=other)
 
 

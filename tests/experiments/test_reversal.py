@@ -95,6 +95,6 @@ def test_a_gain_is_the_difference_of_the_margins_with_and_without_teaching(compa
 def test_facts_that_cannot_be_asked_are_refused_before_anything_is_trained(tmp_path):
     alone = tmp_path / "facts.csv"
     alone.write_text("category,subject,relation,object\ncapital,France,capital of,Paris\n")
-    with pytest.raises(ValueError, match="needs a fact with other names"):
+    with pytest.raises(ValueError, match="needs a second fact with other names"):
         compare_reversal(parameters(alone), tmp_path / "run")
     assert not (tmp_path / "run").exists()

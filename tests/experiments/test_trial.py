@@ -6,6 +6,7 @@ from newllm.data import prepare_data
 from newllm.data.facts import FACTS
 from newllm.experiments.arms import Arm
 from newllm.experiments.trial import lender_of
+from newllm.runs.folder import finished_runs
 from tests.comparison_setup import settings, trial_of
 
 
@@ -30,7 +31,7 @@ def test_windows_with_facts_among_them_are_another_trial(finished_comparison, te
     monkeypatch.setenv("NEWLLM_CACHE", str(tmp_path / "cache"))
     with_facts = prepare_data(settings(text_folder), facts=FACTS[:2])
     trial = trial_of("narrow", settings(text_folder), tmp_path, with_facts.fingerprint)
-    assert not trial.run().take_over(folder.parent)
+    assert not trial.run().take_over(finished_runs(folder.parent))
 
 
 def test_a_baseline_as_wide_as_the_cascade_lends_its_embedding(text_folder):

@@ -69,7 +69,10 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
     base
         What the differences are from, in words.
 
-    Without a row the picture says that there is no difference to show.
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        The picture; without a row it says that there is no difference to show.
     """
     figure = go.Figure()
     if studies.empty:
