@@ -48,6 +48,20 @@ def _digest_of_file(path: Path, version: tuple[int, ...]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def first_damaged(folder: Path, digests: Mapping[str, str]) -> Path | None:
+    """Return the first file of a folder that is missing, or is not what its digest says; None where all are whole.
+
+    Parameters
+    ----------
+    folder
+        Where the files lie.
+    digests
+        SHA-256 of each file, as `digest_of_file` gives it, by its name in the folder.
+    """
+    paths = ((folder / name, known) for name, known in digests.items())
+    return next((path for path, known in paths if not path.is_file() or digest_of_file(path) != known), None)
+
+
 def different_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the keys whose values differ between two mappings, or that only one of them has."""
     return [key for key in {**before, **now} if key not in before or key not in now or before[key] != now[key]]

@@ -13,6 +13,11 @@ def describe_seconds(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error says in its first line; the name of its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is most like this one, of equals the one of the same letters; None where none is."""
 

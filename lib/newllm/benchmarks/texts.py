@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from newllm.data.sources import file_texts
 from newllm.data.tokenizers import bytes_per_token, encode_text
 from newllm.evaluation.endings import Ending, checked_window, score_endings
+from newllm.evaluation.perplexity import perplexity_of
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,9 @@ def evaluate_texts(
         text_bytes = sum(int(table[ids].sum()) for ids in encoded)
     tokens = sum(map(len, encoded))
     return TextReport(
-        word_perplexity=_exp(loss / words),
-        token_perplexity=_exp(loss / tokens),
-        byte_perplexity=_exp(loss / text_bytes),
+        word_perplexity=perplexity_of(loss / words),
+        token_perplexity=perplexity_of(loss / tokens),
+        byte_perplexity=perplexity_of(loss / text_bytes),
         bits_per_byte=loss / text_bytes / math.log(2),
         documents=len(texts),
         words=words,
@@ -210,7 +211,3 @@ def rolling_windows(ids: list[int], prefix: int, window: int, stride: int) -> li
         predicted += count
         windows.append(Ending(ids[predicted - window - 1 : predicted], count))
     return windows
-
-
-def _exp(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf

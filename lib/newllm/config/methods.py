@@ -1,6 +1,7 @@
 """The names of the methods, without importing them: that takes seconds, and a name is checked before anything else."""
 
 import ast
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,15 @@ METHODS_FOLDER = Path(__file__).parents[1] / "models" / "methods"
 
 # The functions that put a model into the registry; the name is their first argument.
 REGISTERING = ("register", "preset")
+
+
+def method_of(arm: str, names: Iterable[str]) -> str | None:
+    """Return the method that an arm's name begins with; None where it begins with none.
+
+    Names may hold hyphens themselves ("context-kv"), so the longest name that fits is the method.
+    """
+    body = arm.partition("@")[0].strip()
+    return max((name for name in names if body == name or body.startswith(f"{name}-")), key=len, default=None)
 
 
 @cache

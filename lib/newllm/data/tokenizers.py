@@ -18,6 +18,7 @@ from newllm.data.cache import cache_key, cached_file, is_whole
 from newllm.data.hub import ask_hub
 from newllm.data.pieces import cut_into_pieces
 from newllm.files import cache_folder, digest
+from newllm.wording import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def read_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     # The libraries raise whatever they stumble over: OSError, KeyError, TypeError, bare Exception ...
     except Exception as error:
         raise ValueError(
-            f"{folder} holds no tokenizer that can be read ({_first_line(error)}): save it there again, with "
+            f"{folder} holds no tokenizer that can be read ({first_line(error)}): save it there again, with "
             "tokenizer.save_pretrained(...)."
         ) from error
 
@@ -120,7 +121,7 @@ def _from_file(path: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{path} is not a tokenizer.json that can be read ({_first_line(error)}).") from error
+        raise ValueError(f"{path} is not a tokenizer.json that can be read ({first_line(error)}).") from error
     config = path.with_name("tokenizer_config.json")
     end_of_text = END_OF_TEXT
     if config.is_file():
@@ -128,17 +129,13 @@ def _from_file(path: Path) -> PreTrainedTokenizerFast:
             named = json.loads(config.read_text(encoding="utf-8")).get("eos_token") or END_OF_TEXT
             end_of_text = named["content"] if isinstance(named, dict) else str(named)
         except (ValueError, AttributeError, KeyError) as error:
-            raise ValueError(f"{config} is no JSON object with an eos_token ({_first_line(error)}).") from error
+            raise ValueError(f"{config} is no JSON object with an eos_token ({first_line(error)}).") from error
     if tokenizer.token_to_id(end_of_text) is None:
         raise ValueError(
             f"{path} has no token {end_of_text}, which stands between documents: name its own end-of-text token as "
             f"eos_token in {config}."
         )
     return _with_special_tokens(tokenizer, end_of_text)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _fast(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:

@@ -36,6 +36,11 @@ class Windows(Protocol):
         """Return the number of windows."""
 
 
+def perplexity_of(loss: float) -> float:
+    """Return exp of a loss in nats, infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
 @dataclass(frozen=True)
 class Score:
     """How well a model predicted some tokens.
@@ -60,7 +65,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """exp(loss), infinite where that overflows."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        return perplexity_of(self.loss)
 
     @property
     def bits_per_byte(self) -> float:

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from newllm import models
 from newllm.config.groups import ModelParameters
+from newllm.config.methods import method_of
 from newllm.config.values import ValueFormatError, read_value, split_items, write_value
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import BASELINE, configure, find
@@ -69,14 +70,12 @@ class Arm:
             For whatever is not of this form, with the nearest thing that is.
         """
         body, at, settings = text.strip().partition("@")
-        # Names may hold hyphens themselves ("context-kv"), so the longest name that fits is the method.
-        fitting = [name for name in models.names() if body == name or body.startswith(f"{name}-")]
-        if not fitting:
+        method = method_of(body, models.names())
+        if method is None:
             hint = did_you_mean(body.split("-")[0], models.names())
             raise ArmError(
                 f"arm {text!r} names no model{hint}: write {GRAMMAR} with one of {', '.join(models.names())}."
             )
-        method = max(fitting, key=len)
         rest = body.removeprefix(method)
         frozen_embedding = rest.endswith(f"-{FROZEN_EMBEDDING}")
         treatment = rest.removesuffix(f"-{FROZEN_EMBEDDING}").removeprefix("-")

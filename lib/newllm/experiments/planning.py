@@ -17,11 +17,11 @@ from newllm.data.tokenizers import read_saved_tokenizer
 from newllm.evaluation.calculator import calculate
 from newllm.evaluation.reversal import wrong_answers
 from newllm.experiments.arms import Arm, ArmError
+from newllm.experiments.recipes import freeze
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import cache_folder, local_folder, why_no_model
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
-from newllm.models.recurrent import RecurrentModel
 from newllm.runs.saved_model import check_pretrained, find_saved_model
 from newllm.runtime import usable_device
 from newllm.training.embeddings import RANDOM, local_embedding, refuse_random_head
@@ -162,11 +162,7 @@ def _refuse_larger_than_memory(size: int, what: str) -> None:
 def _check_stream(arm: Arm, model: BorrowedEmbeddingModel, parameters: ExperimentParameters) -> None:
     """Check what training on a stream needs: an embedding that is there and fits, and stretches of enough chunks."""
     config: PreTrainedConfig = model.config
-    frozen = config.freeze_embedding or arm.frozen_embedding
-    model.get_input_embeddings().requires_grad_(not frozen)
-    if arm.projection != "end-to-end":
-        assert isinstance(model, RecurrentModel)
-        model.freeze_context_blocks()
+    freeze(arm, model)
     refuse_short_stretches(model, parameters, parameters.seq_length)
     if config.embedding_source == RANDOM:
         refuse_random_head(model)

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -43,9 +42,6 @@ class Trained:
     projection: ProjectionResult | None = None
 
 
-Treatment = Callable[[Trial, LanguageModel, TextData, Path, torch.device], ProjectionResult | None]
-
-
 @dataclass(frozen=True)
 class Training:
     """One way of training.
@@ -62,10 +58,15 @@ class Training:
     estimate: Callable[..., float]
 
 
-def train_and_freeze_projection(
+def train_projection_of(
     trial: Trial, model: LanguageModel, data: TextData, folder: Path, device: torch.device
-) -> ProjectionResult:
-    """Treatment ``oacd``: train the recurrences on the first ``projection_samples`` windows, then freeze them."""
+) -> ProjectionResult | None:
+    """Train the recurrences on the first ``projection_samples`` windows where the arm's treatment is ``oacd``.
+
+    The others leave them as they were initialised: ``random`` for good, ``end-to-end`` until main training.
+    """
+    if not trial.arm.trains_projection:
+        return None
     assert isinstance(model, RecurrentModel)
     place, identity = folder / "projection", tokenizer_identity(data.tokenizer)
     result = _earlier_projection(place, model, identity)
@@ -80,7 +81,6 @@ def train_and_freeze_projection(
             resume_folder=place,
         )
         save_projection(place, model, result, identity)
-    model.freeze_context_blocks()
     return result
 
 
@@ -95,24 +95,6 @@ def _earlier_projection(place: Path, model: RecurrentModel, identity: str) -> Pr
         return None
 
 
-def freeze_projection(trial: Trial, model: LanguageModel, *_: Any) -> None:
-    """Treatment ``random``: the recurrences stay as they were initialised."""
-    assert isinstance(model, RecurrentModel)
-    model.freeze_context_blocks()
-
-
-def leave_projection(*_: Any) -> None:
-    """Treatment ``end-to-end``, and models without a recurrence: everything trains together."""
-
-
-TREATMENTS: dict[str | None, Treatment] = {
-    "oacd": train_and_freeze_projection,
-    "random": freeze_projection,
-    "end-to-end": leave_projection,
-    None: leave_projection,
-}
-
-
 def freeze(arm: Arm, model: LanguageModel) -> None:
     """Take out of main training what the arm leaves as it is: its recurrences, unless end-to-end, and its embedding."""
     if isinstance(model, RecurrentModel) and arm.projection != "end-to-end":
@@ -123,7 +105,7 @@ def freeze(arm: Arm, model: LanguageModel) -> None:
 
 def train_on_windows(trial: Trial, model: LanguageModel, data: TextData, folder: Path, device: torch.device) -> Trained:
     """Train the recurrences by their treatment, then the rest by cross-entropy, each window from an empty cache."""
-    projection = TREATMENTS[trial.arm.projection](trial, model, data, folder, device)
+    projection = train_projection_of(trial, model, data, folder, device)
     freeze(trial.arm, model)
     main = train(model, data, trial.parameters, folder / TRAINING_FOLDER, seed=trial.seed, device=device)
     return Trained(main, projection)
@@ -145,7 +127,7 @@ def prepare_context_blocks(
     elif source != RANDOM:
         adopt_embedding(model, read_embedding(source, for_head=model.config.tie_word_embeddings), data.tokenizer)
     blocks = replace(trial, parameters=trial.parameters.for_context_blocks())
-    projection = TREATMENTS[trial.arm.projection](blocks, model, data, folder, device)
+    projection = train_projection_of(blocks, model, data, folder, device)
     freeze(trial.arm, model)
     return projection
 

@@ -51,8 +51,7 @@ def lender_of(trial: Trial) -> Trial | None:
 
     It is the baseline of the same width, on the same data and with the same seed.
     """
-    settings = trial.arm.settings(trial.parameters)
-    config = configure(trial.arm.method, trial.parameters.size, **settings)
+    config = trial.arm.configure(trial.parameters)
     if not isinstance(config, BorrowedEmbeddingConfig) or config.embedding_source is not None:
         return None
     baseline = Arm.parse(BASELINE)

@@ -295,7 +295,7 @@ class AtomicCache(DynamicCache):
 
 def prepare_cache(
     cache: Cache, layout: Sequence[type[CacheLayerMixin]], signature: str, *, serves_other_layers: bool
-) -> CacheContents:
+) -> None:
     """Check that a caller's cache is this model's, and give a fresh one the layers that it lacks, in place.
 
     Parameters
@@ -308,11 +308,6 @@ def prepare_cache(
         Whose tokens it may hold.
     serves_other_layers
         Whether a growing layer of another class than the stock one, such as a quantised one, is used as it is.
-
-    Returns
-    -------
-    CacheContents
-        What is known of the tokens in it.
 
     Raises
     ------
@@ -332,12 +327,11 @@ def prepare_cache(
                 "the cache holds tokens of another model, or of one with other settings: pass model.new_cache()"
             )
         _fill_layers(cache, layout, serves_other_layers)
-        contents = cache.contents = CacheContents(signature)  # type: ignore[attr-defined]
+        cache.contents = CacheContents(signature)  # type: ignore[attr-defined]
     elif len(lengths) > 1:
         raise ValueError(
             f"the layers of the cache hold unequal numbers of tokens, {sorted(lengths)}: pass model.new_cache()"
         )
-    return contents
 
 
 def _length(layer: Any) -> int:

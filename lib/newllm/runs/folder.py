@@ -28,6 +28,7 @@ from newllm.files import (
     different_keys,
     digest_of_file,
     digest_of_json,
+    first_damaged,
     outputs_folder,
     read_json,
     read_plain_json,
@@ -355,9 +356,9 @@ def _why_unfinished(folder: Path) -> str | None:
     """Return why a started run counts as unfinished: empty where it never was finished; None where it is."""
     try:
         stored = read_json(folder / FINISHED_FILE)
-        for name, digest in stored["files"].items():
-            if not (folder / name).is_file() or digest_of_file(folder / name) != digest:
-                return f"{folder / name} is damaged or missing"
+        damaged = first_damaged(folder, stored["files"])
+        if damaged is not None:
+            return f"{damaged} is damaged or missing"
         if RECORD_FILE in stored["files"]:
             read_record(folder)
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from newllm.files import (
     DamagedFileError,
     digest,
     digest_of_file,
+    first_damaged,
     local_folder,
     read_json,
     why_no_model,
@@ -24,6 +25,7 @@ from newllm.files import (
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import BASELINE, METHODS, find
 from newllm.runtime import errors_only
+from newllm.wording import first_line
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -201,7 +203,7 @@ def _tokenizer_of(folder: Path) -> PreTrainedTokenizerFast:
         # Reading a tokenizer reads the configuration too, and would take what is wrong with that for its own.
         AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise LoadingError(f"{folder / CONFIG} cannot be read ({_first_line(error)}): correct it.") from error
+        raise LoadingError(f"{folder / CONFIG} cannot be read ({_reason(error)}): correct it.") from error
     try:
         tokenizer = read_saved_tokenizer(folder)
         refuse_unsuitable(tokenizer, f"the tokenizer in {folder}")
@@ -234,7 +236,7 @@ def _load(folder: Path, method: str) -> LanguageModel:
             )
     # A damaged file ends in whatever the libraries stumble over: OSError, KeyError, SafetensorError ...
     except Exception as error:
-        raise LoadingError(f"{folder} cannot be loaded as {method}: {_first_line(error)}") from error
+        raise LoadingError(f"{folder} cannot be loaded as {method}: {_reason(error)}") from error
     model, info = loaded
     _refuse_other_weights(folder, method, info)
     for name, weight in model.named_parameters():
@@ -252,17 +254,17 @@ def _refuse_other_files(folder: Path) -> None:
         written = read_json(trial / FINISHED_FILE)["files"]
     except DamagedFileError as error:
         raise LoadingError(f"{error}: run the trial again.") from error
-    for name, known in written.items():
-        path = trial / name
-        if path.parent == folder and (not path.is_file() or digest_of_file(path) != known):
-            raise LoadingError(f"{path} is damaged or missing (it is not what the trial wrote): run the trial again.")
+    of_model = {name: known for name, known in written.items() if (trial / name).parent == folder}
+    damaged = first_damaged(trial, of_model)
+    if damaged is not None:
+        raise LoadingError(f"{damaged} is damaged or missing (it is not what the trial wrote): run the trial again.")
 
 
 def _stored_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise LoadingError(f"{folder / CONFIG} cannot be read ({_first_line(error)}): save the model again.") from error
+        raise LoadingError(f"{folder / CONFIG} cannot be read ({_reason(error)}): save the model again.") from error
     if not isinstance(config, dict):
         raise LoadingError(f"{folder / CONFIG} holds no configuration: save the model again.")
     return config
@@ -306,6 +308,6 @@ def _refuse_other_weights(folder: Path, method: str, info: dict[str, Any]) -> No
         )
 
 
-def _first_line(error: Exception) -> str:
-    reason = error.__cause__ or error
-    return next(iter(str(reason).strip().splitlines()), type(reason).__name__)
+def _reason(error: Exception) -> str:
+    """Say what went wrong in one line: transformers wraps what it stumbles over."""
+    return first_line(error.__cause__ or error)

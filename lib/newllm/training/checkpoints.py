@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from newllm.files import DamagedFileError, digest_of_file, read_json, write_json
+from newllm.files import DamagedFileError, digest_of_file, first_damaged, read_json, write_json
 from newllm.tensor_files import load_optimizer_tensors, load_tensors, optimizer_tensors, tensors_of
 
 logger = logging.getLogger(__name__)
@@ -86,9 +86,9 @@ def _verified(checkpoint: Path, settings: str) -> dict[str, Any]:
     manifest = read_json(checkpoint / MANIFEST)
     if manifest["settings"] != settings:
         raise DamagedFileError(f"{checkpoint} belongs to a training with other settings")
-    for name, digest in manifest["files"].items():
-        if not (checkpoint / name).is_file() or digest_of_file(checkpoint / name) != digest:
-            raise DamagedFileError(f"{checkpoint / name} is damaged or missing")
+    damaged = first_damaged(checkpoint, manifest["files"])
+    if damaged is not None:
+        raise DamagedFileError(f"{damaged} is damaged or missing")
     return manifest
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from newllm.data.hub import ask_hub
 from newllm.data.tokenizers import load_tokenizer, tokenizer_identity
-from newllm.files import FINISHED_FILE, RUN_FILE, SAVED_MODEL, DamagedFileError, digest, digest_of_file, read_json
+from newllm.files import FINISHED_FILE, RUN_FILE, SAVED_MODEL, DamagedFileError, digest, first_damaged, read_json
 from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
 
@@ -208,13 +208,14 @@ def _model_folder(folder: Path) -> Path:
     if (folder / RUN_FILE).is_file():
         weights = f"{SAVED_MODEL}/{WEIGHTS}"
         try:
-            written = read_json(folder / FINISHED_FILE)["files"].get(weights)
+            written = read_json(folder / FINISHED_FILE)["files"]
         except FileNotFoundError as error:
             raise EmbeddingError(f"the run in {folder} is not finished: run it to its end first.") from error
         except DamagedFileError as error:
             raise EmbeddingError(f"{error}: run it again.") from error
-        if written and (not (folder / weights).is_file() or digest_of_file(folder / weights) != written):
-            raise EmbeddingError(f"{folder / weights} is damaged or missing: run it again.")
+        damaged = first_damaged(folder, {name: known for name, known in written.items() if name == weights})
+        if damaged is not None:
+            raise EmbeddingError(f"{damaged} is damaged or missing: run it again.")
         folder = folder / SAVED_MODEL
     if not (folder / WEIGHTS).is_file():
         raise EmbeddingError(f"{folder} holds no {WEIGHTS}: name the folder of a finished run or of a saved model.")

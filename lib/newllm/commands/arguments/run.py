@@ -7,7 +7,7 @@ from typing import Any
 from newllm.commands.shared import available_notebooks, full_name, read_assignments
 from newllm.config.errors import ParameterError
 from newllm.config.groups import ComparisonParameters, RunParameters
-from newllm.config.methods import method_names
+from newllm.config.methods import method_names, method_of
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters, profiles, refuse_unknown
 from newllm.wording import did_you_mean
@@ -49,9 +49,8 @@ def check(options: argparse.Namespace) -> None:
 
 def _refuse_unknown_model(arm: str) -> None:
     """Refuse an arm of no model; what else an arm may be is known where models are imported, which takes seconds."""
-    body = arm.partition("@")[0].strip()
-    if not any(body == name or body.startswith(f"{name}-") for name in method_names()):
-        hint = did_you_mean(body.partition("-")[0], method_names())
+    if method_of(arm, method_names()) is None:
+        hint = did_you_mean(arm.partition("@")[0].strip().partition("-")[0], method_names())
         raise ParameterError(f"arm {arm!r} names no model{hint}: there are {', '.join(method_names())}.")
 
 
