@@ -57,7 +57,7 @@ def test_an_interrupted_command_ends_in_one_line(monkeypatch, capsys):
         (["run", "02", "-p", "samples=1:30"], "samples is '1:30'"),
         (["run", "02", "-p", 'seeds=!!float "-"'], "seeds is"),
         (["run", "02", "-p", f"seeds={'[' * 500}"], "too many brackets"),
-        (["run", "07", "-p", "attended_position=1000000"], "2048"),
+        (["run", "08", "-p", "attended_position=1000000"], "2048"),
         (["run", "run.py.ipynb"], "is not one of the notebooks"),
         (["models", "mqq"], "did you mean mqa?"),
         (["leaderboard", "--filter", "min_seed=3"], "did you mean min_seeds?"),
@@ -87,9 +87,9 @@ def checked(notebook, **given):
 def test_one_parameter_is_enough():
     assert checked("02_main_training", samples=200).projection_samples == 200
     assert checked("02_main_training", seeds="0", arms="pythia,mla").arms == ("pythia", "mla")
-    one = checked("07_context_kv", arms="[context-kv@context_dims=[256,128],chunk_size=50]")
+    one = checked("08_context_kv", arms="[context-kv@context_dims=[256,128],chunk_size=50]")
     assert one.arms == (one.base_arm,) == ("context-kv@context_dims=[256,128],chunk_size=50",)
-    assert checked("08_cascade", arms="[cascade@num_blocks=4]").base_arm == "cascade@num_blocks=4"
+    assert checked("09_cascade", arms="[cascade@num_blocks=4]").base_arm == "cascade@num_blocks=4"
 
 
 @pytest.mark.parametrize(

@@ -35,16 +35,16 @@ ARMS = {
     "04_position_encodings": (["unified@position=none"], ["ka", "mla"]),
     "05_reversal_curse": (["dproj-random"],),
     "06_latent_attention": (["pythia"], ["mla"]),
-    "07_context_kv": (["context-kv-random"], ["context-kv-end-to-end", "context-kv-random"], ["pythia"]),
-    "08_cascade": (["cascade-random"], ["cascade-end-to-end", "cascade-end-to-end@context_dim=80"], ["pythia"]),
-    "09_key_attention_and_projected_values": (["pythia", "vdproj@value_dim=32"], ["ka"], ["narrow"]),
+    "08_context_kv": (["context-kv-random"], ["context-kv-end-to-end", "context-kv-random"], ["pythia"]),
+    "09_cascade": (["cascade-random"], ["cascade-end-to-end", "cascade-end-to-end@context_dim=80"], ["pythia"]),
+    "10_key_attention_and_projected_values": (["pythia", "vdproj@value_dim=32"], ["ka"], ["narrow"]),
 }
 # Those that compare no arms: what is given beside the profile.
 OTHERS = {
     "00_overview": {"size": "tiny"},
     "01_projection_training": {"proj_dim": 48, "max_iterations": 40},
     "03_causal_masks": {"alibi_slope": 0.25},
-    "10_leaderboard": {"methods": ["mla"], "min_seeds": 2},
+    "14_leaderboard": {"methods": ["mla"], "min_seeds": 2},
 }
 CASES = [pytest.param(name, arms, id=f"{name[:2]}-{'+'.join(arms)}") for name, each in ARMS.items() for arms in each]
 

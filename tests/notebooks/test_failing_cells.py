@@ -46,18 +46,18 @@ def test_nbval_fails_each_cell_that_fails_whatever_it_leaves_behind(tmp_path):
 
 def test_a_killed_kernel_ends_one_notebook_with_one_sentence_and_the_next_one_runs(tmp_path, monkeypatch, caplog):
     parameters = nbformat.v4.new_code_cell("profile = None", metadata={"tags": ["parameters"]})
-    for name, source in (("10_leaderboard", KILLED), ("03_causal_masks", "print('runs')")):
+    for name, source in (("14_leaderboard", KILLED), ("03_causal_masks", "print('runs')")):
         cells = [parameters, nbformat.v4.new_code_cell(source)]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
     monkeypatch.setattr(run, "notebook_path", lambda name: tmp_path / f"{name}.ipynb")
     monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setattr(cli, "_log_to_the_terminal", lambda: None)
     with caplog.at_level(logging.INFO, "newllm"):
-        assert cli.main(["run", "10", "03"]) == 1
+        assert cli.main(["run", "14", "03"]) == 1
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     said = [record.getMessage() for record in errors if record.name.startswith("newllm")]
-    assert said[0].startswith("10_leaderboard failed: its kernel died")
-    assert said[1].startswith("Failed: 10_leaderboard.")
+    assert said[0].startswith("14_leaderboard failed: its kernel died")
+    assert said[1].startswith("Failed: 14_leaderboard.")
     assert len(said) == 2
     assert not [record for record in caplog.records if record.exc_info]
     assert list((tmp_path / "outputs").glob("03_causal_masks/*/03_causal_masks.ipynb")), "the second one did not run"

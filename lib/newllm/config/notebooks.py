@@ -66,18 +66,18 @@ class ReversalCurse(ExperimentParameters, FactParameters):
 
 
 class Cascade(StudyParameters):
-    """Notebook 08: recurrences side by side and no attention, one thing changed at a time."""
+    """Notebook 09: recurrences side by side and no attention, one thing changed at a time."""
 
-    notebook = "08_cascade"
+    notebook = "09_cascade"
     base_method = "cascade"
 
     loop_tokens: Count = Field(20_000, description="tokens collected one by one, to time and check the parallel way")
 
 
 class ContextKV(StudyParameters):
-    """Notebook 07: attention to contexts that are kept once a chunk."""
+    """Notebook 08: attention to contexts that are kept once a chunk."""
 
-    notebook = "07_context_kv"
+    notebook = "08_context_kv"
     base_method = "context-kv"
 
     attended_position: Annotated[Count, Field(le=LONGEST_WINDOW)] = Field(
@@ -90,9 +90,9 @@ class ContextKV(StudyParameters):
 
 
 class KeyAttention(ExperimentParameters):
-    """Notebook 09: outputs in the place of values, and narrow values; read as trained and as not trained."""
+    """Notebook 10: outputs in the place of values, and narrow values; read as trained and as not trained."""
 
-    notebook = "09_key_attention_and_projected_values"
+    notebook = "10_key_attention_and_projected_values"
 
     tokens_a_step: Count = Field(1, description="tokens of each call where models are scored through the cache")
 
@@ -155,9 +155,9 @@ class LatentAttention(ExperimentParameters):
 
 
 class Leaderboard(LeaderboardFilters, RunParameters):
-    """Notebook 10: every record there is, compared where budgets are equal."""
+    """Notebook 14: every record there is, compared where budgets are equal."""
 
-    notebook = "10_leaderboard"
+    notebook = "14_leaderboard"
 
 
 NOTEBOOKS: dict[str, type[RunParameters]] = {

@@ -182,7 +182,7 @@ def position_encodings() -> pd.DataFrame:
 
 def exchanged_attention() -> pd.DataFrame:
     """Write what becomes of weights that are read by another attention than that of their training."""
-    readings = published_table("09_key_attention_and_projected_values/tables/readings")
+    readings = published_table("10_key_attention_and_projected_values/tables/readings")
     return pd.DataFrame(
         [
             {
@@ -201,12 +201,12 @@ def exchanged_attention() -> pd.DataFrame:
 
 def context_kv() -> pd.DataFrame:
     """Write what each change of Context-KV does."""
-    return _studies("07_context_kv")
+    return _studies("08_context_kv")
 
 
 def cascade() -> pd.DataFrame:
     """Write what each change of the cascade does."""
-    return _studies("08_cascade")
+    return _studies("09_cascade")
 
 
 def _studies(notebook: str) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from newllm.commands.shared import full_name
 SUMMARY = "execute the committed notebooks in place, with pictures"
 
 EXAMPLES = """\
-newllm refresh 02 10"""
+newllm refresh 02 14"""
 
 WHEN_INTERRUPTED = "notebooks that were done are written, the others are as they were"
 
