@@ -21,7 +21,8 @@ from transformers import TrainerCallback
 from newllm import models
 from newllm.models.language_model import LanguageModel
 from newllm.models.recurrent import RecurrentModel
-from newllm.training.main import TrainingResult, estimate_seconds, should_stop
+from newllm.training.callbacks import should_stop
+from newllm.training.main import TrainingResult, estimate_seconds
 from tests.training_setup import CPU, Data, Windows, run, tiny_model, training
 
 
@@ -62,7 +63,7 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
     model, result = run(tmp_path, training(epochs=8, lr=0.05, patience=3))
     losses = [row["validation_loss"] for row in result.history]
     assert result.best_epoch < len(losses), "the settings must overfit for this test to say anything"
-    assert losses[result.best_epoch - 1] == min(losses)
+    assert losses[int(result.best_epoch) - 1] == min(losses)
     assert len(losses) == result.best_epoch + 3
     assert mean_loss(model, Data().validation) == pytest.approx(min(losses), abs=1e-5)
     assert abs(losses[-1] - min(losses)) > 1e-3
@@ -129,7 +130,7 @@ def test_the_best_checkpoint_is_found_after_a_move(tmp_path):
     settings = training(epochs=8, lr=0.05, patience=3)
     model, result = run(tmp_path / "straight", settings)
     with pytest.raises(StoppedError):
-        run(tmp_path / "here", settings, callbacks=[StopAt("on_step_end", 6 * result.best_epoch + 2)])
+        run(tmp_path / "here", settings, callbacks=[StopAt("on_step_end", 6 * int(result.best_epoch) + 2)])
     moved = (tmp_path / "here").rename(tmp_path / "there")
     resumed_model, resumed = run(moved, settings)
     assert resumed.best_epoch == result.best_epoch
@@ -258,6 +259,55 @@ def test_one_step_is_the_step_of_plain_pytorch(tmp_path):
     run(tmp_path, settings, model=model, data=data)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_learning_rate_follows_the_schedule(tmp_path, schedule):
+    """Warm-up over a quarter of the 12 steps, then as the formula of each schedule says."""
+    rates: list[float] = []
+
+    class Note(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    run(tmp_path, training(epochs=2, patience=2, schedule=schedule, warmup=0.25), callbacks=[Note()])
+    after = [(step - 3) / 9 for step in range(3, 12)]
+    shape = {
+        "constant": [1.0 for _ in after],
+        "linear": [1 - share for share in after],
+        "cosine": [(1 + math.cos(math.pi * share)) / 2 for share in after],
+    }
+    expected = [0.0, 1 / 3, 2 / 3, *shape[schedule]]
+    assert rates == pytest.approx([0.02 * share for share in expected], abs=1e-12)
+
+
+def test_the_betas_are_those_of_the_optimiser(tmp_path):
+    seen: list[tuple[float, float]] = []
+
+    class Note(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+            seen.extend(group["betas"] for group in optimizer.param_groups)
+
+    run(tmp_path, training(epochs=1, adam_beta1=0.8, adam_beta2=0.95), callbacks=[Note()])
+    assert set(seen) == {(0.8, 0.95)}
+
+
+@pytest.mark.parametrize(
+    ("event", "step"), [("on_step_end", 3), ("on_step_end", 5), ("on_save", 8), ("on_evaluate", 10)]
+)
+def test_a_pass_is_resumed_in_its_middle(tmp_path, event, step):
+    """Three held-out losses in each of two passes of 6 steps; the schedule goes on where it was."""
+    settings = training(epochs=2, patience=2, schedule="cosine", warmup=0.2, evaluations=3)
+    model, result = run(tmp_path / "straight", settings)
+    assert [row["epoch"] for row in result.history] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    with pytest.raises(StoppedError):
+        run(tmp_path / "stopped", settings, callbacks=[StopAt(event, step)])
+    resumed_data = Data()
+    resumed_model, resumed = run(tmp_path / "stopped", settings, data=resumed_data)
+    assert numbers(resumed) == numbers(result)
+    assert [row["learning_rate"] for row in resumed.history] == [row["learning_rate"] for row in result.history]
+    assert resumed.best_epoch == result.best_epoch
+    assert same_weights(resumed_model, model)
 
 
 def test_divergence_stops_with_one_sentence(tmp_path):

@@ -22,8 +22,8 @@ from newllm.models.methods.context_kv import ContextKVAttentionLLM
 from newllm.models.projection import unroll_side_by_side
 from newllm.recurrence.training import train_projections
 from newllm.training import stream as stream_training
+from newllm.training.callbacks import StopEarly
 from newllm.training.embeddings import EmbeddingError, adopt_embedding, embedding_digest, read_embedding
-from newllm.training.main import StopEarly
 from newllm.training.stream import (
     Stretches,
     collect_training_data,

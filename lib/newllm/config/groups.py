@@ -201,6 +201,17 @@ class TrainingParameters(_Group):
     patience: Count = Field(1, description="epochs without improvement after which training stops")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the products in training")
     weight_decay: Annotated[Real, Field(ge=0)] = Field(0.01, description="weight decay of AdamW")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="how the learning rate falls behind the warm-up: not at all, or to zero at the end"
+    )
+    warmup: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of all steps over which the learning rate rises from zero"
+    )
+    adam_beta1: Annotated[Real, Field(ge=0, lt=1)] = Field(0.9, description="AdamW's decay of the mean gradient")
+    adam_beta2: Annotated[Real, Field(ge=0, lt=1)] = Field(0.999, description="and of its mean square")
+    evaluations: Count = Field(
+        1, description="held-out losses in each pass, evenly spaced; with each a checkpoint is written"
+    )
 
 
 class StreamParameters(ProjectionParameters, TrainingParameters):
@@ -399,4 +410,9 @@ class StudyParameters(ExperimentParameters):
 
 # The settings that make results comparable: the same text and windows, the same training, models of one size. A record
 # names them among its parameters.
-BUDGET = (*DataParameters.model_fields, "data", *ModelParameters.model_fields, "epochs", "lr", "batch_size")
+BUDGET = (
+    *DataParameters.model_fields,
+    "data",
+    *ModelParameters.model_fields,
+    *(name for name in TrainingParameters.model_fields if name not in ("patience", "evaluations")),
+)

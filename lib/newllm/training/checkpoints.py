@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -140,8 +141,9 @@ class SafeTrainer(Trainer):
     """Trainer that writes safetensors and JSON only, and loads strictly.
 
     The stock Trainer pickles optimiser, random state and arguments, and loads weights by name without minding the
-    names that it does not find. Here every parameter must be in the file. The learning rate is constant, so there is
-    no scheduler to save. Numpy's and Python's random generators play no part in training and are left out.
+    names that it does not find. Here every parameter must be in the file. The learning rate follows from the number of
+    the step, so there is no scheduler to save. Numpy's and Python's random generators play no part in training and are
+    left out.
     """
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -161,7 +163,12 @@ class SafeTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        load_optimizer_tensors(cast(Optimizer, self.optimizer), load_file(Path(checkpoint) / OPTIMIZER))
+        optimizer, scheduler = cast(Optimizer, self.optimizer), cast(LambdaLR, self.lr_scheduler)
+        load_optimizer_tensors(optimizer, load_file(Path(checkpoint) / OPTIMIZER))
+        step = scheduler.last_epoch = checkpoint_step(Path(checkpoint))
+        rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, (base, share) in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = base * share(step)
 
     def _save_rng_state(self, output_dir: str) -> None:
         states = {"cpu": torch.get_rng_state()}

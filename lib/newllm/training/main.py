@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PrinterCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerCallback
 
@@ -27,6 +26,14 @@ from newllm.files import (
 )
 from newllm.runtime import move
 from newllm.tensor_files import digest_of_tensors, load_tensors, read_tensors, tensors_of, write_tensors
+from newllm.training.callbacks import (
+    EvaluateWithinPass,
+    Progress,
+    StopEarly,
+    history_of,
+    losses_of_passes,
+    should_stop,
+)
 from newllm.training.checkpoints import (
     WEIGHTS,
     CheckpointCallback,
@@ -42,6 +49,9 @@ SETTINGS = "settings.json"
 START = "start.safetensors"
 RESULT = "training.json"
 TIMED_STEPS = 2
+
+# Transformers' names; each begins with the warm-up.
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 # A forward pass costs about a third of forward and backward together.
 FORWARD_SHARE = 1 / 3
@@ -73,28 +83,19 @@ class TrainingResult:
     Attributes
     ----------
     history
-        One row an epoch: ``epoch`` (from 1), ``train_loss`` and ``validation_loss`` (nats per token, the first as the
-        mean over the steps of the epoch), ``tokens_per_second`` (predicted tokens, validation left out), ``seconds``.
+        One row for each time that the held-out loss was taken, as `newllm.training.callbacks.history_of` gives them.
     best_epoch
-        The epoch whose weights the model now has.
+        Passes over the training windows after which the model had the weights that it has now.
     """
 
     history: list[dict[str, float]]
-    best_epoch: int
+    best_epoch: float
 
     @property
     def tokens_per_second(self) -> float:
         """Predicted tokens per second over all epochs."""
         seconds = sum(row["seconds"] for row in self.history)
         return sum(row["tokens_per_second"] * row["seconds"] for row in self.history) / seconds
-
-
-def should_stop(losses: list[float], patience: int) -> bool:
-    """Tell whether the last ``patience`` held-out losses all failed to beat the best one before them.
-
-    A pure function of the losses, so that a resumed run decides as an uninterrupted one.
-    """
-    return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
 
 def estimate_seconds(
@@ -137,7 +138,7 @@ def estimate_seconds(
             seconds = min(seconds, time.perf_counter() - start)
     model.zero_grad()
     model.train(was_training)
-    return parameters.epochs * seconds * (steps + FORWARD_SHARE * validation_steps)
+    return parameters.epochs * seconds * (steps + FORWARD_SHARE * validation_steps * parameters.evaluations)
 
 
 def collate(windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -157,11 +158,12 @@ def train(
 ) -> TrainingResult:
     """Train ``model`` in place and leave it with the weights that were best on the held-out windows.
 
-    AdamW with a constant learning rate, clipped gradients, early stopping. ``labels`` go to the model, which shifts
-    them; the loss is the plain mean over the predicted tokens. Parameters without ``requires_grad`` are not
-    optimised. The batch order depends on the seed alone, so that models are compared on the same sequence of batches.
+    AdamW (Loshchilov and Hutter 2019) with a learning rate that rises over the warm-up and then follows the schedule,
+    clipped gradients, early stopping. ``labels`` go to the model, which shifts them; the loss is the plain mean over
+    the predicted tokens. Parameters without ``requires_grad`` are not optimised. The batch order depends on the seed
+    alone, so that models are compared on the same sequence of batches.
 
-    Called again on a folder where an earlier call was killed, it goes on from the last epoch's checkpoint and ends with
+    Called again on a folder where an earlier call was killed, it goes on from the last checkpoint and ends with
     the numbers that the earlier call would have had, on a CPU to the bit where the number of threads is the same;
     called on a finished one, it restores the best weights. Every file is verified before it is used; one that is
     damaged is named in a warning, and training goes on from the last good checkpoint before it, or from its start.
@@ -213,14 +215,15 @@ def train(
     if checkpoint is None:
         # A call that was stopped within its first epoch has changed the caller's model already: go back to the start.
         _keep_or_restore_start(model, folder / START, start)
-    earlier = _losses(checkpoint)
+    earlier = _earlier_history(checkpoint)
+    done = earlier[-1]["epoch"] if earlier else 0.0
     # Nothing is left to train where the run was killed between its last checkpoint and its end.
-    epochs = len(earlier) if should_stop(earlier, parameters.patience) else parameters.epochs
-    seconds = estimate_seconds(model, data, parameters, device=device) * (epochs - len(earlier)) / parameters.epochs
+    epochs = int(done) if should_stop(losses_of_passes(earlier), parameters.patience) else parameters.epochs
+    seconds = estimate_seconds(model, data, parameters, device=device) * (epochs - done) / parameters.epochs
     logger.info(
-        "Training %d windows, epoch %d to %d: about %s at most.",
+        "Training %d windows, %g of %d epochs: about %s at most.",
         len(data.train),  # type: ignore[arg-type]
-        len(earlier) + 1,
+        epochs - done,
         epochs,
         describe_seconds(seconds),
     )
@@ -239,19 +242,15 @@ def train(
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         model.config.use_cache = use_cache
 
-    history = _history(trainer.state.log_history)
-    losses_by_epoch = [row["validation_loss"] for row in history]
-    result = TrainingResult(history, losses_by_epoch.index(min(losses_by_epoch)) + 1)
+    history = history_of(trainer.state.log_history)
+    result = TrainingResult(history, min(history, key=lambda row: row["validation_loss"])["epoch"])
     _finish(model, folder, result, identity)
     return result
 
 
-def _losses(checkpoint: Path | None) -> list[float]:
-    """Held-out losses of the epochs before ``checkpoint``."""
-    if checkpoint is None:
-        return []
-    log = read_plain_json(checkpoint / TRAINER_STATE_NAME)["log_history"]
-    return [row["validation_loss"] for row in _history(log)]
+def _earlier_history(checkpoint: Path | None) -> list[dict[str, float]]:
+    """History of the training before ``checkpoint``."""
+    return [] if checkpoint is None else history_of(read_plain_json(checkpoint / TRAINER_STATE_NAME)["log_history"])
 
 
 def _settings(model: PreTrainedModel, data: TrainingData, parameters: TrainingParameters, seed: int) -> dict[str, Any]:
@@ -337,14 +336,18 @@ def _trainer(
     device: torch.device,
     callbacks: list[TrainerCallback],
 ) -> SafeTrainer:
+    steps_a_pass = math.ceil(len(data.train) / parameters.batch_size)  # type: ignore[arg-type]
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=parameters.epochs,
         per_device_train_batch_size=parameters.batch_size,
         per_device_eval_batch_size=parameters.batch_size,
         learning_rate=parameters.lr,
-        lr_scheduler_type="constant",
+        lr_scheduler_type=SCHEDULES[parameters.schedule],
+        warmup_steps=math.ceil(parameters.warmup * steps_a_pass * parameters.epochs),
         weight_decay=parameters.weight_decay,
+        adam_beta1=parameters.adam_beta1,
+        adam_beta2=parameters.adam_beta2,
         max_grad_norm=parameters.clip,
         bf16=parameters.precision == "bfloat16",
         seed=seed,
@@ -375,8 +378,9 @@ def _trainer(
         train_dataset=data.train,
         eval_dataset=data.validation,
         callbacks=[
+            EvaluateWithinPass(parameters.evaluations, steps_a_pass),
             StopEarly(parameters.patience),
-            Progress(_predicted_tokens(data.train)),
+            Progress(_predicted_tokens(data.train), steps_a_pass),
             *callbacks,
         ],
     )
@@ -389,103 +393,6 @@ def _trainer(
 def _predicted_tokens(windows: Dataset[dict[str, torch.Tensor]]) -> int:
     """Tokens predicted in one pass: every window but for its first token."""
     return len(windows) * (windows[0]["input_ids"].shape[-1] - 1)  # type: ignore[arg-type]
-
-
-class StopEarly(TrainerCallback):
-    """Stop training where the held-out loss no longer falls, or is no number any more.
-
-    Transformers' own callback counts in a state of its own, which a resumed run does not take up in full.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Judge the held-out losses so far."""
-        losses = [row["eval_loss"] for row in state.log_history if "eval_loss" in row]
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(
-                f"The held-out loss is {losses[-1]} after epoch {len(losses)}: training diverged; lower lr "
-                f"(now {args.learning_rate:g}) or clip (now {args.max_grad_norm:g})."
-            )
-        if should_stop(losses, self.patience):
-            control.should_training_stop = True
-
-
-class Progress(TrainerCallback):
-    """Show a bar over all steps, with the losses of the last epoch, and note the speed of each epoch."""
-
-    def __init__(self, tokens_per_epoch: int) -> None:
-        self.tokens_per_epoch = tokens_per_epoch
-        self.bar: tqdm[Any] | None = None
-        self.epoch_start = 0.0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Open the bar at the step from which training goes on."""
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Start the clock."""
-        self.epoch_start = time.perf_counter()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar."""
-        if self.bar is not None:
-            self.bar.update()
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Stop the clock before validation; the log is part of every checkpoint."""
-        seconds = time.perf_counter() - self.epoch_start
-        speed = self.tokens_per_epoch / seconds
-        state.log_history.append({"step": state.global_step, "seconds": seconds, "tokens_per_second": speed})
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Show the losses of the epoch."""
-        row = _history(state.log_history)[-1]
-        if self.bar is not None:
-            self.bar.set_postfix_str(
-                f"train {row['train_loss']:.3f}, held-out {row['validation_loss']:.3f} nats/token", refresh=False
-            )
-        logger.info(
-            "Epoch %d of %d: train %.4f, held-out %.4f nats/token, %.0f tokens/s, %s left at most.",
-            row["epoch"],
-            args.num_train_epochs,
-            row["train_loss"],
-            row["validation_loss"],
-            row["tokens_per_second"],
-            describe_seconds(row["seconds"] * (args.num_train_epochs - row["epoch"])),
-        )
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close the bar."""
-        if self.bar is not None:
-            self.bar.close()
-
-
-def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Gather the Trainer's log entries of each finished epoch into one row."""
-    steps: dict[float, dict[str, float]] = {}
-    for entry in log:
-        steps.setdefault(entry["step"], {}).update(entry)
-    complete = [row for row in steps.values() if "eval_loss" in row]
-    return [
-        {
-            "epoch": epoch,
-            "train_loss": row["loss"],
-            "validation_loss": row["eval_loss"],
-            "tokens_per_second": row["tokens_per_second"],
-            "seconds": row["seconds"],
-        }
-        for epoch, row in enumerate(complete, start=1)
-    ]
 
 
 def _finish(model: PreTrainedModel, folder: Path, result: TrainingResult, settings: str) -> None:
