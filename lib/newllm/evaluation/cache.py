@@ -16,6 +16,7 @@ from newllm.evaluation.probing import (
     random_tokens,
     untouched_randomness,
 )
+from newllm.models.growing_layer import GrowingLayer
 from newllm.models.language_model import LanguageModel
 
 PREFILL_PIECE = 512
@@ -31,8 +32,10 @@ class CacheReport:
     ----------
     measured_bytes
         Memory that the cache's tensors hold alive: each storage once and whole, so that a view of one row of a long
-        tensor counts as the long tensor. Counters (integers, one a sequence at most) and the history that
-        ``activate_past_recording`` keeps for ``crop`` are not in it.
+        tensor counts as the long tensor. Counters (integers, one a sequence at most), the history that
+        ``activate_past_recording`` keeps for ``crop``, and room for tokens to come are not in it.
+    reserved_bytes
+        The same with the room that layers hold ready for tokens to come, at most a block for each.
     formula_bytes
         ``model.cached_values(tokens)`` times the bytes of a value; None for models without a formula.
     tokens
@@ -46,6 +49,7 @@ class CacheReport:
     """
 
     measured_bytes: int
+    reserved_bytes: int
     formula_bytes: int | None
     tokens: int
     dtype: str
@@ -86,11 +90,13 @@ def measure(model: PreTrainedModel, tokens: int, dtype: torch.dtype = torch.floa
     period = period_of(probed)
     step = period * -(-LEAST_GROWTH // period)
     with untouched_randomness(probed.device):
-        measured, short, long = (held_bytes(_prefill(probed, length)) for length in (tokens, step, 2 * step))
+        cache = _prefill(probed, tokens)
+        short, long = (held_bytes(_prefill(probed, length)) for length in (step, 2 * step))
     formula = probed.cached_values(tokens) * dtype.itemsize if isinstance(probed, LanguageModel) else None
     slope = (long - short) / step
     return CacheReport(
-        measured_bytes=measured,
+        measured_bytes=held_bytes(cache),
+        reserved_bytes=reserved_bytes(cache),
         formula_bytes=formula,
         tokens=tokens,
         dtype=str(dtype).removeprefix("torch."),
@@ -107,6 +113,12 @@ def _prefill(model: PreTrainedModel, tokens: int) -> Cache:
 
 
 def held_bytes(cache: Cache) -> int:
+    """Bytes that a cache keeps: `reserved_bytes` without what layers hold ready for tokens to come."""
+    spare = sum(layer.spare_bytes for layer in cache.layers if isinstance(layer, GrowingLayer))
+    return reserved_bytes(cache) - spare
+
+
+def reserved_bytes(cache: Cache) -> int:
     """Bytes of every storage that a cache keeps alive, each counted once and whole."""
     storages = {}
     for tensor in _tensors_below(cache):

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from newllm.evaluation.cache import held_bytes
 from newllm.evaluation.memory import TensorMemory
 from newllm.evaluation.probing import cached_length, forward_in_pieces, pieces_of, probe_generator, random_tokens
+from newllm.models.growing_layer import GrowingLayer
 
 # Tokens of one prefill call: long calls are fast, but attention weights of some models grow with their length.
 PREFILL_TOKENS = 512
@@ -69,8 +70,9 @@ class DecodingSession:
     def _repeat(self, context: int) -> None:
         assert self.cache is not None
         for layer in self.cache.layers:
-            if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
+            if type(layer) is not DynamicLayer and type(layer) is not GrowingLayer:
                 raise ValueError(f"{type(self.model).__name__} keeps more than entries by token: leave out computed")
+            assert layer.keys is not None and layer.values is not None
             entries = torch.arange(context, device=layer.keys.device) % layer.keys.shape[-2]
             layer.keys, layer.values = (kept.index_select(-2, entries) for kept in (layer.keys, layer.values))
 

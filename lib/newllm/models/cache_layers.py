@@ -1,8 +1,9 @@
 """Cache layers that transformers does not have, and what makes a caller's cache one of this model.
 
-A per-token cache is the stock ``DynamicLayer``. A recurrence remembers one vector a sequence, whatever its length:
-that is `RecurrentStateLayer`, which stands after the stock layers in the same ``DynamicCache``.
-`ChunkContextLayer` keeps one more vector a chunk. `prepare_cache` checks every cache before it is used.
+A per-token cache is the stock ``DynamicLayer``; a model's own cache has a `GrowingLayer` in its place, which keeps the
+same without copying it at each step. A recurrence remembers one vector a sequence, whatever its length: that is
+`RecurrentStateLayer`, which stands after the stock layers in the same cache. `ChunkContextLayer` keeps one more vector
+a chunk. `prepare_cache` checks every cache before it is used.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
 from newllm.models.cache_entries import CHUNK_END, STATE, DescribedLayer, Entry
+from newllm.models.growing_layer import GrowingLayer
 
 
 class RecurrentStateLayer(DescribedLayer):
@@ -293,6 +295,11 @@ class AtomicCache(DynamicCache):
             self.contents.map_rows(change)
 
 
+def own_layers(layout: Sequence[type[CacheLayerMixin]]) -> list[CacheLayerMixin]:
+    """Make the layers of a model's own cache: one that grows by blocks wherever ``layout`` has a stock one."""
+    return [GrowingLayer() if wanted is DynamicLayer else wanted() for wanted in layout]
+
+
 def prepare_cache(
     cache: Cache, layout: Sequence[type[CacheLayerMixin]], signature: str, *, serves_other_layers: bool
 ) -> None:
@@ -345,7 +352,9 @@ def _fill_layers(cache: Cache, layout: Sequence[type[CacheLayerMixin]], serves_o
         raise ValueError("this model cannot offload its cache: pass model.new_cache() or an empty DynamicCache()")
     for index, layer in enumerate(cache.layers):
         wanted = layout[index] if index < len(layout) else None
-        serves = serves_other_layers and wanted is DynamicLayer and _is_growing(layer)
+        serves = wanted is DynamicLayer and (
+            type(layer) is GrowingLayer or (serves_other_layers and _is_growing(layer))
+        )
         if type(layer) is not wanted and not serves and not _is_unused_stock_layer(layer):
             raise ValueError(
                 f"cache layer {index} is a {type(layer).__name__}, "

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from newllm.models.cache_layers import AtomicCache, prepare_cache
+from newllm.models.cache_layers import AtomicCache, own_layers, prepare_cache
 from newllm.models.loader_file import write_loader
 from newllm.models.loss import IGNORED_LABEL, next_token_loss, next_token_loss_from_logits
 from newllm.models.projection import RecurrenceLinear, init_linear_weights
@@ -91,8 +91,9 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         return False
 
     def new_cache(self) -> AtomicCache:
-        """Make an empty cache with all of this model's layers."""
+        """Make an empty cache with all of this model's layers, whose storage grows by blocks where it grows."""
         cache = AtomicCache()
+        cache.layers[:] = own_layers(self.cache_layout())
         self.prepare_cache(cache)
         return cache
 
@@ -242,6 +243,19 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
+
+    def _prepare_cache_for_generation(  # type: ignore[override]
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """Give `generate` this model's own cache where the caller neither passes one nor asks for a kind of cache."""
+        is_callers = model_kwargs.get("past_key_values") is not None
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
+        made = model_kwargs.get("past_key_values")
+        if is_callers or made is None or generation_config.cache_implementation is not None:
+            return
+        model_kwargs["past_key_values"] = self.new_cache()
+        if generation_config.is_assistant:
+            model_kwargs["past_key_values"].activate_past_recording()
 
     def _read_tokens(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """Token embeddings (B, T, E) of the one that is given."""

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from transformers.cache_utils import DynamicLayer
 
 from newllm.evaluation.cache import held_bytes
 from newllm.models import create
+from newllm.models.growing_layer import GrowingLayer
 from newllm.models.methods.context import SharedContextAttention
 from newllm.models.projection import INIT_STD
 
@@ -106,7 +106,7 @@ def test_bytes_are_those_of_one_context_a_token(dtype, tokens):
     model = build().to(dtype)
     cache = model.new_cache()
     model(IDS[:, :tokens], past_key_values=cache)
-    assert [type(layer) for layer in cache.layers] == [DynamicLayer]
+    assert [type(layer) for layer in cache.layers] == [GrowingLayer]
     assert held_bytes(cache) == 3 * model.cached_values(tokens) * dtype.itemsize == 3 * tokens * 32 * dtype.itemsize
 
 

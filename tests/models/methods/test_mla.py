@@ -8,13 +8,13 @@ from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
-from transformers.cache_utils import DynamicLayer
 
 from newllm.evaluation.agreement import cached_equals_uncached
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
 from newllm.evaluation.probing import logits_in_pieces
 from newllm.models import create
+from newllm.models.growing_layer import GrowingLayer
 from newllm.models.methods.mla import LatentAttention
 
 POSITIONS = ["alibi", "rope", "none"]
@@ -137,7 +137,7 @@ def test_latents_lie_in_the_stock_layer(position):
     model = create_tiny(position=position)
     cache = model(IDS, use_cache=True).past_key_values
     for layer in cache.layers:
-        assert type(layer) is DynamicLayer
+        assert type(layer) is GrowingLayer
         assert layer.keys.shape == (2, 1, 24, 16 + 16 * (position == "rope"))
         assert layer.values.numel() == 0
 
