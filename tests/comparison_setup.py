@@ -37,6 +37,7 @@ def settings(text_folder: Path, **changes: Any) -> MainTraining:
         "samples": 24,
         "seq_length": 16,
         "val_samples": 6,
+        "test_samples": 6,
         "projection_samples": 20,
         "max_iterations": 6,
         "stream_max_iterations": 4,

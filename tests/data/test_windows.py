@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newllm.data.windows import CachedTokens, TokenWindows, smallest_id_type
+from newllm.data.groups import DocumentGroups
+from newllm.data.windows import CachedTokens, Tokens, TokenWindows, smallest_id_type
 from newllm.models import create
+
+
+def five_tokens() -> Tokens:
+    return Tokens(np.arange(5, dtype=np.uint16), DocumentGroups.of([(3, "first"), (2, "second")]))
 
 
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**32))
@@ -37,6 +42,12 @@ def test_the_model_shifts_and_nobody_else_does() -> None:
     assert output.loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
+def test_a_stream_is_of_the_first_windows_or_all_there_are() -> None:
+    data = TokenWindows(np.arange(13, dtype=np.uint16), 4, np.ones(13, dtype=np.int64))
+    assert data.stream(2).tolist() == list(range(8))
+    assert data.stream().tolist() == data.stream("all").tolist() == data.stream(9).tolist() == list(range(12))
+
+
 @pytest.mark.parametrize("length", [0, 1, 4, 8])
 def test_parts_of_windows_are_refused(length: int) -> None:
     with pytest.raises(ValueError, match="not a whole number of windows of 4"):
@@ -52,13 +63,16 @@ def test_ids_take_the_smallest_type_that_holds_them() -> None:
 def test_cached_tokens_are_memory_mapped_and_whole_or_not_there(cache: Path) -> None:
     tokens = CachedTokens("some-train", 5, source="some")
     assert tokens.read() is None
-    ids = tokens.write(np.arange(5, dtype=np.uint16))
+    ids, _ = tokens.write(five_tokens())
     assert isinstance(ids, np.memmap)
     again = tokens.read()
     assert again is not None
-    assert ids.tolist() == again.tolist() == [0, 1, 2, 3, 4]
+    assert ids.tolist() == again.ids.tolist() == [0, 1, 2, 3, 4]
+    assert again.groups.at(range(5)).tolist() == [0, 0, 0, 1, 1]
+    assert again.groups.names == ("first", "second")
+    stored = (tokens.path.name, tokens.groups_path.name)
     names = {path.name for path in tokens.path.parent.iterdir()}
-    assert names == {tokens.path.name, f"{tokens.path.name}.sha256"}
+    assert names == {*stored, *(f"{name}.sha256" for name in stored)}
 
 
 @pytest.mark.parametrize(
@@ -74,18 +88,20 @@ def test_cached_tokens_are_memory_mapped_and_whole_or_not_there(cache: Path) -> 
 )
 def test_a_damaged_file_is_made_again(cache: Path, caplog: pytest.LogCaptureFixture, damage) -> None:
     tokens = CachedTokens("some-train", 5, source="some")
-    tokens.write(np.arange(5, dtype=np.uint16))
+    tokens.write(five_tokens())
     damage(tokens.path)
     assert tokens.read() is None
     assert f"{tokens.path.relative_to(cache)} is damaged" in caplog.text
     assert str(cache) not in caplog.text, "a place of this machine"
-    assert tokens.read_or_make(lambda: np.arange(5, dtype=np.uint16)).tolist() == [0, 1, 2, 3, 4]
+    tokens.write(five_tokens())
     assert tokens.read() is not None
+    tokens.groups_path.write_bytes(tokens.groups_path.read_bytes()[:-3])
+    assert tokens.read() is None
 
 
 def test_no_flipped_bit_is_other_data(cache: Path) -> None:
     tokens = CachedTokens("some-train", 5, source="some")
-    tokens.write(np.arange(5, dtype=np.uint16))
+    tokens.write(five_tokens())
     content = tokens.path.read_bytes()
     for bit in range(0, 8 * len(content), 13):
         flipped = bytearray(content)
@@ -101,6 +117,7 @@ def test_the_key_holds_every_field() -> None:
     keys = [
         CachedTokens("some", 5, source="a", side="train"),
         CachedTokens("some", 6, source="a", side="train"),
+        CachedTokens("some", "all", source="a", side="train"),
         CachedTokens("some", 5, source="b", side="train"),
         CachedTokens("some", 5, source="a", side="validation"),
         CachedTokens("some", 5, source="a", side="train", tokenizer="t"),

@@ -21,6 +21,7 @@ def parameters(facts_file, **changes: Any) -> ReversalCurse:
         "samples": 8,
         "seq_length": 16,
         "val_samples": 4,
+        "test_samples": 4,
         "projection_samples": 4,
         "epochs": 4,
         "patience": 4,

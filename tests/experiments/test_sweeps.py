@@ -174,7 +174,13 @@ def home(tmp_path, monkeypatch):
 
 def tiny(home: Path, grid) -> str:
     text = {"source": "text", "text_files": [str(home / "*.txt")], "tokenizer": "bpe:300", "samples": 16}
-    return str(written(home, grid, parameters=text | {"seq_length": 16, "val_samples": 4, "projection_samples": 8}))
+    return str(
+        written(
+            home,
+            grid,
+            parameters=text | {"seq_length": 16, "val_samples": 4, "test_samples": 4, "projection_samples": 8},
+        )
+    )
 
 
 def test_a_sweep_of_which_no_trial_finished_says_which_failed(home, capsys, monkeypatch):

@@ -27,7 +27,14 @@ from newllm.notebook import first_cell
 from newllm.notebook.refresh import FIGURE
 
 # The same text and budget for all, so that they share windows and finished trials.
-SMALL = {"profile": "smoke", "samples": 32, "val_samples": 16, "projection_samples": 32, "max_iterations": 4}
+SMALL = {
+    "profile": "smoke",
+    "samples": 32,
+    "val_samples": 16,
+    "test_samples": 16,
+    "projection_samples": 32,
+    "max_iterations": 4,
+}
 SMALL |= {"stream_max_iterations": 4, "epochs": 1, "patience": 1, "seeds": [0]}
 
 ARMS = {

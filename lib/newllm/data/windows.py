@@ -1,6 +1,8 @@
 """Windows of tokens: the one thing that every model is trained on and measured with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -9,9 +11,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from newllm.data.cache import cache_key, cached_file, is_whole
+from newllm.data.groups import DocumentGroups
 from newllm.files import cache_folder
 
 TokenIds = NDArray[np.uint16] | NDArray[np.uint32]
+WindowCount = int | Literal["all"]
+
+
+class Tokens(NamedTuple):
+    """A run of ids with end-of-text between documents, and the group of each document."""
+
+    ids: TokenIds
+    groups: DocumentGroups
 
 
 class TokenWindows(Dataset[dict[str, Tensor]]):
@@ -28,6 +39,8 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         Predictions in a window.
     bytes_per_token
         Bytes of text that each id of the vocabulary stands for.
+    groups
+        Which document group each id belongs to; one group where omitted.
 
     Attributes
     ----------
@@ -35,12 +48,19 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         Bytes of the text of all predicted tokens; end-of-text counts none.
     """
 
-    def __init__(self, token_ids: TokenIds, seq_length: int, bytes_per_token: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        token_ids: TokenIds,
+        seq_length: int,
+        bytes_per_token: NDArray[np.int64],
+        groups: DocumentGroups | None = None,
+    ) -> None:
         windows, rest = divmod(len(token_ids) - 1, seq_length)
         if windows < 1 or rest:
             raise ValueError(f"{len(token_ids)} ids are not a whole number of windows of {seq_length}, plus one id.")
         self.token_ids = token_ids
         self.seq_length = seq_length
+        self.groups = DocumentGroups.of([(len(token_ids), "all")]) if groups is None else groups
         self.text_bytes = int(bytes_per_token[token_ids[1:]].sum())
 
     def __len__(self) -> int:
@@ -57,17 +77,19 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         ids = torch.from_numpy(self.token_ids[start : start + self.seq_length + 1].astype(np.int64))
         return {"input_ids": ids, "labels": ids}
 
-    def stream(self, windows: int | None = None) -> Tensor:
-        """Return the ids of the first windows (all if None) as one continuous stream (windows * seq_length,).
+    @cached_property
+    def document_groups(self) -> NDArray[np.int64]:
+        """For each window the number (windows,) of the document group that its middle predicted token belongs to."""
+        return self.groups.at(np.arange(len(self)) * self.seq_length + (self.seq_length + 1) // 2)
 
-        Raises
-        ------
-        ValueError
-            Where there are not so many windows.
-        """
-        count = len(self) if windows is None else windows
-        if not 1 <= count <= len(self):
-            raise ValueError(f"there are {len(self)} windows, not {count}")
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of the document groups, by number."""
+        return self.groups.names
+
+    def stream(self, windows: WindowCount = "all") -> Tensor:
+        """Return the ids of the first windows, or of as many as there are, as one stream (windows * seq_length,)."""
+        count = len(self) if windows == "all" else min(windows, len(self))
         return torch.from_numpy(self.token_ids[: count * self.seq_length].astype(np.int64))
 
 
@@ -77,36 +99,39 @@ def smallest_id_type(vocabulary_size: int) -> type[np.uint16] | type[np.uint32]:
 
 
 class CachedTokens:
-    """An array of token ids on disk, read by memory map, made again where it is missing or damaged.
+    """A run of token ids on disk, read by memory map, made again where it is missing or damaged.
 
     Parameters
     ----------
     label
         Beginning of the file's name, for people.
     length
-        How many ids it holds.
+        How many ids it holds; ``all`` that its source has.
     **fields
         Everything else that the ids depend on; with ``length`` it is the key.
     """
 
-    def __init__(self, label: str, length: int, **fields: str) -> None:
+    def __init__(self, label: str, length: WindowCount, **fields: str) -> None:
         self.length = length
         self.path = cache_folder() / "tokens" / f"{label}-{cache_key(length=length, **fields)}.npy"
+        self.groups_path = self.path.with_suffix(".groups.npz")
 
-    def read(self) -> TokenIds | None:
-        """Ids (length,) as a memory map, or None where there is no whole file."""
-        return np.load(self.path, mmap_mode="r", allow_pickle=False) if is_whole(self.path) else None
+    def read(self) -> Tokens | None:
+        """Ids (length,) as a memory map, with their groups, or None where these files are not whole."""
+        if not (is_whole(self.path) and is_whole(self.groups_path)):
+            return None
+        with np.load(self.groups_path, allow_pickle=False) as stored:
+            groups = DocumentGroups(stored["ends"], stored["numbers"], tuple(map(str, stored["names"])))
+        return Tokens(np.load(self.path, mmap_mode="r", allow_pickle=False), groups)
 
-    def write(self, ids: TokenIds) -> TokenIds:
-        """Store ids (length,) whole or not at all; give them back as a memory map."""
+    def write(self, tokens: Tokens) -> Tokens:
+        """Store ids (length,) and groups whole or not at all; give them back with the ids as a memory map."""
+        with cached_file(self.groups_path) as temporary, temporary.open("wb") as file:
+            groups = tokens.groups
+            np.savez(file, ends=groups.ends, numbers=groups.numbers, names=np.array(groups.names, dtype=str))
         with cached_file(self.path) as temporary:
-            np.save(temporary, ids, allow_pickle=False)
-        return np.load(self.path, mmap_mode="r", allow_pickle=False)
-
-    def read_or_make(self, make: Callable[[], TokenIds]) -> TokenIds:
-        """Ids as a memory map, made and stored where they are missing."""
-        ids = self.read()
-        return self.write(make()) if ids is None else ids
+            np.save(temporary, tokens.ids, allow_pickle=False)
+        return Tokens(np.load(self.path, mmap_mode="r", allow_pickle=False), tokens.groups)
 
 
 def concatenate(

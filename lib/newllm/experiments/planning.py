@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from newllm.config.errors import ParameterError
 from newllm.config.groups import DataParameters, ExperimentParameters, FactParameters, RunParameters
 from newllm.data.facts import load_facts
+from newllm.data.preparation import ASKED, refuse_endless
 from newllm.data.sources import HUB_DATASETS, open_source
 from newllm.data.tokenizers import read_saved_tokenizer
 from newllm.evaluation.calculator import calculate
@@ -86,7 +87,7 @@ def check_arms(arms: Iterable[Arm], parameters: ExperimentParameters) -> None:
 
 
 def check_text(parameters: DataParameters) -> None:
-    """Refuse files that are not there, and more windows than a source has bytes or the disk has room for.
+    """Refuse files that are not there, and more windows than a source has bytes or the disk has room for, or an end.
 
     Raises
     ------
@@ -96,18 +97,21 @@ def check_text(parameters: DataParameters) -> None:
     tokenizer = Path(parameters.tokenizer).expanduser()
     if parameters.tokenizer.endswith(".json") and not tokenizer.is_file():
         raise ValueError(f"tokenizer is {parameters.tokenizer!r}, but there is no such file (seen from {Path.cwd()})")
-    tokens = (parameters.samples + parameters.val_samples) * parameters.seq_length
+    refuse_endless(parameters)
+    asked = {name: getattr(parameters, name) for name in ASKED.values()}
+    # All windows of a side are at least one.
+    tokens = sum(1 if count == "all" else count for count in asked.values()) * parameters.seq_length
     if parameters.source in HUB_DATASETS:
-        _refuse_larger_than_disk(tokens, parameters.samples)
+        _refuse_larger_than_disk(tokens, parameters)
         return
     # A token has a byte at least, and each document one more token, its end. Reading ends where there is enough.
     most = 0
-    for text in open_source(parameters.source, parameters.text_files).texts():
-        most += len(text.encode()) + 1
+    for document in open_source(parameters.source, parameters.text_files).read():
+        most += len(document.text.encode()) + 1
         if most >= tokens:
             return
     raise ValueError(
-        f"samples is {parameters.samples} and val_samples {parameters.val_samples}, but source {parameters.source} has "
+        f"{' and '.join(f'{name} is {count}' for name, count in asked.items())}, but source {parameters.source} has "
         f"{most / 1e6:,.1f} MB of text, less than so many windows of {parameters.seq_length} tokens: ask for fewer, or "
         "take a longer source"
     )
@@ -127,12 +131,12 @@ def check_room_for_caches(models: Iterable[str], size: str, contexts: Iterable[i
     )
 
 
-def _refuse_larger_than_disk(tokens: int, samples: int) -> None:
+def _refuse_larger_than_disk(tokens: int, parameters: DataParameters) -> None:
     size, free = tokens * BYTES_A_TOKEN_ID, shutil.disk_usage(_existing(cache_folder())).free
     if size > free:
         raise ValueError(
-            f"samples is {samples}, whose tokens take {size / 1e9:,.0f} GB, but the disk has {free / 1e9:,.0f} GB left "
-            "for them: ask for fewer, or move NEWLLM_CACHE"
+            f"samples is {parameters.samples}, whose tokens take {size / 1e9:,.0f} GB, but the disk has "
+            f"{free / 1e9:,.0f} GB left for them: ask for fewer, or move NEWLLM_CACHE"
         )
 
 
