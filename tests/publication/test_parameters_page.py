@@ -35,7 +35,8 @@ def test_each_value_of_a_profile_stands_in_its_column(profile):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("samples", "whole number > 0"),
+        ("samples", "whole number or `all`"),
+        ("epochs", "whole number > 0"),
         ("convergence_target", "number > 0 ≤ 1"),
         ("arms", "list of text"),
         ("rerun", "true or false"),
