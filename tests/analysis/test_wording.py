@@ -2,12 +2,11 @@
 
 import math
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newllm.analysis.wording import arms_table, plus_minus, with_interval
+from newllm.analysis.wording import plus_minus, with_interval
 from newllm.evaluation.statistics import mean_interval
 
 
@@ -29,18 +28,3 @@ def test_what_was_not_measured_is_empty():
     assert with_interval({}, "difference") == with_interval({"difference": math.nan}, "difference") == ""
     row = {"difference": -0.5, "difference_low": -0.75, "difference_high": -0.25}
     assert with_interval(row, "difference", 2) == "-0.50 [-0.75, -0.25]"
-
-
-def test_a_table_leaves_out_columns_in_which_no_row_has_anything():
-    cost = {"parameter_count": 1_500_000, "kv_bytes_per_token": 8192.0}
-    summary = pd.DataFrame(
-        [
-            {"lr": 0.1, "arm": "mla", "seeds": 2, **cost, **mean_interval([90.0, 92.0]).columns("perplexity")},
-            {"lr": 0.1, "arm": "dproj", "seeds": 1, **cost, "perplexity": 95.0, "convergence_rate": 0.934},
-        ]
-    )
-    table = arms_table(summary)
-    assert list(table) == ["lr", "arm", "parameters", "KV bytes/token", "perplexity", "converged", "seeds"]
-    assert table["perplexity"][0].startswith("91.0 ± 12.7")
-    assert list(table["converged"]) == ["", "93%"]
-    assert table["parameters"][0] == "1,500,000"

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from newllm.analysis.tables import budget_text
 from newllm.evaluation.statistics import difference_over_windows_and_seeds, mean_interval
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
 
 logger = logging.getLogger(__name__)
 
+SAME_OVER_SEEDS = ("parameter_count", "kv_bytes_per_token", "kv_bytes", "block_width")
 MEASURES = ("perplexity", "bits_per_byte", "accuracy", "stream_perplexity", "effective_rank", "convergence_rate")
 
 
@@ -35,8 +37,9 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
     -------
     pandas.DataFrame
         One row an arm, the lowest perplexity first: the columns ``by``, ``arm``, ``seeds``, ``parameter_count``,
-        ``kv_bytes_per_token``, ``kv_bytes`` of a held-out window; for each measure that all its seeds have, the mean,
-        ``_low`` and ``_high`` (95 %, Student's t; NaN with one seed); with a baseline, ``difference`` in nats per token
+        ``kv_bytes_per_token``, ``kv_bytes`` of a held-out window, ``block_width``, ``budget`` in words; for each
+        measure that all its seeds have, the mean, ``_low`` and ``_high`` (95 %, Student's t; NaN with one seed); with
+        a baseline, ``difference`` in nats per token
         (negative is better) with the interval over the windows, seeds averaged, and ``difference_over_seeds_low`` and
         ``_high``, the interval over the seeds that both arms have.
     """
@@ -44,7 +47,9 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
     for key, group in records.groupby([*by, "arm"], sort=False, dropna=False):
         *values, arm = key
         row: dict[str, Any] = dict(zip(by, values, strict=True)) | {"arm": arm, "seeds": len(group)}
-        row |= {name: group[name].iloc[0] for name in ("parameter_count", "kv_bytes_per_token", "kv_bytes")}
+        row |= {name: group[name].iloc[0] for name in SAME_OVER_SEEDS if name in group}
+        if "parameters" in group:
+            row["budget"] = budget_text(group["parameters"].iloc[0])
         for measure in MEASURES:
             if measure in group and np.isfinite(group[measure].astype(float)).all():
                 row |= mean_interval(group[measure]).columns(measure)

@@ -5,13 +5,13 @@ import logging
 from pathlib import Path
 
 from newllm import figures
-from newllm.analysis.wording import arms_table
 from newllm.commands.arguments.leaderboard import read_filters
-from newllm.commands.shared import as_text
+from newllm.commands.shared import terminal_width
 from newllm.config.errors import ParameterError
 from newllm.files import outputs_folder, write_atomically
 from newllm.models.registry import BASELINE
-from newllm.publication.leaderboard import Board, default_folders, read_board
+from newllm.notebook.tables import show_arms
+from newllm.publication.leaderboard import SPEED, Board, default_folders, read_board
 from newllm.publication.leaderboard_page import render
 from newllm.runs.pictures import write_pictures_where_possible
 
@@ -47,7 +47,7 @@ def draw(board: Board, path: Path) -> None:
 def show(board: Board) -> None:
     """Log the table of the first budget, and what is set apart."""
     for budget in board.budgets[:1]:
-        table = as_text(arms_table(budget.summary, BASELINE))
+        table = show_arms(budget.summary, BASELINE, more=[SPEED]).text(terminal_width())
         logger.info("\n%s (budget %s)\n%s\n", budget.title, budget.name, table)
         for other in board.budgets[1:]:
             logger.info("Other budget %s, %d arms: %s", other.name, len(other.summary), other.differences(budget))

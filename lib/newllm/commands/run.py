@@ -12,13 +12,14 @@ from papermill.exceptions import PapermillExecutionError
 
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import summarize_arms
-from newllm.analysis.wording import arms_table
 from newllm.commands.arguments.run import given_parameters, planned_runs
-from newllm.commands.shared import as_text, notebook_path
+from newllm.commands.shared import notebook_path, terminal_width
 from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters
 from newllm.experiments.planning import check_before_work
+from newllm.models.registry import BASELINE
 from newllm.notebook.kernel import KernelDiedError, kernel_of_this_python
+from newllm.notebook.tables import show_arms
 from newllm.runs.folder import Run, earlier_seconds, notebook_run
 from newllm.runs.lock import RunError
 from newllm.runs.pictures import draw_pictures
@@ -121,8 +122,10 @@ def show_results(planned: Sequence[RunParameters]) -> None:
     for parameters in planned:
         records = load_records(notebook_run(parameters).folder)
         if not records.empty:
-            table = arms_table(summarize_arms(records.assign(arm=name_rows(records))))
-            logger.info("\n%s (%s)\n%s", parameters.notebook, parameters.profile, as_text(table))
+            named = records.assign(arm=name_rows(records))
+            baseline = BASELINE if BASELINE in set(named["arm"]) else None
+            table = show_arms(summarize_arms(named, baseline), baseline).text(terminal_width())
+            logger.info("\n%s (%s)\n%s", parameters.notebook, parameters.profile, table)
 
 
 def _execute(notebook: str, run: Run, passed: Mapping[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """What several commands need: parameters read from the command line, notebooks by number, tables as text."""
 
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,11 @@ def read_assignments(assignments: Sequence[str], option: str = "-p") -> dict[str
             raise ParameterError(f"{key} is given twice: {option} {key}={given[key]} and {option} {key}={value}.")
         given[key] = None if read_scalar(value) is None else value
     return given
+
+
+def terminal_width() -> int | None:
+    """Return the characters of a line of the terminal; None where the output goes somewhere else."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def as_text(table: Any) -> str:

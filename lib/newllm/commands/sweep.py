@@ -11,13 +11,13 @@ from newllm import figures
 from newllm.analysis.learning_rates import best_learning_rates, judge, with_learning_rate
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import summarize_arms
-from newllm.analysis.wording import arms_table
-from newllm.commands.shared import as_text, read_assignments
+from newllm.commands.shared import as_text, read_assignments, terminal_width
 from newllm.config.errors import ParameterError
 from newllm.config.profiles import sweep_path
 from newllm.config.values import read_value
 from newllm.experiments.sweeps import SweepRun, load_sweep, plan
 from newllm.experiments.trial import Trial
+from newllm.notebook.tables import show_arms
 from newllm.runs.folder import Run
 from newllm.runs.lock import RunError
 from newllm.runs.pictures import draw_pictures
@@ -68,7 +68,7 @@ def show(run: SweepRun) -> None:
         return
     summary = summarize_arms(records.assign(arm=name_rows(records, run.axes)), by=run.axes)
     run.run.save_table(summary, "results")
-    logger.info("\n%s", as_text(arms_table(summary)))
+    logger.info("\n%s", show_arms(summary).text(terminal_width()))
     varied = RATES & set(run.axes)
     if varied:
         others = [axis for axis in run.axes if axis not in RATES]

@@ -155,7 +155,7 @@ def _cache_fields(model: LanguageModel, tokens: int) -> dict[str, Any]:
 
 
 def _metrics(subject: Subject, data: TextData, report: PerplexityReport) -> dict[str, float | None]:
-    """Numbers of the record; effective ranks are shares of the width, between 0 and 1."""
+    """Numbers of the record; effective ranks are shares of ``block_width``, that of a context, between 0 and 1."""
     model, parameters, trained = subject.model, subject.parameters, subject.trained
     device = choose_device(parameters.device)
     speed = compare_decoding({"model": model}, [parameters.timed_context], steps=parameters.timed_tokens)
@@ -173,8 +173,9 @@ def _metrics(subject: Subject, data: TextData, report: PerplexityReport) -> dict
             "tokens_per_second": trained.main.tokens_per_second,
         }
     if isinstance(model, RecurrentModel):
-        ranks = [effective_rank(contexts) / contexts.shape[1] for contexts in _contexts(model, data, device)]
-        metrics["effective_rank"] = float(np.mean(ranks))
+        blocks = [(effective_rank(contexts), contexts.shape[1]) for contexts in _contexts(model, data, device)]
+        metrics["effective_rank"] = float(np.mean([rank / width for rank, width in blocks]))
+        metrics["block_width"] = sum(width for _, width in blocks) / len(blocks)
     if model.recipe.continuous:
         # It was trained on one continuous stream, so it is scored on one, too.
         metrics["stream_perplexity"] = evaluate_stream(model, data.validation.token_ids, device=device).perplexity

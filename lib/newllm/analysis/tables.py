@@ -1,0 +1,192 @@
+"""Tables as a reader needs them: one thing a row, columns in the same words wherever they stand, nothing that is NaN.
+
+`readable` writes any table as texts; `arms_table` is the table of a comparison. Notebooks show them with
+`newllm.notebook.tables.show`, the terminal and the documents as text.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from newllm.analysis.wording import number, plus_minus
+
+INTERVAL_ENDS = ("_low", "_high")
+BAR_LENGTH = 8
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a measure is written.
+
+    Attributes
+    ----------
+    words
+        The heading.
+    pattern
+        How a number is formatted.
+    """
+
+    words: str
+    pattern: str
+
+
+COLUMNS = {
+    "parameter_count": Column("parameters", "{:,.0f}"),
+    "kv_bytes_per_token": Column("KV bytes a token (measured)", "{:,.0f}"),
+    "kv_bytes": Column("KV bytes of a window (measured)", "{:,.0f}"),
+    "perplexity": Column("perplexity", "{:.1f}"),
+    "stream_perplexity": Column("perplexity on the continuous stream", "{:.1f}"),
+    "bits_per_byte": Column("bits/byte", "{:.3f}"),
+    "accuracy": Column("accuracy", "{:.1%}"),
+    "convergence_rate": Column("converged (worst block)", "{:.0%}"),
+    "budget": Column("budget (tokens x passes, lr)", "{}"),
+    "effective_rank": Column("effective rank", "{:.0%}"),
+    "difference": Column("nats/token from the baseline", "{:+.3f}"),
+    "difference_over_seeds": Column("± over seeds", "{:.3f}"),
+    "stream_difference": Column("the same on the continuous stream", "{:+.3f}"),
+    "decoded_tokens_per_second": Column("decoded tokens/s", "{:.1f}"),
+    "control_perplexity": Column("its perplexity", "{:.1f}"),
+    "seeds": Column("seeds", "{:.0f}"),
+    "seq_length": Column("window (tokens)", "{:,.0f}"),
+}
+
+# Said without an interval: they tell whether a recurrence is what it is meant to be, and nothing is compared by them.
+SHARES = ("convergence_rate", "effective_rank")
+
+# The columns of every table of results, in their order.
+RESULTS = (
+    "parameter_count",
+    "kv_bytes_per_token",
+    "perplexity",
+    "bits_per_byte",
+    "accuracy",
+    "convergence_rate",
+    "effective_rank",
+    "difference",
+    "seeds",
+    "budget",
+)
+
+
+def arms_table(summary: pd.DataFrame, baseline: str | None = None, more: Sequence[str] = ()) -> pd.DataFrame:
+    """Write a summary of arms as texts, in the columns of every table of results, an arm a row.
+
+    Parameters
+    ----------
+    summary
+        As `newllm.analysis.summary.summarize_arms` makes it; columns before ``arm`` come first. Its order is kept.
+    baseline
+        The arm that differences were taken from.
+    more
+        Columns of the summary that stand behind those of every table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Texts; ± is half of a 95 % interval. Columns in which no row has anything are left out.
+    """
+    by = list(summary.columns[: summary.columns.get_loc("arm")])
+    table = readable(summary, [*by, "arm", *RESULTS, *more])
+    if baseline is not None:
+        table = table.rename(columns={COLUMNS["difference"].words: f"nats/token from {baseline}"})
+    bytes_column = COLUMNS["kv_bytes_per_token"].words
+    if bytes_column in table:
+        table.insert(list(table).index(bytes_column) + 1, " ", bars(summary["kv_bytes_per_token"]))
+    return table
+
+
+def readable(frame: pd.DataFrame, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Write a table as texts: words for names, ± for intervals, and nothing where nothing was measured.
+
+    Parameters
+    ----------
+    frame
+        One thing a row. The ends of an interval are in ``<name>_low`` and ``<name>_high``.
+    columns
+        Names of columns in the order to show; those that the frame has not are left out. All of them where omitted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Texts, by heading; columns in which no row has anything are left out.
+    """
+    names = list(frame.columns) if columns is None else list(columns)
+    shown = list(dict.fromkeys(_measure(name, frame) for name in names))
+    rows = frame.to_dict("records")
+    table = pd.DataFrame({_words(name): [_text(row, name) for row in rows] for name in shown if _is_there(name, frame)})
+    return table.loc[:, (table != "").any()] if len(table) else table
+
+
+def bars(values: Sequence[float] | pd.Series) -> list[str]:
+    """Draw numbers as bars of text that begin at zero; the largest is eight characters long.
+
+    Parameters
+    ----------
+    values
+        At least 0.
+    """
+    largest = max(values, default=0)
+    eighths = [math.ceil(8 * BAR_LENGTH * value / largest) if largest > 0 else 0 for value in values]
+    return [("█" * (length // 8) + EIGHTHS[length % 8].strip()).ljust(BAR_LENGTH) for length in eighths]
+
+
+def budget_text(parameters: Mapping[str, Any]) -> str:
+    """Say what a trial was trained with: the tokens of its text, passes over them, and its learning rate.
+
+    Parameters
+    ----------
+    parameters
+        Those of a record: only a trial that learned from one continuous stream has the rate of that, and where there
+        was no main training, as in notebook 01, there is nothing to say.
+    """
+    if "epochs" not in parameters:
+        return ""
+    samples, length, passes = (parameters[name] for name in ("samples", "seq_length", "epochs"))
+    tokens = "all" if isinstance(samples, str) else f"{samples * length / 1000:,.0f} k"
+    return f"{tokens} x {passes}, {parameters.get('stream_lr', parameters['lr']):g}"
+
+
+def _measure(name: str, frame: pd.DataFrame) -> str:
+    """Return the measure that a column is of: the ends of an interval stand beside their mean."""
+    for end in INTERVAL_ENDS:
+        measure = name.removesuffix(end)
+        if measure != name and all(f"{measure}{one}" in frame for one in INTERVAL_ENDS):
+            return measure
+    return name
+
+
+def _is_there(name: str, frame: pd.DataFrame) -> bool:
+    return name in frame or f"{name}_low" in frame
+
+
+def _words(name: str) -> str:
+    return COLUMNS[name].words if name in COLUMNS else name.replace("_", " ")
+
+
+def _text(row: Mapping[Any, Any], name: str) -> str:
+    """Write one entry."""
+    value = row.get(name)
+    if name not in row:
+        half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
+        return number(half, f"± {_pattern(name, half)}")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float | int):
+        pattern = _pattern(name, value)
+        if name not in SHARES:
+            return plus_minus(row, name, pattern)
+        width = row.get("block_width", math.nan) if name == "effective_rank" else math.nan
+        share = number(value, pattern)
+        return share if pd.isna(width) or not share else f"{value * width:.0f}/{width:.0f} = {share}"
+    return "" if value is None else str(value)
+
+
+def _pattern(name: str, value: float) -> str:
+    """Return how a number of a column is formatted."""
+    if name in COLUMNS:
+        return COLUMNS[name].pattern
+    return "{:,}" if isinstance(value, int) else "{:.4g}"

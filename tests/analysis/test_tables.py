@@ -1,0 +1,65 @@
+"""Tables as a reader needs them: nothing is NaN, an interval is one ±, and bars begin at zero."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+
+from newllm.analysis.tables import BAR_LENGTH, arms_table, bars, budget_text, readable
+from newllm.evaluation.statistics import mean_interval
+
+MLA = {"lr": 0.1, "arm": "mla", "seeds": 2, "parameter_count": 1_500_000, "kv_bytes_per_token": 8192.0}
+DPROJ = MLA | {"arm": "dproj", "seeds": 1, "kv_bytes_per_token": 4096.0, "perplexity": 95.0}
+DPROJ |= {"convergence_rate": 0.934, "effective_rank": 0.75, "block_width": 160.0, "difference": 0.05}
+DPROJ |= {"difference_low": 0.03, "difference_high": 0.07, "accuracy": 0.25, "budget": "8 k x 1, 0.1"}
+
+
+def test_an_arm_is_a_row_of_the_columns_of_every_table():
+    summary = pd.DataFrame([MLA | mean_interval([90.0, 92.0]).columns("perplexity"), DPROJ])
+    table = arms_table(summary, "mla")
+    assert list(table)[:7] == ["lr", "arm", "parameters", "KV bytes a token (measured)", " ", "perplexity", "accuracy"]
+    assert list(table)[7:10] == ["converged (worst block)", "effective rank", "nats/token from mla"]
+    assert list(table)[10:] == ["seeds", "budget (tokens x passes, lr)"]
+    first, second = table.to_dict("records")
+    assert first["perplexity"].startswith("91.0 ± 12.7")
+    assert first["parameters"] == "1,500,000"
+    assert (first["converged (worst block)"], second["converged (worst block)"]) == ("", "93%")
+    assert second["effective rank"] == "120/160 = 75%"
+    assert second["nats/token from mla"] == "+0.050 ± 0.020"
+    assert (first[" "].strip(), second[" "].strip()) == ("█" * BAR_LENGTH, "█" * (BAR_LENGTH // 2))
+
+
+numbers = st.floats(allow_nan=True, allow_infinity=False, width=32) | st.none() | st.integers(-9, 9) | st.text("ab")
+
+
+@given(st.lists(st.fixed_dictionaries({"x": numbers, "arm": st.text("ab"), "seeds": numbers}), min_size=1, max_size=4))
+def test_nothing_is_ever_nan_and_no_column_is_empty(rows):
+    table = readable(pd.DataFrame(rows))
+    texts = table.to_numpy().ravel()
+    assert all(isinstance(text, str) and "nan" not in text and text != "None" for text in texts)
+    assert all((table[column] != "").any() for column in table)
+
+
+def test_the_ends_of_an_interval_are_one_plus_minus_even_without_a_mean():
+    row = {"difference": -0.5, "difference_low": -0.75, "difference_high": -0.25}
+    row |= {"difference_over_seeds_low": math.nan, "difference_over_seeds_high": math.nan}
+    assert list(readable(pd.DataFrame([row]))) == ["nats/token from the baseline"]
+    table = readable(pd.DataFrame([row | {"difference_over_seeds_low": -1.0, "difference_over_seeds_high": 1.0}]))
+    assert list(table.iloc[0]) == ["-0.500 ± 0.250", "± 1.000"]
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=6))
+def test_bars_are_as_long_as_their_numbers_and_all_as_wide(values):
+    drawn = bars(values)
+    lengths = np.array([len(bar.rstrip()) for bar in drawn])
+    assert {len(bar) for bar in drawn} == {BAR_LENGTH}
+    assert all((length == 0) == (value == 0) for length, value in zip(lengths, values, strict=True))
+    assert (np.abs(lengths - BAR_LENGTH * np.array(values) / (max(values) or 1)) <= 1).all()
+
+
+def test_a_budget_says_text_passes_and_the_rate_that_the_trial_had():
+    given = {"samples": 2000, "seq_length": 128, "epochs": 3, "lr": 1e-4}
+    assert budget_text(given) == "256 k x 3, 0.0001"
+    assert budget_text(given | {"samples": "all", "epochs": 1, "stream_lr": 1e-3}) == "all x 1, 0.001"
