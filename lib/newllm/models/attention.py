@@ -34,6 +34,10 @@ class Attention(nn.Module):
         """Values kept for each token."""
         raise NotImplementedError
 
+    def read(self, source: Tensor, norm: nn.Module, step: Step) -> Tensor:
+        """Norm what the block reads (B, T or S, width), and attend; where all blocks read one thing, norm it once."""
+        return self(norm(source), step)
+
     def forward(self, hidden: Tensor, step: Step) -> Tensor:
         """Attend from normed states (B, T, width) to them and to the cached ones; returns (B, T, d)."""
         raise NotImplementedError

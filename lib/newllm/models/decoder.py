@@ -53,7 +53,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         """
         return (
             hidden
-            + self.attention(self.input_layernorm(source), step)
+            + self.attention.read(source, self.input_layernorm, step)
             + self.mlp(self.post_attention_layernorm(hidden))
         )
 

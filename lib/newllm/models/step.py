@@ -1,6 +1,8 @@
 """What one forward call knows about its tokens: positions, padding and the cache before it."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -8,6 +10,8 @@ from transformers.cache_utils import Cache
 
 from newllm.models.cache_layers import CacheContents
 from newllm.models.position import PositionEncoding, causal_mask
+
+SharedT = TypeVar("SharedT", Tensor, Tensor | None)
 
 
 @dataclass
@@ -47,7 +51,7 @@ class Step:
     has_gaps: bool = False
     texts: Tensor | None = None
     hidden_states: list[Tensor] | None = None
-    _biases: dict[tuple[int, torch.dtype], Tensor | None] = field(default_factory=dict)
+    _shared: dict[Hashable, Tensor | None] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -161,16 +165,19 @@ class Step:
         if self.hidden_states is not None:
             self.hidden_states.append(hidden)
 
+    def once(self, key: Hashable, make: Callable[[], SharedT]) -> SharedT:
+        """Make what all layers of this call need alike when the first of them asks for it under ``key``."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]  # type: ignore[return-value]
+
     def attention_bias(self, encoding: PositionEncoding, dtype: torch.dtype) -> Tensor | None:
         """Position bias, causal mask and padding mask in one additive tensor (B or 1, 1 or heads, T, S).
 
         None where plain causal attention from an empty cache, or one new token that sees everything, needs no tensor.
         Built once a call and shared by its layers.
         """
-        key = (id(encoding.config), dtype)
-        if key not in self._biases:
-            self._biases[key] = self._build_bias(encoding, dtype)
-        return self._biases[key]
+        return self.once(("bias", id(encoding.config), dtype), lambda: self._build_bias(encoding, dtype))
 
     def explicit_bias(self, encoding: PositionEncoding, dtype: torch.dtype) -> Tensor:
         """Return `attention_bias` where no kernel masks by itself: a tensor also for plain causal attention."""

@@ -1,10 +1,12 @@
 """Context-Pythia: every layer's attention reads one context, so that is all the cache keeps of a token."""
 
-from typing import Any
+from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from newllm.models.attention import Attention, attend
@@ -64,32 +66,44 @@ class SharedContextAttention(Attention):
         """None of its own: the model keeps the contexts for all blocks."""
         return 0
 
-    def forward(self, hidden: Tensor, step: Step) -> Tensor:
-        """Attend from the last T of the normed contexts (B, S, P) to all of them; returns (B, T, d)."""
-        queries = self.position.rotate(self._heads(hidden[:, -step.length :], 0), step.positions)
+    def read(self, source: Tensor, norm: nn.Module, step: Step) -> Tensor:
+        """Attend to contexts that are normed but for the block's own gain and bias, which become part of the weights.
+
+        So the past is normed once for all blocks, and no block makes a copy of it.
+        """
+        return self(source, step, norm)
+
+    def forward(self, hidden: Tensor, step: Step, norm: nn.Module) -> Tensor:  # type: ignore[override]
+        """Attend from the last T of the contexts (B, S, P), normed without gain, to all of them; returns (B, T, d)."""
+        gain, shift = _gain_and_bias(norm)
+        own = hidden[:, -step.length :] * gain + shift
+        weight, bias = self._parts()
+        queries = F.linear(own, weight[:, 0].flatten(0, 1), bias[:, 0].flatten())
+        queries = self.position.rotate(self._split_heads(queries), step.positions)
         # Expanding costs S x P x 2 d multiplications, absorbing S x P x 2 H a new token.
         absorbs = step.length < self.head_dim
-        output = (self.absorbed if absorbs else self.expanded)(queries, hidden, step)
+        output = (self.absorbed if absorbs else self.expanded)(queries, hidden, step, gain, shift)
         return self.dense(output.transpose(1, 2).flatten(2))
 
-    def expanded(self, queries: Tensor, contexts: Tensor, step: Step) -> Tensor:
+    def expanded(self, queries: Tensor, contexts: Tensor, step: Step, gain: Tensor, shift: Tensor) -> Tensor:
         """Attend with keys and values of all S contexts rebuilt: (B, H, T, d_h) and (B, S, P) -> (B, H, T, d_h)."""
-        keys = self.position.rotate(self._heads(contexts, 1), step.key_positions)
-        return attend(queries, keys, self._heads(contexts, 2), step, self.position, self.scale)
+        keys, values = (self._rebuild(contexts, part, self.head_dim, gain, shift) for part in (1, 2))
+        keys = self.position.rotate(keys, step.key_positions)
+        return attend(queries, keys, values, step, self.position, self.scale)
 
-    def absorbed(self, queries: Tensor, contexts: Tensor, step: Step) -> Tensor:
+    def absorbed(self, queries: Tensor, contexts: Tensor, step: Step, gain: Tensor, shift: Tensor) -> Tensor:
         """Attend to the contexts themselves; same as `expanded`."""
         batch, _, length, _ = queries.shape
         rotary = self.position.rotary_dim
         weight, bias = self._parts()
         # A bias of the unrotated key entries adds the same to all scores of a query, so it drops out of the softmax.
-        absorbed = queries[..., rotary:] @ weight[:, 1, rotary:]
+        absorbed = queries[..., rotary:] @ weight[:, 1, rotary:] * gain
         scores = absorbed.flatten(1, 2) @ contexts.transpose(1, 2)
         scores = scores.unflatten(1, (self.num_heads, length))
-        if rotary:
-            keys = F.linear(contexts, weight[:, 1, :rotary].flatten(0, 1), bias[:, 1, :rotary].flatten())
-            keys = keys.unflatten(2, (self.num_heads, rotary)).transpose(1, 2)
-            keys = self.position.rotate(keys, step.key_positions)
+        if rotary and length == 1:
+            scores = scores + self._rotary_scores(queries[..., :rotary], contexts, step, gain, shift)
+        elif rotary:
+            keys = self.position.rotate(self._rebuild(contexts, 1, rotary, gain, shift), step.key_positions)
             scores = scores + queries[..., :rotary] @ keys.transpose(2, 3)
         scores = scores * self.scale
         mask = step.attention_bias(self.position, queries.dtype)
@@ -97,20 +111,65 @@ class SharedContextAttention(Attention):
             mask = causal_mask(length, length, queries.dtype, queries.device)
         if mask is not None:
             scores = scores + mask
-        mixed = scores.softmax(-1).flatten(1, 2) @ contexts
+        mixed = scores.softmax(-1).flatten(1, 2) @ contexts * gain + shift
         mixed = mixed.view(batch, self.num_heads, length, -1)
         return mixed @ weight[:, 2].transpose(1, 2) + bias[:, 2, None]
+
+    def _rotary_scores(self, queries: Tensor, contexts: Tensor, step: Step, gain: Tensor, shift: Tensor) -> Tensor:
+        """Scores (B, H, 1, S) of the rotated entries (B, H, 1, r) of one query a head, no key rotated.
+
+        A pair of query entries (a, b) and of key entries (k, l), at angle x, score
+        ``cos x (a k + b l) + sin x (b k - a l)``. The sums are linear in the context, so they are made of it directly.
+        """
+        rotary = queries.shape[-1]
+        weight, bias = self._parts()
+        folded = weight[:, 1, :rotary] * gain
+        offset = bias[:, 1, :rotary] + weight[:, 1, :rotary] @ shift
+        # (B, H, r / 2, 1) and (H, r / 2, P + 1), the bias as one more column.
+        first, second = queries.transpose(2, 3).chunk(2, dim=2)
+        keys, other_keys = torch.cat([folded, offset[..., None]], dim=-1).chunk(2, dim=1)
+        sums = torch.cat([first * keys + second * other_keys, second * keys - first * other_keys], dim=2).flatten(1, 2)
+        parts = torch.baddbmm(sums[:, None, :, -1], contexts, sums[..., :-1].transpose(1, 2))
+        turns = step.once(("turns", id(self.position.config)), lambda: self._turns(step, queries.dtype))
+        scores = parts.unflatten(2, (self.num_heads, rotary)) @ turns[..., None]
+        return scores.permute(0, 2, 3, 1)
+
+    def _turns(self, step: Step, dtype: torch.dtype) -> Tensor:
+        """Cosine and sine of all key positions (B or 1, S, r), as what becomes of pairs (1, 0) that are rotated."""
+        rotary = self.position.rotary_dim
+        pairs = torch.zeros(rotary, dtype=dtype, device=step.key_positions.device)
+        pairs[: rotary // 2] = 1
+        rows, total = step.key_positions.shape
+        return self.position.rotate(pairs.expand(rows, 1, total, rotary), step.key_positions)[:, 0]
+
+    def _rebuild(self, contexts: Tensor, part: int, width: int, gain: Tensor, shift: Tensor) -> Tensor:
+        """First ``width`` entries of keys (part 1) or values (part 2) of contexts (B, S, P): (B, H, S, width)."""
+        weight, bias = (stacked[:, part, :width].flatten(0, 1) for stacked in self._parts())
+        return self._split_heads(F.linear(contexts, weight * gain, bias + weight @ shift))
 
     def _parts(self) -> tuple[Tensor, Tensor]:
         """Weight (H, 3, d_h, P) and bias (H, 3, d_h): each head holds its query, its key, its value, as in GPT-NeoX."""
         shape = (self.num_heads, 3, self.head_dim)
         return weight_of(self.query_key_value).view(*shape, -1), self.query_key_value.bias.view(shape)
 
-    def _heads(self, contexts: Tensor, part: int) -> Tensor:
-        """Return queries (part 0), keys (1) or values (2) of contexts (B, S, P): (B, H, S, d_h)."""
-        weight, bias = self._parts()
-        states = F.linear(contexts, weight[:, part].flatten(0, 1), bias[:, part].flatten())
-        return states.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
+    def _split_heads(self, states: Tensor) -> Tensor:
+        """(B, T, H w) -> (B, H, T, w)."""
+        return states.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _gain_and_bias(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Gain and bias (P,) of a norm; some norms have no bias."""
+    gain = norm.get_parameter("weight")
+    return gain, dict(norm.named_parameters()).get("bias", torch.zeros_like(gain))
+
+
+def _without_gain(norm: nn.Module, states: Tensor) -> Tensor:
+    """Norm states (..., P) with a gain of one and no bias."""
+    neutral = {
+        name: torch.ones_like(parameter) if name == "weight" else torch.zeros_like(parameter)
+        for name, parameter in norm.named_parameters()
+    }
+    return functional_call(norm, neutral, (states,))
 
 
 @register(
@@ -152,7 +211,8 @@ class ContextPythiaModel(RecurrentModel, Decoder):
         if step.cache is not None:
             kept, _ = step.cache.update(contexts[:, None], contexts[:, None, :, :0], 0)
             contexts = kept[:, 0]
-        return self.run_blocks(hidden, step, contexts)
+        norm = cast(nn.Module, self.gpt_neox.layers[0].input_layernorm)
+        return self.run_blocks(hidden, step, _without_gain(norm, contexts))
 
     def cache_layout(self) -> list[type[CacheLayerMixin]]:
         """One stock layer, for all blocks."""
