@@ -115,10 +115,11 @@ def test_the_interval_of_a_kind_is_over_windows():
 
 def test_late_positions_gain_what_the_losses_say():
     losses = np.tile(np.linspace(3, 1, 64), (5, 1)) + np.random.default_rng(0).normal(0, 0.01, (5, 64))
-    gain = position_gain(losses, (0, 16), (48, 64))
-    assert gain.low < 2 * 48 / 63 < gain.high
-    with pytest.raises(ValueError, match="not in windows of 64"):
-        position_gain(losses, (0, 16), (48, 65))
+    gain = position_gain(losses)
+    # Positions 4 to 7 against 32 to 63: the loss falls by 2 over 63 tokens, and 42 lie between their means.
+    assert gain.low < 2 * 42 / 63 < gain.high
+    with pytest.raises(ValueError, match="15 tokens are too short"):
+        position_gain(losses[:, :15])
 
 
 def test_the_places_of_a_period():

@@ -23,7 +23,7 @@ def test_the_records_say_what_was_measured(finished_comparison, text_folder, tex
     records, folder = finished_comparison
     assert list(records.index) == list(ARMS)
     for arm, record in records.iterrows():
-        report = evaluate(saved(folder, str(arm)), text_data.validation)
+        report = evaluate(saved(folder, str(arm)), text_data.test)
         assert record["perplexity"] == pytest.approx(report.perplexity, rel=1e-6), "the best weights are the saved ones"
         assert record["bits_per_byte"] == pytest.approx(report.bits_per_byte, rel=1e-6)
         assert record["accuracy"] == report.accuracy
@@ -90,7 +90,7 @@ def test_half_precision_weights_are_scored_in_float32(published, text_folder, te
     certify = scoring.certify
     monkeypatch.setattr(scoring, "certify", lambda model: dtypes.append(model.dtype) or certify(model))
     record = score_pretrained(settings(text_folder, pretrained=str(tmp_path / "weights")), text_data, tmp_path / "run")
-    assert record.metrics["perplexity"] == pytest.approx(evaluate(model, text_data.validation).perplexity, rel=1e-3)
+    assert record.metrics["perplexity"] == pytest.approx(evaluate(model, text_data.test).perplexity, rel=1e-3)
     assert dtypes == [torch.float32]
 
 
@@ -101,8 +101,8 @@ def test_a_tied_head_that_the_file_lacks_is_never_random(published, text_folder,
     except LoadingError as refusal:
         assert "are not those of pythia" in str(refusal)
     else:
-        found = evaluate(loaded, text_data.validation).perplexity
-        assert found == pytest.approx(evaluate(model, text_data.validation).perplexity, rel=1e-3)
+        found = evaluate(loaded, text_data.test).perplexity
+        assert found == pytest.approx(evaluate(model, text_data.test).perplexity, rel=1e-3)
 
 
 @pytest.mark.parametrize("layers", [1, 4])

@@ -297,6 +297,11 @@ class EvaluationParameters(_Group):
     continuation_tokens: Annotated[Count, Field(le=LONGEST_WINDOW)] = Field(
         40, description="tokens of each continuation"
     )
+    repeat_distances: Counts = Field(
+        (64, 128, 192, 256, 384),
+        description="tokens between a passage and its repetition; those that fit into a window are asked",
+    )
+    repeated_passages: Count = Field(128, description="passages that are repeated at each distance")
     timed_context: Annotated[Count, Field(le=LONGEST_SEQUENCE)] = Field(
         128, description="tokens in the cache when the speed of decoding is measured"
     )

@@ -83,12 +83,17 @@ class PerplexityReport(Score):
     ----------
     positions
         Perplexity by how many tokens of the window came before: columns start, end, perplexity, tokens.
-    window_losses
-        Mean loss of each window (N,), for paired differences between models.
+    token_losses
+        Loss of each predicted token (N, T), nats.
     """
 
     positions: pd.DataFrame
-    window_losses: NDArray[np.float64]
+    token_losses: NDArray[np.float64]
+
+    @property
+    def window_losses(self) -> NDArray[np.float64]:
+        """Mean loss of each window (N,), for paired differences between models."""
+        return self.token_losses.mean(1)
 
 
 class NonFiniteScoreError(ValueError):
@@ -217,7 +222,7 @@ def evaluate(
         tokens=losses.size,
         text_bytes=windows.text_bytes,
         positions=_by_position(losses, bands),
-        window_losses=losses.mean(1),
+        token_losses=losses,
     )
 
 

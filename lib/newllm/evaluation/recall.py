@@ -20,6 +20,8 @@ Ids = NDArray[np.integer]
 Losses = NDArray[np.float64]
 RARE = 5
 WARM_UP = 4
+PASSAGE_TOKENS = 32
+SIXTEENTHS = 16
 
 
 def can_tell(baseline: Interval) -> bool:
@@ -115,25 +117,27 @@ def _over_windows(losses: Losses, mask: NDArray[np.bool_]) -> Interval:
     return Interval(float(mean), float(mean + spread.low), float(mean + spread.high), len(sums))
 
 
-def position_gain(losses: Losses, early: tuple[int, int], late: tuple[int, int]) -> Interval:
+def position_gain(losses: Losses) -> Interval:
     """How much lower the loss is late in the window than early: what a longer past is worth, in nats a token.
+
+    Early is the second sixteenth of the window, where the beginning of the text no longer counts; late is its second
+    half.
 
     Parameters
     ----------
     losses
         Of each predicted token (N, T), nats.
-    early, late
-        First position and the one behind the last.
 
     Raises
     ------
     ValueError
-        Where the windows are shorter than that.
+        Where windows are shorter than 16 tokens.
     """
-    for start, end in (early, late):
-        if not 0 <= start < end <= losses.shape[1]:
-            raise ValueError(f"positions {start} to {end} are not in windows of {losses.shape[1]}")
-    return mean_interval(losses[:, slice(*early)].mean(1) - losses[:, slice(*late)].mean(1))
+    length = losses.shape[1]
+    if length < SIXTEENTHS:
+        raise ValueError(f"windows of {length} tokens are too short to part them in sixteenths")
+    early, late = losses[:, length // SIXTEENTHS : length // 8], losses[:, length // 2 :]
+    return mean_interval(early.mean(1) - late.mean(1))
 
 
 def by_place_in_period(losses: Losses, period: int, skip: int = 0) -> pd.DataFrame:
@@ -167,7 +171,7 @@ def repeated_passages(
     stream: ArrayLike,
     distances: Sequence[int],
     *,
-    passage_tokens: int = 32,
+    passage_tokens: int = PASSAGE_TOKENS,
     passages: int = 64,
     batch_size: int = 8,
     tokens_a_step: int | None = None,

@@ -73,7 +73,7 @@ def _train(trial: Trial, folder: Path, data: TextData) -> Subject:
 def _score(subject: Subject, data: TextData, run: Run, start: float) -> Record:
     """Score a model, write what was found, and describe it in a record, which finishes the run."""
     scores = score(subject, data)
-    write_scores(subject, scores, run)
+    write_scores(subject, scores, data, run)
     return Record(
         notebook=subject.parameters.notebook,
         profile=subject.parameters.profile,

@@ -18,18 +18,26 @@ from newllm.evaluation.causality import Certificate, certify
 from newllm.evaluation.decoding import compare_decoding
 from newllm.evaluation.diagnosis import Diagnosis, diagnose
 from newllm.evaluation.perplexity import PerplexityReport, evaluate, evaluate_stream
+from newllm.evaluation.recall_report import RecallReport, measure_recall
 from newllm.experiments.recipes import Trained
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
-from newllm.recurrence.convergence import effective_rank
+from newllm.recurrence.convergence import EFFECTIVE_RANK_ROWS, effective_rank
 from newllm.runs.folder import Run
 from newllm.runs.record import CacheSize, Continuation
 from newllm.runtime import choose_device
+from newllm.tensor_files import write_tensors
 
 logger = logging.getLogger(__name__)
 EVALUATION_FILE = "evaluation.json"
 HISTORY_FILE = "history.json"
+TOKEN_LOSSES = "token_losses.safetensors"
+
+# Digits of losses in the files that people read and that are published.
+LOSS_DIGITS = 6
+SHOWN_DIGITS = 3
+SHOWN_WINDOWS = 2
 PRETRAINED = "pretrained"
 
 
@@ -68,7 +76,9 @@ class Scores:
     Attributes
     ----------
     report
-        Perplexity on the held-out windows.
+        Perplexity on the test windows.
+    recall
+        What of the past the model uses.
     certificate
         Of causality, passed.
     diagnosis
@@ -82,6 +92,7 @@ class Scores:
     """
 
     report: PerplexityReport
+    recall: RecallReport
     certificate: Certificate
     diagnosis: Diagnosis
     metrics: dict[str, float | None]
@@ -97,7 +108,7 @@ def score(subject: Subject, data: TextData) -> Scores:
     subject
         The model.
     data
-        Held-out windows and their tokenizer.
+        Test windows, the training windows and their tokenizer.
 
     Raises
     ------
@@ -107,7 +118,7 @@ def score(subject: Subject, data: TextData) -> Scores:
     model, parameters = subject.model.eval(), subject.parameters
     device = choose_device(parameters.device)
     report = evaluate(
-        model, data.validation, batch_size=parameters.batch_size, device=device, bands=parameters.position_bands
+        model, data.test, batch_size=parameters.batch_size, device=device, bands=parameters.position_bands
     )
     certificate = certify(model)
     if not certificate.passed:
@@ -116,31 +127,39 @@ def score(subject: Subject, data: TextData) -> Scores:
         report.perplexity, report.bits_per_byte, model.config.vocab_size, pretrained=subject.trained is None
     )
     logger.log(logging.WARNING if diagnosis.alarming else logging.INFO, "%s: %s", subject.arm, diagnosis.message)
+    recall = measure_recall(model, data, report.token_losses, parameters)
     return Scores(
         report=report,
+        recall=recall,
         certificate=certificate,
         diagnosis=diagnosis,
-        metrics=_metrics(subject, data, report),
-        cache=CacheSize.model_validate(_cache_fields(model, data.validation.seq_length)),
+        metrics=_metrics(subject, data, report) | recall.metrics(),
+        cache=CacheSize.model_validate(_cache_fields(model, data.test.seq_length)),
         continuations=tuple(continue_prompts(model, data.tokenizer, parameters)),
     )
 
 
-def write_scores(subject: Subject, scores: Scores, run: Run) -> None:
+def write_scores(subject: Subject, scores: Scores, data: TextData, run: Run) -> None:
     """Write what a record does not hold into the folder of a run.
 
-    It then holds ``evaluation.json`` (positions, window losses, diagnosis, certificate) and ``history.json`` (main and
-    projection training).
+    It then holds ``evaluation.json`` (positions; the mean loss of each test window and its document group; the loss of
+    each token of the first windows; recall; diagnosis; certificate), ``token_losses.safetensors`` (losses (N, T) of all
+    tokens in half precision) and ``history.json`` (main and projection training).
     """
+    report = scores.report
     run.write_json(
         EVALUATION_FILE,
         {
-            "positions": scores.report.positions.to_dict("records"),
-            "window_losses": scores.report.window_losses.tolist(),
+            "positions": report.positions.to_dict("records"),
+            "window_losses": report.window_losses.round(LOSS_DIGITS).tolist(),
+            "window_groups": data.test.document_groups.tolist(),
+            "first_windows": report.token_losses[:SHOWN_WINDOWS].round(SHOWN_DIGITS).tolist(),
+            "recall": scores.recall.as_dict(),
             "diagnosis": {"verdict": scores.diagnosis.verdict, "message": scores.diagnosis.message},
             "certificate": scores.certificate.as_dict(),
         },
     )
+    write_tensors(run.folder / TOKEN_LOSSES, {"losses": torch.from_numpy(report.token_losses).half()})
     trained = subject.trained
     projection = trained.projection if trained else None
     run.write_json(
@@ -163,13 +182,14 @@ def _metrics(subject: Subject, data: TextData, report: PerplexityReport) -> dict
         "perplexity": report.perplexity,
         "bits_per_byte": report.bits_per_byte,
         "accuracy": report.accuracy,
-        "validation_loss": report.loss,
+        "loss": report.loss,
         "decoded_tokens_per_second": speed["tokens_per_second"].item(),
     }
     if trained:
         metrics |= {
+            "validation_loss": min(row["validation_loss"] for row in trained.main.history),
             "best_epoch": trained.main.best_epoch,
-            "epochs": len(trained.main.history),
+            "epochs": trained.main.history[-1]["epoch"],
             "tokens_per_second": trained.main.tokens_per_second,
         }
     if isinstance(model, RecurrentModel):
@@ -178,7 +198,7 @@ def _metrics(subject: Subject, data: TextData, report: PerplexityReport) -> dict
         metrics["block_width"] = sum(width for _, width in blocks) / len(blocks)
     if model.recipe.continuous:
         # It was trained on one continuous stream, so it is scored on one, too.
-        metrics["stream_perplexity"] = evaluate_stream(model, data.validation.token_ids, device=device).perplexity
+        metrics["stream_perplexity"] = evaluate_stream(model, data.test.token_ids, device=device).perplexity
     if trained and trained.projection:
         metrics["convergence_rate"] = trained.projection.convergence_rate
     return metrics
@@ -186,8 +206,13 @@ def _metrics(subject: Subject, data: TextData, report: PerplexityReport) -> dict
 
 @torch.no_grad()
 def _contexts(model: RecurrentModel, data: TextData, device: torch.device) -> Iterator[Tensor]:
-    """Contexts (N * T, P) of each block over the held-out windows, each window from zero, as the model is now."""
-    windows = [data.validation[index]["input_ids"][:-1] for index in range(len(data.validation))]
+    """Contexts (N * T, P) of each block over test windows, each window from zero, as the model is now.
+
+    As many windows, evenly spread, as have the rows that the effective rank uses.
+    """
+    count = min(len(data.test), -(-EFFECTIVE_RANK_ROWS // data.test.seq_length))
+    chosen = np.linspace(0, len(data.test) - 1, count).astype(int)
+    windows = [data.test[int(index)]["input_ids"][:-1] for index in chosen]
     embeds = model.normed_embeddings(torch.stack(windows).to(device))
     for block in model.context_blocks:
         yield cast(DiverseProjection, block).unroll(embeds).flatten(0, 1)

@@ -1,0 +1,100 @@
+"""All recall measures of one model, from its losses on the test windows and one more pass over repeated passages."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from newllm.config.groups import EvaluationParameters
+from newllm.data import TextData
+from newllm.evaluation.recall import (
+    PASSAGE_TOKENS,
+    SIXTEENTHS,
+    by_place_in_period,
+    position_gain,
+    recall_losses,
+    recall_tokens,
+    repeated_passages,
+)
+from newllm.evaluation.statistics import Interval
+from newllm.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class RecallReport:
+    """What of the past a model uses.
+
+    Attributes
+    ----------
+    tokens
+        Loss of the tokens that complete a pair seen before, of their controls and of all others, as
+        `newllm.evaluation.recall.recall_losses` gives them.
+    passages
+        Gain on repeated passages by distance, as `newllm.evaluation.recall.repeated_passages` gives it; no rows where
+        windows are too short for any.
+    positions
+        What a longer past is worth; None where windows are too short to tell.
+    places
+        Loss by the place in the model's period, as `newllm.evaluation.recall.by_place_in_period` gives it; no rows for
+        a model that has none, or where windows are shorter than two periods.
+    """
+
+    tokens: pd.DataFrame
+    passages: pd.DataFrame
+    positions: Interval | None
+    places: pd.DataFrame
+
+    def metrics(self) -> dict[str, float | None]:
+        """Return the numbers of a record: nats a token, those that apply."""
+        found: dict[str, float | None] = {
+            f"recall_{row['kind']}_loss": float(row["loss"]) for row in self.tokens.to_dict("records")
+        }
+        if self.positions is not None:
+            found["position_gain"] = self.positions.mean
+        if len(self.passages):
+            found["repeated_passage_gain"] = float(self.passages["gain"].mean())
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON values; what cannot be told is None."""
+        gain = None if self.positions is None else self.positions.columns("gain")
+        return {
+            "tokens": self.tokens.to_dict("records"),
+            "passages": self.passages.to_dict("records"),
+            "position_gain": gain,
+            "places": self.places.to_dict("records"),
+        }
+
+
+def measure_recall(
+    model: LanguageModel, data: TextData, losses: NDArray[np.float64], parameters: EvaluationParameters
+) -> RecallReport:
+    """Measure what of the past a model uses.
+
+    Parameters
+    ----------
+    model
+        The model, on its device.
+    data
+        Test windows; the training windows say which pairs of tokens are rare.
+    losses
+        Of each predicted token of the test windows (N, T), nats.
+    parameters
+        Distances and number of the repeated passages.
+    """
+    length, period = data.test.seq_length, model.period
+    distances = [each for each in parameters.repeat_distances if each + 2 * PASSAGE_TOKENS <= length]
+    passages = pd.DataFrame()
+    if distances:
+        passages = repeated_passages(
+            model, data.test.token_ids, distances, passages=parameters.repeated_passages, device=model.device
+        )
+    windows = np.lib.stride_tricks.sliding_window_view(data.test.token_ids, length + 1)[::length]
+    return RecallReport(
+        tokens=recall_losses(losses, recall_tokens(windows, data.train.token_ids[None], model.config.vocab_size)),
+        passages=passages,
+        positions=position_gain(losses) if length >= SIXTEENTHS else None,
+        places=by_place_in_period(losses, period, skip=period) if 1 < period <= length // 2 else pd.DataFrame(),
+    )
