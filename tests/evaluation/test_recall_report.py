@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.evaluation.test_recall import VOCABULARY, Copier
 
 from newllm.config.groups import EvaluationParameters
 from newllm.data.windows import TokenWindows
 from newllm.evaluation.perplexity import evaluate
 from newllm.evaluation.recall_report import RecallReport, measure_recall
+from tests.evaluation.test_recall import VOCABULARY, Copier
 
 LENGTH = 128
 

@@ -91,7 +91,7 @@ def measure_recall(
         passages = repeated_passages(
             model, data.test.token_ids, distances, passages=parameters.repeated_passages, device=model.device
         )
-    windows = np.lib.stride_tricks.sliding_window_view(data.test.token_ids, length + 1)[::length]
+    windows: NDArray[np.integer] = np.lib.stride_tricks.sliding_window_view(data.test.token_ids, length + 1)[::length]
     return RecallReport(
         tokens=recall_losses(losses, recall_tokens(windows, data.train.token_ids[None], model.config.vocab_size)),
         passages=passages,

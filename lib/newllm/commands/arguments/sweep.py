@@ -10,7 +10,7 @@ SUMMARY = "train every trial of a grid and show the table of the results"
 
 EXAMPLES = """\
 newllm sweep learning_rates --dry-run
-newllm sweep tuned -p "arm=[pythia, mla]" -p "lr=[1e-3]" --processes 2
+newllm sweep sotu -p "arm=[pythia, mla]" -p "seed=[0]" --processes 2
 newllm sweep mine.yaml"""
 
 WHEN_INTERRUPTED = "finished trials are kept; the same command goes on with the others"
