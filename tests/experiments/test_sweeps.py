@@ -40,7 +40,7 @@ def test_learning_rates_have_a_grid_for_each_arm():
     for trial in trials:
         rate = trial.parameters.stream_lr if trial.arm.reads_stream else trial.parameters.lr
         rates.setdefault(trial.arm.method, set()).add(rate)
-    assert set(rates) == {"pythia", "narrow", "mqa", "dproj", "mla", "context", "cascade", "context-kv"}
+    assert {"pythia", "narrow", "mqa", "dproj", "mla", "context", "vdproj", "cascade", "context-kv"} <= set(rates)
     assert min(map(len, rates.values())) >= 3
 
 

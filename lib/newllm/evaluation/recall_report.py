@@ -84,14 +84,14 @@ def measure_recall(
     parameters
         Distances and number of the repeated passages.
     """
-    length, period = data.test.seq_length, model.period
+    ids, length, period = data.test.token_ids, data.test.seq_length, model.period
     distances = [each for each in parameters.repeat_distances if each + 2 * PASSAGE_TOKENS <= length]
     passages = pd.DataFrame()
     if distances:
         passages = repeated_passages(
-            model, data.test.token_ids, distances, passages=parameters.repeated_passages, device=model.device
+            model, ids, distances, passages=parameters.repeated_passages, device=model.device
         )
-    windows: NDArray[np.integer] = np.lib.stride_tricks.sliding_window_view(data.test.token_ids, length + 1)[::length]
+    windows = ids[np.arange(len(data.test))[:, None] * length + np.arange(length + 1)]
     return RecallReport(
         tokens=recall_losses(losses, recall_tokens(windows, data.train.token_ids[None], model.config.vocab_size)),
         passages=passages,
