@@ -15,8 +15,12 @@ from newllm.models.language_model import LanguageModel
 from newllm.models.position import ENCODINGS
 from newllm.models.recurrent import RecurrentModel
 
-EVERY_MODEL = names()
-RECURRENT = [name for name in EVERY_MODEL if find(name).model_class.recurrence]
+# Every model that is built of the decoder's blocks is built of those of the other backbone too, but the presets, which
+# are one model with another shape: `llama` and `mqa` stand for them.
+PRESETS = ("llama", "narrow", "pythia", "unified")
+ON_LLAMA = [f"{name}@llama" for name in names() if "backbone" in find(name).settings and name not in PRESETS]
+EVERY_MODEL = [*names(), *ON_LLAMA]
+RECURRENT = [name for name in EVERY_MODEL if find(name.partition("@")[0]).model_class.recurrence]
 
 
 def encodings_of(name: str) -> list[str | None]:
@@ -24,19 +28,24 @@ def encodings_of(name: str) -> list[str | None]:
     accepted: list[str | None] = []
     for encoding in ENCODINGS:
         try:
-            configure(name, "tiny", position=encoding)
+            configure(name.partition("@")[0], "tiny", position=encoding)
         except ValueError:
             continue
         accepted.append(encoding)
     return accepted or [None]
 
 
-EVERY_VARIANT = [(name, encoding) for name in EVERY_MODEL for encoding in encodings_of(name)]
+EVERY_VARIANT = [
+    *((name, encoding) for name in names() for encoding in encodings_of(name)),
+    # The encodings do not know of blocks.
+    *((name, encodings_of(name)[0]) for name in ON_LLAMA),
+]
 
 
-def build(name: str, **overrides) -> LanguageModel:
+def build(name: str, size: str = "tiny", **overrides) -> LanguageModel:
     torch.manual_seed(0)
-    return create(name, "tiny", **overrides).eval()
+    name, _, backbone = name.partition("@")
+    return create(name, size, **({"backbone": backbone} if backbone else {}), **overrides).eval()
 
 
 @functools.cache
@@ -67,7 +76,7 @@ def test_cached_equals_uncached(name, encoding):
     assert {"crop", "crop, left padding", "beam reorder"} <= set(agreement.errors)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY_MODEL if len(encodings_of(name)) > 1])
+@pytest.mark.parametrize("name", [name for name in names() if len(encodings_of(name)) > 1])
 def test_position_encodings_differ(name):
     ids = tokens(shared(name))
     with torch.no_grad():
@@ -259,7 +268,7 @@ def test_only_the_last_logits_on_request(name):
 def test_it_builds_at_every_size_without_weights(name):
     with torch.device("meta"):
         for size in ("mini", "70m", "160m", "410m", "1b", "1.4b"):
-            model = create(name, size)
+            model = build(name, size)
             assert model.cached_values(128) > 0
 
 
@@ -277,7 +286,7 @@ def test_a_recurrence_is_declared_by_the_class_and_leaves_no_trace_in_others(nam
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_the_recurrences_keep_their_own_initialisation(name):
-    model = create(name, "mini")
+    model = build(name, "mini")
     assert isinstance(model, RecurrentModel)
     for block in model.context_blocks:
         weights = torch.cat([part.weight.flatten() for part in block.modules() if isinstance(part, torch.nn.Linear)])

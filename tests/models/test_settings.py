@@ -1,6 +1,7 @@
 """Every setting that a model accepts makes another model, or it is refused: no arm is another's twin."""
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ SIZE = "tiny"
 IDS = torch.randint(1, 512, (2, 21), generator=torch.Generator().manual_seed(0))
 # A value other than the one that a tiny model has.
 OTHER = {
+    "attention_biases": "inputs",
     "attention_path": "absorbed",
+    "backbone": "llama",
     "bos_token_id": 3,
     "chunk_size": 5,
     "context_dim": 20,
@@ -46,6 +49,8 @@ OTHER = {
     "value_dim": 24,
     "vocab_size": 640,
 }
+# The same, where a model has just that one.
+OTHER_OF: dict[tuple[str, str], Any] = {("llama", "backbone"): "neox", ("llama", "num_key_value_heads"): 1}
 # Settings that only show beside another one.
 BESIDE = {"rotary_dim": {"position": "rope"}}
 # Settings of training: whose embedding is taken, and what each recurrence learns from. That they are followed is tested
@@ -88,6 +93,8 @@ def test_each_field_has_an_effect_or_is_refused(name, field):
     beside = BESIDE.get(field, {})
     before = build(name, **beside)
     value = OTHER.get(field, "x") if field != "tie_word_embeddings" else not before.config.tie_word_embeddings
+    if (name, field) in OTHER_OF:
+        value = OTHER_OF[name, field]
     if field not in find(name).settings:
         with pytest.raises(ValueError, match=f"{name} has no setting '{field}'"):
             build(name, **{field: value})

@@ -90,7 +90,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-SizeName = Literal["tiny", "mini", "70m", "160m", "410m", "1b", "1.4b"]
+SizeName = Literal["tiny", "mini", "70m", "160m", "410m", "1b", "1.4b", "smollm2-135m", "smollm2-360m", "smollm2-1.7b"]
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[Whole, Field(gt=0)]

@@ -90,7 +90,7 @@ def attend(
 
 
 class MultiHeadAttention(Attention):
-    """Attention of GPT-NeoX, with its fused weight laid out as published; keys and values may be shared by groups.
+    """Attention of GPT-NeoX or Llama, with weights laid out as published; groups of heads may share keys and values.
 
     Caches G x (d_h + d_v) values a token (G key-value heads; in GPT-NeoX itself values are as wide as keys, d_v = d_h).
 
@@ -112,9 +112,23 @@ class MultiHeadAttention(Attention):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.value_dim = self.value_head_dim(config)
         self.position = config.build_position(self.head_dim)
-        width = (self.num_heads + self.num_groups) * self.head_dim + self.num_groups * self.value_dim
-        self.query_key_value = nn.Linear(config.hidden_size, width)
-        self.dense = nn.Linear(self.num_heads * self.value_dim, config.hidden_size)
+        widths = (
+            self.num_heads * self.head_dim,
+            self.num_groups * self.head_dim,
+            self.num_groups * self.value_dim,
+        )
+        biases = config.bias_of_attention()
+        bias_in, bias_out = biases != "none", biases == "all"
+        joined = self.num_heads * self.value_dim
+        self.is_fused = config.backbone == "neox"
+        if self.is_fused:
+            self.query_key_value = nn.Linear(config.hidden_size, sum(widths), bias=bias_in)
+            self.dense = nn.Linear(joined, config.hidden_size, bias=bias_out)
+        else:
+            self.q_proj, self.k_proj, self.v_proj = (
+                nn.Linear(config.hidden_size, width, bias=bias_in) for width in widths
+            )
+            self.o_proj = nn.Linear(joined, config.hidden_size, bias=bias_out)
 
     @staticmethod
     def value_head_dim(config: DecoderConfig) -> int:
@@ -128,12 +142,24 @@ class MultiHeadAttention(Attention):
 
     def project(self, hidden: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (B, H, T, d_h), keys (B, G, T, d_h) and values (B, G, T, d_v), positions encoded."""
-        of_queries = self.num_heads // self.num_groups * self.head_dim
-        # Each group's slice of the fused weight holds its queries, then its key, then its value.
-        fused = self.query_key_value(hidden).unflatten(-1, (self.num_groups, -1)).transpose(1, 2)
-        queries, keys, values = fused.split([of_queries, self.head_dim, self.value_dim], dim=-1)
-        queries = queries.unflatten(-1, (-1, self.head_dim)).transpose(2, 3).flatten(1, 2)
+        if self.is_fused:
+            of_queries = self.num_heads // self.num_groups * self.head_dim
+            # Each group's slice of the fused weight holds its queries, then its key, then its value.
+            fused = self.query_key_value(hidden).unflatten(-1, (self.num_groups, -1)).transpose(1, 2)
+            queries, keys, values = fused.split([of_queries, self.head_dim, self.value_dim], dim=-1)
+            queries = queries.unflatten(-1, (-1, self.head_dim)).transpose(2, 3).flatten(1, 2)
+        else:
+            projected = (self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden))
+            heads = (self.num_heads, self.num_groups, self.num_groups)
+            queries, keys, values = (
+                states.unflatten(-1, (count, -1)).transpose(1, 2)
+                for states, count in zip(projected, heads, strict=True)
+            )
         return self.position.rotate(queries, step.positions), self.position.rotate(keys, step.positions), values
+
+    def join(self, outputs: Tensor) -> Tensor:
+        """Put the outputs of the heads (B, H, T, d_v) together, through the last linear map: (B, T, d)."""
+        return (self.dense if self.is_fused else self.o_proj)(outputs.transpose(1, 2).flatten(2))
 
     def forward(self, hidden: Tensor, step: Step) -> Tensor:
         """Attend from and to ``hidden`` (B, T, d); returns (B, T, d)."""
@@ -141,4 +167,4 @@ class MultiHeadAttention(Attention):
         if step.cache is not None:
             keys, values = step.cache.update(keys, values, self.layer_index)
         output = attend(queries, keys, values, step, self.position, self.head_dim**-0.5)
-        return self.dense(output.transpose(1, 2).flatten(2))
+        return self.join(output)

@@ -17,6 +17,11 @@ logger = logging.getLogger(__name__)
 MOST_LAYERS = 1000
 LARGEST_SIZE = 10**8
 
+# The blocks that a decoder can be built of, with the share of a head that their own RoPE turns.
+ROTARY_FRACTIONS = {"neox": 0.25, "llama": 1.0}
+# Which linear maps of attention have a bias: none, those that make queries, keys and values, or the last one too.
+ATTENTION_BIASES = ("none", "inputs", "all")
+
 # What transformers itself writes into a config.json, or hands to a config, beside its declared fields.
 OF_TRANSFORMERS = {
     "attn_implementation",
@@ -207,14 +212,18 @@ class DecoderConfig(LanguageModelConfig):
 
     Attributes
     ----------
+    backbone
+        The block: ``neox`` or ``llama`` (see `newllm.models.backbones`).
     num_hidden_layers, num_attention_heads, intermediate_size
         L, H and the width of the MLP.
     max_position_embeddings
         Longest sequence the model is meant for.
     position
-        A `PositionEncodingConfig`, its dictionary, or the name of an encoding.
+        A `PositionEncodingConfig`, its dictionary, or the name of an encoding; RoPE turns as much of a head as is
+        usual for the backbone, where nothing is said.
     """
 
+    backbone: str = "neox"
     num_hidden_layers: int = 6
     num_attention_heads: int = 8
     intermediate_size: int = 2048
@@ -225,8 +234,13 @@ class DecoderConfig(LanguageModelConfig):
     not_settings = frozenset({"max_position_embeddings"})
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.position = PositionEncodingConfig.parse(self.position)
+        self.require_choice("backbone", list(ROTARY_FRACTIONS))
+        self.position = PositionEncodingConfig.parse(self.position, ROTARY_FRACTIONS[self.backbone])
         super().__post_init__(**kwargs)
+
+    def bias_of_attention(self) -> str:
+        """Which linear maps of attention have a bias, one of `ATTENTION_BIASES`: as is usual for the backbone."""
+        return "all" if self.backbone == "neox" else "none"
 
     def build_position(self, head_dim: int) -> PositionEncoding:
         """Make the position encoding for heads of width ``head_dim``."""

@@ -62,12 +62,22 @@ class PositionEncodingConfig:
             )
 
     @classmethod
-    def parse(cls, value: "PositionEncodingConfig | dict[str, Any] | str") -> "PositionEncodingConfig":
-        """Accept a config, its dictionary (as ``config.json`` holds it), or just the type's name."""
+    def parse(
+        cls, value: "PositionEncodingConfig | dict[str, Any] | str", rotary_fraction: float | None = None
+    ) -> "PositionEncodingConfig":
+        """Accept a config, its dictionary (as ``config.json`` holds it), or just the type's name.
+
+        Parameters
+        ----------
+        value
+            What is accepted.
+        rotary_fraction
+            Share of a head that RoPE turns where the value does not say; None stands for GPT-NeoX's.
+        """
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
-            return cls(type=value)
+            value = {"type": value}
         if isinstance(value, dict):
             unknown = set(value) - set(cls.__dataclass_fields__)
             if unknown:
@@ -75,6 +85,8 @@ class PositionEncodingConfig:
                     f"position encoding has no setting {sorted(unknown)}: "
                     f"allowed are {sorted(cls.__dataclass_fields__)}"
                 )
+            if rotary_fraction is not None and value.get("type", cls.type) == RotaryEncoding.type:
+                value = {"rotary_fraction": rotary_fraction, **value}
             return cls(**value)
         raise ValueError(f"position={value!r} must be one of {sorted(ENCODINGS)}, or a PositionEncodingConfig")
 

@@ -14,8 +14,11 @@ from newllm.wording import did_you_mean
 
 PYTHIA_VOCABULARY = 50304
 GPT2_VOCABULARY = 50257
+SMOLLM2_VOCABULARY = 49152
 # What all other models are compared with.
 BASELINE = "pythia"
+# The baseline on Llama's blocks.
+LLAMA = "llama"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Size:
         Number of token ids V.
     chunk_size
         Tokens a chunk, for the models that remember by chunks.
+    gated_width, key_value_heads
+        Width of the MLP and key-value heads of a Llama, where they are not those of a rule.
+    rotary_base
+        Base of a Llama's RoPE.
     """
 
     layers: int
@@ -37,6 +44,9 @@ class Size:
     heads: int
     vocabulary: int = PYTHIA_VOCABULARY
     chunk_size: int = 100
+    gated_width: int | None = None
+    key_value_heads: int | None = None
+    rotary_base: float = 10000.0
 
     def scaled(self, numerator: int, denominator: int) -> int:
         """Return that fraction of the width, rounded up to a multiple of the heads."""
@@ -64,6 +74,10 @@ SIZES: dict[str, Size] = {
     "410m": Size(24, 1024, 16),
     "1b": Size(16, 2048, 8),
     "1.4b": Size(24, 2048, 16),
+    # Llamas (Ben Allal et al. 2025, https://arxiv.org/abs/2502.02737); other models take their depth, width and heads.
+    "smollm2-135m": Size(30, 576, 9, SMOLLM2_VOCABULARY, key_value_heads=3, rotary_base=100000.0),
+    "smollm2-360m": Size(32, 960, 15, SMOLLM2_VOCABULARY, key_value_heads=5, rotary_base=100000.0),
+    "smollm2-1.7b": Size(24, 2048, 32, SMOLLM2_VOCABULARY, gated_width=8192, key_value_heads=32, rotary_base=130000.0),
 }
 
 

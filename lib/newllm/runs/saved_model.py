@@ -23,7 +23,8 @@ from newllm.files import (
     why_no_model,
 )
 from newllm.models.language_model import LanguageModel
-from newllm.models.registry import BASELINE, METHODS, find
+from newllm.models.published_llama import READERS
+from newllm.models.registry import BASELINE, LLAMA, METHODS, find
 from newllm.runtime import errors_only
 from newllm.wording import first_line
 
@@ -31,8 +32,8 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 
-# What transformers calls the published Pythias, whose weights are those of ours by name.
-PUBLISHED_TYPE = "gpt_neox"
+# What transformers calls models whose weights are those of ours by name, and what they are called here.
+PUBLISHED_TYPES = {"gpt_neox": BASELINE, **dict.fromkeys(READERS, LLAMA)}
 
 
 class LoadingError(ValueError):
@@ -272,21 +273,27 @@ def _stored_config(folder: Path) -> dict[str, Any]:
 
 def _method_of(folder: Path) -> str:
     """Name the model of a stored configuration; controls such as ``narrow`` are Pythias."""
-    model_type = _stored_config(folder).get("model_type")
-    if model_type == PUBLISHED_TYPE:
-        return BASELINE
+    stored = _stored_config(folder)
+    model_type = stored.get("model_type")
+    if model_type in PUBLISHED_TYPES:
+        return PUBLISHED_TYPES[model_type]
     for name in (BASELINE, *METHODS):
         if find(name).config_class.model_type == model_type:
-            return name
+            return LLAMA if name == BASELINE and stored.get("backbone") == "llama" else name
     raise LoadingError(
-        f"{folder} holds a model of the type {model_type!r}: only those of newllm and published Pythias are evaluated."
+        f"{folder} holds a model of the type {model_type!r}: only those of newllm, and published Pythias and Llamas, "
+        "are evaluated."
     )
 
 
 def _refuse_preset(folder: Path, method: str) -> None:
     """Refuse a shape's name, such as ``mqa``, for weights of another shape: they would be read as what they are."""
+    stored = _method_of(folder) if method in METHODS else method
     model_class = METHODS[method].model_class if method in METHODS else None
-    reader = next((name for name in (BASELINE, *METHODS) if METHODS[name].model_class is model_class), method)
+    same_class = (
+        name for name in (stored, BASELINE, *METHODS) if name in METHODS and METHODS[name].model_class is model_class
+    )
+    reader = next(same_class, method)
     if reader != method:
         raise LoadingError(
             f"{method} is a shape of {reader} and no other way to read the weights in {folder}: name {reader}."

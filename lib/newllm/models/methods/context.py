@@ -211,7 +211,7 @@ class ContextPythiaModel(RecurrentModel, Decoder):
         if step.cache is not None:
             kept, _ = step.cache.update(contexts[:, None], contexts[:, None, :, :0], 0)
             contexts = kept[:, 0]
-        norm = cast(nn.Module, self.gpt_neox.layers[0].input_layernorm)
+        norm = cast(nn.Module, self.stack.layers[0].input_layernorm)
         return self.run_blocks(hidden, step, _without_gain(norm, contexts))
 
     def cache_layout(self) -> list[type[CacheLayerMixin]]:

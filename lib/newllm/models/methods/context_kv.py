@@ -8,10 +8,10 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin
 
+from newllm.models.backbones import FeedForward
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.cache_layers import ChunkContextLayer
 from newllm.models.config import LARGEST_SIZE, MOST_LAYERS, BorrowedEmbeddingConfig
-from newllm.models.decoder import FeedForward
 from newllm.models.projection import weight_of
 from newllm.models.registry import Size, register
 from newllm.models.step import Step

@@ -46,7 +46,7 @@ class KeyAttention(MultiHeadAttention):
         outputs = attend_to_outputs(new_weights, values, past_weights @ past_outputs)
         if step.cache is not None:
             step.cache.update(keys, outputs, self.layer_index)
-        return self.dense(outputs.transpose(1, 2).flatten(2))
+        return self.join(outputs)
 
     def _cached(self, step: Step, like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and outputs of the tokens before (B, H, S - T, d_h)."""

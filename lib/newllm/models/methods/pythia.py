@@ -1,14 +1,15 @@
 """Pythia (Biderman et al. 2023): the baseline, its position encoding to choose, and two controls of equal cache."""
 
 import copy
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import GPTNeoXConfig
 
-from newllm.models.config import GroupedDecoderConfig
+from newllm.models.config import ATTENTION_BIASES, GroupedDecoderConfig
 from newllm.models.decoder import Decoder
 from newllm.models.position import PositionEncodingConfig
+from newllm.models.published_llama import READERS, read_llama, written_for_llama
 from newllm.models.registry import Paper, Size, register
 
 PYTHIA = Paper("Biderman et al.", 2023, "https://arxiv.org/abs/2304.01373")
@@ -33,11 +34,52 @@ ROTARY = ("rope_parameters", "rope_scaling", "rotary_pct", "rotary_emb_base", "r
 
 @strict
 class PythiaConfig(GroupedDecoderConfig):
-    """A GPT-NeoX shape. Reads the published ``config.json`` too, and refuses what it would not compute."""
+    """A GPT-NeoX or Llama shape. Reads their published ``config.json`` too, and refuses what it would not compute.
+
+    Attributes
+    ----------
+    attention_biases
+        Which linear maps of attention have a bias: ``none``, ``inputs`` (those that make queries, keys and values, as
+        in Qwen2) or ``all``; None stands for all in GPT-NeoX and none in Llama.
+    """
 
     model_type = "newllm-pythia"
 
+    attention_biases: str | None = None
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """Make a config of what a ``config.json`` holds, also of a Llama's or a Qwen2's."""
+        if config_dict.get("model_type") in READERS:
+            config_dict = read_llama(config_dict)
+        elif config_dict.get("backbone") == "llama":
+            # Written for transformers, see `to_dict`: it says again what other fields say.
+            again = written_for_llama(1.0, "none", PositionEncodingConfig())
+            config_dict = {name: value for name, value in config_dict.items() if name not in again}
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-serialisable form; a Llama's holds what transformers' Llama calls by other names, too."""
+        plain = super().to_dict()
+        if self.backbone == "llama":
+            position = PositionEncodingConfig.parse(self.position)
+            plain |= written_for_llama(self.layer_norm_eps, self.bias_of_attention(), position)
+        return plain
+
+    def bias_of_attention(self) -> str:
+        """Which linear maps of attention have a bias, one of `ATTENTION_BIASES`."""
+        return self.attention_biases or super().bias_of_attention()
+
+    def validate_architecture(self) -> None:
+        """Refuse shapes that no model can have, naming the field."""
+        super().validate_architecture()
+        if self.attention_biases is not None:
+            self.require_choice("attention_biases", ATTENTION_BIASES)
+
     def __post_init__(self, **kwargs: Any) -> None:
+        # One way to say what is usual, so that equal models have equal configurations.
+        if self.attention_biases == super().bias_of_attention():
+            self.attention_biases = None
         for name, expected in COMPUTED.items():
             value = kwargs.pop(name, None)
             if value not in (None, expected):
@@ -114,6 +156,9 @@ def _heads_of_a_latent(size: Size) -> int:
     papers=(SHARED_KEYS_AND_VALUES,),
 )
 class PythiaModel(Decoder):
-    """GPT-NeoX decoder; equals transformers' ``GPTNeoXForCausalLM`` and shares its checkpoints by name."""
+    """The baseline on either backbone: equals transformers' ``GPTNeoXForCausalLM``, or ``LlamaForCausalLM``.
+
+    Checkpoints of theirs load by name, and the other way round.
+    """
 
     config_class = PythiaConfig
