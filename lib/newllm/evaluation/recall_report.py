@@ -88,9 +88,7 @@ def measure_recall(
     distances = [each for each in parameters.repeat_distances if each + 2 * PASSAGE_TOKENS <= length]
     passages = pd.DataFrame()
     if distances:
-        passages = repeated_passages(
-            model, ids, distances, passages=parameters.repeated_passages, device=model.device
-        )
+        passages = repeated_passages(model, ids, distances, passages=parameters.repeated_passages, device=model.device)
     windows = ids[np.arange(len(data.test))[:, None] * length + np.arange(length + 1)]
     return RecallReport(
         tokens=recall_losses(losses, recall_tokens(windows, data.train.token_ids[None], model.config.vocab_size)),

@@ -14,7 +14,7 @@ from newllm.experiments.running import run_trial, score_pretrained
 from newllm.experiments.scoring import PRETRAINED
 from newllm.experiments.timing import Clock, expected_seconds
 from newllm.experiments.trial import Trial, lender_of
-from newllm.files import outputs_folder
+from newllm.files import outputs_folder, reference_folder
 from newllm.runs.folder import finished_runs
 from newllm.runs.records_table import load_records
 from newllm.runs.saved_model import check_pretrained
@@ -95,7 +95,7 @@ def run_trials(
     dict
         The error of each trial that failed.
     """
-    finished = finished_runs(outputs_folder())
+    finished = finished_runs(outputs_folder(), reference_folder())
     for trial in unfinished(trials):
         if not trial.parameters.rerun:
             trial.run().take_over(finished)

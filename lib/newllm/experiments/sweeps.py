@@ -24,7 +24,7 @@ from newllm.experiments.comparison import run_trials, unfinished
 from newllm.experiments.planning import check_arms, check_text
 from newllm.experiments.timing import expected_seconds
 from newllm.experiments.trial import Trial
-from newllm.files import outputs_folder
+from newllm.files import outputs_folder, reference_folder
 from newllm.models.registry import find
 from newllm.runs.folder import SWEEPS_FOLDER, Run, finished_runs
 from newllm.runs.records_table import load_records
@@ -294,7 +294,7 @@ class SweepRun:
             self.data[data.fingerprint] = data
             folder = self.run.folder / trial.folder_name
             self.trials[Trial(trial.arm, trial.seed, trial.parameters, folder, data.fingerprint)] = trial
-        finished = finished_runs(outputs_folder())
+        finished = finished_runs(outputs_folder(), reference_folder())
         self.waiting = [
             trial
             for fingerprint, _, trials in self._by_data()

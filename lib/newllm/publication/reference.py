@@ -12,6 +12,7 @@ from newllm.files import reference_folder
 from newllm.publication.leaderboard import read_board
 from newllm.runs.folder import SWEEPS_FOLDER, TABLES_FOLDER
 from newllm.runs.pictures import FIGURES_FOLDER, write_pictures
+from newllm.runs.publishing import publish_run
 from newllm.runs.record import RECORD_FILE, read_record
 
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
@@ -46,9 +47,7 @@ def publish(run: Path) -> None:
     for record in records:
         by_notebook = reference_folder() / read_record(record.parent).notebook / record.parent.name
         target = home / record.parent.relative_to(run) if is_sweep else by_notebook
-        target.mkdir(parents=True, exist_ok=True)
-        for name in KEPT_FILES:
-            shutil.copyfile(record.parent / name, target / name)
+        publish_run(record.parent, target, KEPT_FILES)
     for folder, pattern in KEPT_FOLDERS.items():
         for path in sorted((run / folder).glob(pattern)):
             target = home / folder

@@ -272,22 +272,23 @@ class Run:
             path.rename(aside / path.name)
 
 
-def finished_runs(outputs: Path) -> dict[str, Path]:
-    """Return where finished runs are below a folder, by their `Run.key`; damaged ones are left out.
+def finished_runs(*folders: Path) -> dict[str, Path]:
+    """Return where finished runs are below some folders, by their `Run.key`; damaged ones are left out.
 
     Parameters
     ----------
-    outputs
-        Folder to walk through; it need not exist.
+    folders
+        Folders to walk through, those first whose runs are wanted more; they need not exist.
     """
     found: dict[str, Path] = {}
-    for path in sorted(outputs.rglob(FINISHED_FILE)):
-        if is_hidden(path, outputs):
-            continue
-        try:
-            found.setdefault(_key(path.parent, read_json(path)["identity"]), path.parent)
-        except (DamagedFileError, FileNotFoundError, KeyError):  # damaged, deleted meanwhile, or somebody else's
-            continue
+    for folder in folders:
+        for path in sorted(folder.rglob(FINISHED_FILE)):
+            if is_hidden(path, folder):
+                continue
+            try:
+                found.setdefault(_key(path.parent, read_json(path)["identity"]), path.parent)
+            except (DamagedFileError, FileNotFoundError, KeyError):  # damaged, deleted meanwhile, or somebody else's
+                continue
     return found
 
 

@@ -1,0 +1,48 @@
+"""A published run: small, sealed, and taken over by whoever asks for the same."""
+
+from pathlib import Path
+
+import pytest
+
+from newllm.runs.folder import Run, finished_runs
+from newllm.runs.publishing import publish_run
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    run = Run(tmp_path / "outputs" / "pythia-seed0", {"lr": 1.0})
+    run.start()
+    run.write_json("evaluation.json", {"window_losses": [1.5]})
+    run.write_json("weights.json", {"large": list(range(1000))})
+    run.finish(12.5)
+    target = tmp_path / "reference" / "02" / "pythia-seed0"
+    publish_run(run.folder, target, ["evaluation.json"])
+    return target
+
+
+def test_an_equal_run_takes_it_over_without_the_weights(tmp_path, published):
+    asked = Run(tmp_path / "elsewhere" / "pythia-seed0", {"lr": 1.0})
+    assert asked.take_over(finished_runs(published.parents[1]))
+    assert asked.is_finished
+    assert sorted(path.name for path in asked.folder.iterdir()) == ["evaluation.json", "finished.json", "run.json"]
+    assert not Run(tmp_path / "other" / "pythia-seed0", {"lr": 2.0}).take_over(finished_runs(published.parents[1]))
+
+
+def test_a_run_of_ones_own_is_wanted_more(tmp_path, published):
+    found = finished_runs(tmp_path / "outputs", published.parents[1])
+    assert list(found.values()) == [tmp_path / "outputs" / "pythia-seed0"]
+
+
+def test_a_published_file_that_was_changed_is_not_taken_over(tmp_path, published):
+    file = published / "evaluation.json"
+    file.write_text(file.read_text().replace("1.5", "1.4"))
+    asked = Run(tmp_path / "elsewhere" / "pythia-seed0", {"lr": 1.0})
+    assert not asked.take_over(finished_runs(published.parents[1]))
+
+
+def test_what_is_not_finished_is_not_published(tmp_path):
+    run = Run(tmp_path / "outputs" / "mla-seed0", {})
+    run.start()
+    with pytest.raises(FileNotFoundError):
+        publish_run(run.folder, tmp_path / "reference" / "mla-seed0", [])
+    assert not (tmp_path / "reference").exists()
