@@ -61,6 +61,11 @@ def test_settings_that_say_what_is_so_anyway_make_no_other_arm():
         "cascade-frozen-embedding": "cascade-oacd",
         "pythia-frozen-embedding": "pythia-frozen-embedding",
         "unified@position=alibi": "unified@position=alibi",
+        "mla@position={type: alibi, alibi_slopes_by_head: true}": "mla@alibi_slopes_by_head=true",
+        "unified@position={type: alibi, alibi_slope: 0.25}": "unified@alibi_slope=0.25,position=alibi",
+        "mla@position={rotary_fraction: 1.0}": "mla@position=rope",
+        "pythia@rotary_fraction=0.25": "pythia",
+        "cla@layers_sharing=2": "cla",
     }
     assert {text: Arm.parse(text).as_trained(TINY).name for text in said} == said
     assert Arm.parse("mla@kv_dim=16").as_trained(Parameters(size="mini")).name == "mla@kv_dim=16"
@@ -96,6 +101,7 @@ def test_projection_training_is_left_out_by_name_only():
         ("pythia@", r"not of the form @setting=value"),
         ("pythia@heads", r"not of the form @setting=value"),
         ("pythia@a=1,a=2", r"gives a setting twice"),
+        ("mla@alibi_slope=1,position={type: alibi, alibi_slope: 2}", r"gives a setting twice"),
         ("pythia@a={b: 1", r"settings that are no values: its brackets do not match"),
         ("pythia@a={b: 1, b: 2}", r"a setting that is no value, write \[a, b\] or {key: value}: .* b is given twice"),
         ("", r"names no model"),

@@ -20,6 +20,8 @@ VALUES_PER_TOKEN_70M = {
     "narrow": 3840,
     "mqa": 768,
     "mla": 768,
+    "context": 256,
+    "cla": 256,
     "vdproj": 4992,
     "ka": 6144,
 }
@@ -41,6 +43,21 @@ def test_values_per_token_at_70m(name, expected):
     assert model.cached_values(129) - model.cached_values(128) == expected
 
 
+@pytest.mark.parametrize("size", sizes())
+def test_eight_heads_of_which_one_is_kept_are_the_bytes_of_mla_at_every_size(size):
+    control = create_on_meta("mqa", size, num_attention_heads=8, num_key_value_heads=1)
+    assert control.cached_values(1000) == create_on_meta("mla", size).cached_values(1000)
+
+
+@pytest.mark.parametrize("size", sizes())
+def test_an_mlp_of_27_32_makes_a_pythia_of_the_parameters_of_mla_at_every_size(size):
+    whole = create_on_meta("pythia", size).config.intermediate_size
+    slim = create_on_meta("pythia", size, intermediate_size=whole * 27 // 32).num_parameters()
+    assert slim == pytest.approx(create_on_meta("mla", size).num_parameters(), rel=0.003)
+    if size in ("mini", "70m", "160m"):
+        assert slim == pytest.approx(create_on_meta("context", size).num_parameters(), rel=0.01)
+
+
 def test_dproj_keeps_one_state_beside_its_tokens():
     assert create_on_meta("dproj", "70m").cached_values(0) == 320
 
@@ -50,7 +67,8 @@ def test_a_control_keeps_no_more_than_what_it_stands_beside_where_one_head_is_no
     for name in controls():
         method = find(name)
         control, beside = create_on_meta(name, size), create_on_meta(str(method.control), size)
-        kept, allowed = (model.cached_values(9) - model.cached_values(8) for model in (control, beside))
+        # Far from the beginning, where what is kept of the first tokens has long filled up.
+        kept, allowed = (model.cached_values(10_001) - model.cached_values(10_000) for model in (control, beside))
         assert kept <= allowed or control.config.num_key_value_heads == 1
         if size in ("70m", "410m", "1b", "1.4b"):
             assert kept == allowed, name

@@ -35,6 +35,7 @@ OTHER = {
     "intermediate_size": 100,
     "kv_dim": 24,
     "layer_norm_eps": 0.1,
+    "layers_sharing": 3,
     "max_position_embeddings": 64,
     "num_attention_heads": 2,
     "num_blocks": 3,
@@ -44,15 +45,17 @@ OTHER = {
     "position": "none",
     "proj_dim": 24,
     "rotary_dim": 8,
+    "sinks": 2,
     "token_context": "current",
     "use_cache": False,
     "value_dim": 24,
     "vocab_size": 640,
+    "window": 7,
 }
 # The same, where a model has just that one.
 OTHER_OF: dict[tuple[str, str], Any] = {("llama", "backbone"): "neox", ("llama", "num_key_value_heads"): 1}
 # Settings that only show beside another one.
-BESIDE = {"rotary_dim": {"position": "rope"}}
+BESIDE = {"layers_sharing": {"num_hidden_layers": 3}, "rotary_dim": {"position": "rope"}}
 # Settings of training: whose embedding is taken, and what each recurrence learns from. That they are followed is tested
 # where it is done, in tests/experiments/test_recipes.py and tests/training/test_stream.py.
 OF_TRAINING = {"embedding_source", "data_split"}
@@ -131,6 +134,10 @@ def test_an_unknown_setting_is_refused_in_one_sentence(name, field):
         ("mla@rotary_dim=8", "rotary_dim=8 does nothing without RoPE"),
         ("cascade@embedding_digest=abc", "no setting 'embedding_digest'"),
         ("unified@position={type: alibi, rotary_base: 500.0}", "rotary_base=500.0 does nothing under .*'alibi'"),
+        ("pythia@alibi_slope=0.5", "alibi_slope=0.5 does nothing under .*'rope'"),
+        ("mla@rotary_fraction=0.5", "rotary_fraction=0.5 does nothing under .*'alibi'"),
+        ("mla@position=rope,rotary_fraction=0.5", "rotary_fraction=0.5 is not free"),
+        ("cascade@alibi_slope=0.5", "cascade has no setting 'alibi_slope'"),
         ("unified@position={type: none, alibi_slope: 0.5}", "alibi_slope=0.5 does nothing under .*'none'"),
         ("unified@position={type: alibi, alibi_slopes_by_head: true, alibi_slope: 0.5}", "leave one out"),
         ("pythia@num_attention_heads=64", "heads of width 1 are too narrow for RoPE"),

@@ -13,6 +13,7 @@ from newllm.config.groups import ModelParameters
 from newllm.config.methods import method_of
 from newllm.config.values import ValueFormatError, read_value, split_items, write_value
 from newllm.models.language_model import LanguageModel
+from newllm.models.position import PositionEncodingConfig
 from newllm.models.registry import BASELINE, configure, find
 from newllm.wording import did_you_mean
 
@@ -208,12 +209,13 @@ def _overrides(text: str, settings: str) -> tuple[tuple[str, Any], ...]:
     if not pairs or not all(key.strip() and equals and value.strip() for key, equals, value in pairs):
         raise ArmError(f"arm {text!r} has settings that are not of the form @setting=value,setting=value.")
     try:
-        values = {key.strip(): _frozen(read_value(value)) for key, _, value in pairs}
+        given = [item for key, _, value in pairs for item in _one_by_one(key.strip(), read_value(value))]
     except ValueFormatError as error:
         raise ArmError(
             f"arm {text!r} has a setting that is no value, write [a, b] or {{key: value}}: {error}."
         ) from None
-    if len(values) < len(pairs):
+    values = {key: _frozen(value) for key, value in given}
+    if len(values) < len(given):
         raise ArmError(f"arm {text!r} gives a setting twice.")
     if VOCABULARY_SETTING in values:
         raise ArmError(
@@ -221,6 +223,14 @@ def _overrides(text: str, settings: str) -> tuple[tuple[str, Any], ...]:
             "parameter tokenizer, such as bpe:4096."
         )
     return tuple(sorted(values.items()))
+
+
+def _one_by_one(key: str, value: Any) -> list[tuple[str, Any]]:
+    """Return a setting as it is, and a whole position encoding as its single settings, so that both have one name."""
+    if key != "position" or not isinstance(value, dict):
+        return [(key, value)]
+    encoding = {"type": PositionEncodingConfig.type, **value}
+    return [(key, encoding.pop("type")), *encoding.items()]
 
 
 def _frozen(value: Any) -> Any:

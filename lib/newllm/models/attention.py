@@ -66,7 +66,29 @@ def attend(
     Tensor
         (B, H, T, d_v).
     """
-    bias = step.attention_bias(encoding, queries.dtype)
+    return attend_with_bias(queries, keys, values, step.attention_bias(encoding, queries.dtype), scale)
+
+
+def attend_with_bias(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Softmax attention under a bias that says what is seen, or plainly causal.
+
+    Parameters
+    ----------
+    queries
+        (B, H, T, d).
+    keys, values
+        (B, G, S, d) and (B, G, S, d_v), G a divisor of H.
+    bias
+        Added to the scores (B or 1, 1 or H, T, S); None where T = S tokens each see those up to themselves, or where a
+        single query sees all keys.
+    scale
+        Factor on the scores.
+
+    Returns
+    -------
+    Tensor
+        (B, H, T, d_v).
+    """
     batch, num_heads, length, _ = queries.shape
     num_groups, _, value_width = values.shape[1:]
     if length > 1 and value_width < keys.shape[-1]:

@@ -352,7 +352,8 @@ def _fill_layers(cache: Cache, layout: Sequence[type[CacheLayerMixin]], serves_o
         raise ValueError("this model cannot offload its cache: pass model.new_cache() or an empty DynamicCache()")
     for index, layer in enumerate(cache.layers):
         wanted = layout[index] if index < len(layout) else None
-        serves = wanted is DynamicLayer and (
+        # Layers beyond those that are used go, as where generate() makes one a block and blocks share them.
+        serves = wanted in (DynamicLayer, None) and (
             type(layer) is GrowingLayer or (serves_other_layers and _is_growing(layer))
         )
         if type(layer) is not wanted and not serves and not _is_unused_stock_layer(layer):

@@ -90,6 +90,22 @@ class PositionEncodingConfig:
             return cls(**value)
         raise ValueError(f"position={value!r} must be one of {sorted(ENCODINGS)}, or a PositionEncodingConfig")
 
+    @classmethod
+    def settings(cls) -> frozenset[str]:
+        """Names of the fields beside the type, by which users set them one by one."""
+        return frozenset(cls.__dataclass_fields__) - {"type"}
+
+    @classmethod
+    def combine(cls, value: "PositionEncodingConfig | dict[str, Any] | str", given: dict[str, Any]) -> dict[str, Any]:
+        """Put single settings into an encoding, in any form that `parse` accepts; returns its dictionary."""
+        if isinstance(value, dict):
+            return {**value, **given}
+        whole = cls.parse(value)
+        defaults = cls(type=whole.type).to_dict()
+        # What only says the default again would be refused where another encoding has no such setting.
+        changed = {name: item for name, item in whole.to_dict().items() if item != defaults[name]}
+        return {"type": whole.type, **changed, **given}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plain dictionary that ``config.json`` holds."""
         return asdict(self)

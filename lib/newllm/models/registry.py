@@ -10,6 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from newllm.models.config import LanguageModelConfig
 from newllm.models.language_model import LanguageModel
+from newllm.models.position import PositionEncodingConfig
 from newllm.wording import did_you_mean
 
 PYTHIA_VOCABULARY = 50304
@@ -110,8 +111,9 @@ class Method:
 
     @property
     def settings(self) -> frozenset[str]:
-        """The fields of its config that users may set: each makes another model."""
-        return self.config_class.settings()
+        """What users may set, each of which makes another model: fields of its config, and of its position encoding."""
+        fields = self.config_class.settings()
+        return fields | PositionEncodingConfig.settings() if "position" in fields else fields
 
 
 METHODS: dict[str, Method] = {}
@@ -138,8 +140,8 @@ def register(
     summary
         One line for tables and the overview: what is remembered.
     control
-        The method beside which this one stands as a control, because it keeps as many bytes a token at the 70m shape;
-        a control claims no saving itself.
+        The method beside which this one stands as a control, because as many bytes are added by a token at the 70m
+        shape, however many there were before; a control claims no saving itself.
     papers
         Where it was published; empty for what is new here.
     """
@@ -192,8 +194,12 @@ def configure(name: str, size: str = "70m", **overrides: Any) -> PreTrainedConfi
             raise ValueError(f"{name} has no setting {key!r}{hint}: it has {', '.join(sorted(settings))}")
     try:
         # A model without layers or heads has no such settings.
-        values = {key: value for key, value in baseline.items() if key in settings}
-        return config_class(**(values | method.shape(shape) | overrides))
+        values = {key: value for key, value in baseline.items() if key in settings} | method.shape(shape) | overrides
+        of_position = {key: values.pop(key) for key in PositionEncodingConfig.settings() & overrides.keys()}
+        if of_position:
+            default = config_class.__dataclass_fields__["position"].default
+            values["position"] = PositionEncodingConfig.combine(values.get("position", default), of_position)
+        return config_class(**values)
     except (StrictDataclassError, TypeError, ValueError) as error:
         # transformers wraps a field's own sentence in its validation errors; the sentence is what helps.
         reason = error.__cause__ or error
@@ -210,7 +216,7 @@ def create(name: str, size: str = "70m", **overrides: Any) -> LanguageModel:
     size
         One of `sizes`.
     overrides
-        Settings of the model, such as ``kv_dim=64``, ``position="alibi"`` or ``vocab_size=8192``.
+        Settings of the model, such as ``kv_dim=64``, ``position="alibi"``, ``alibi_slope=0.25`` or ``vocab_size=8192``.
 
     Raises
     ------

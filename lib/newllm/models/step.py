@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 from newllm.models.cache_layers import CacheContents
 from newllm.models.position import PositionEncoding, causal_mask
 
-SharedT = TypeVar("SharedT", Tensor, Tensor | None)
+SharedT = TypeVar("SharedT")
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Step:
     has_gaps: bool = False
     texts: Tensor | None = None
     hidden_states: list[Tensor] | None = None
-    _shared: dict[Hashable, Tensor | None] = field(default_factory=dict)
+    _shared: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -166,10 +166,10 @@ class Step:
             self.hidden_states.append(hidden)
 
     def once(self, key: Hashable, make: Callable[[], SharedT]) -> SharedT:
-        """Make what all layers of this call need alike when the first of them asks for it under ``key``."""
+        """Make what layers of this call have in common when the first of them asks for it under ``key``."""
         if key not in self._shared:
             self._shared[key] = make()
-        return self._shared[key]  # type: ignore[return-value]
+        return self._shared[key]
 
     def attention_bias(self, encoding: PositionEncoding, dtype: torch.dtype) -> Tensor | None:
         """Position bias, causal mask and padding mask in one additive tensor (B or 1, 1 or heads, T, S).

@@ -50,9 +50,17 @@ def test_position_is_alibi_with_slope_a_sixteenth_by_default():
     assert (config.position.type, config.position.alibi_slope) == ("alibi", 0.0625)
 
 
-@pytest.mark.parametrize(("path", "position"), [("absorbed", "rope"), ("absorbed", "alibi"), ("expanded", "alibi")])
-def test_certificate_and_cache_of_each_path_alone(path, position):
-    model = create_tiny(path, position=position)
+@pytest.mark.parametrize(
+    ("path", "settings"),
+    [
+        ("absorbed", {"position": "rope"}),
+        ("absorbed", {"position": "alibi"}),
+        ("expanded", {"position": "alibi"}),
+        ("absorbed", {"alibi_slopes_by_head": True}),
+    ],
+)
+def test_certificate_and_cache_of_each_path_alone(path, settings):
+    model = create_tiny(path, **settings)
     certificate = certify(model)
     assert certificate.passed, certificate.failures()
     agreement = cached_equals_uncached(model)
@@ -78,7 +86,7 @@ def test_absorbed_equals_expanded(position, kv_dim, pieces, padding):
 
 
 def test_slopes_by_head_are_seen_by_both_paths():
-    expanded = create_tiny("expanded", position={"type": "alibi", "alibi_slopes_by_head": True})
+    expanded = create_tiny("expanded", alibi_slopes_by_head=True)
     pieces = [5, 1, 1, 6, 1, 10]
     first, second, third = (
         logits_in_pieces(model, IDS, pieces)[0]
