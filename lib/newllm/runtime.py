@@ -1,12 +1,15 @@
-"""Where to compute, in which environment, and how quietly."""
+"""Where to compute, on which machine and code, in which environment, and how quietly."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from transformers.utils import logging as transformers_logging
+
+from newllm.files import project_root
 
 
 def choose_device(name: str) -> torch.device:
@@ -39,6 +42,28 @@ def move(model: nn.Module, place: torch.device | str | torch.dtype) -> None:
     The annotations that transformers gives its models' ``to`` refuse both.
     """
     model.to(place)
+
+
+def git(*arguments: str) -> str | None:
+    """Return what git says about the clone, or None where there is no git or no clone."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(project_root()), *arguments], capture_output=True, text=True, check=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def commit() -> str | None:
+    """Return the commit of the clone that the code runs from; None where it runs from no clone."""
+    is_clone = git("rev-parse", "--show-cdup") == ""  # otherwise the folder lies inside somebody else's clone
+    return git("rev-parse", "HEAD") if is_clone else None
+
+
+def machine_load() -> float | None:
+    """Return how many threads of this machine wanted a core in the last minute; None where it is not told."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 @contextmanager

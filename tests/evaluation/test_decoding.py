@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from newllm.evaluation import decoding
-from newllm.evaluation.decoding import DecodingSession, compare_decoding, crossovers
+from newllm.evaluation.decoding import COPIES, GROWS, STATIC, DecodingSession, compare_decoding, crossovers
 from newllm.models import create
+from newllm.models.growing_layer import BLOCK_TOKENS
 from newllm.models.stock import deepseek_like, gpt_neox_like
 
 
@@ -23,8 +24,11 @@ def models():
 
 def test_rows_are_contexts_times_models_with_the_cache_of_that_length(models):
     table = compare_decoding(models, [30, 12], steps=2)
-    assert list(table["context"]) == [12] * 4 + [30] * 4
-    assert list(table["model"]) == [*models] * 2
+    static = ["deepseek, static cache", "neox, static cache"]
+    assert list(table["context"]) == [12] * 6 + [30] * 6
+    assert list(table["model"]) == [*models, *static] * 2
+    assert list(table["cache"][:6]) == [GROWS, GROWS, COPIES, COPIES, STATIC, STATIC]
+    assert list(table["fill_seconds"].isna()) == [name in static for name in table["model"]]
     assert (table["tokens_per_second"] * table["seconds_per_token"] - 1).abs().max() < 1e-9
     held = table.pivot(index="model", columns="context", values="cache_bytes")
     assert list(held.loc["pythia"]) == [12 * 1024, 30 * 1024]
@@ -32,7 +36,44 @@ def test_rows_are_contexts_times_models_with_the_cache_of_that_length(models):
     assert list(held.loc["dproj"]) == [12 * 640 + 160, 30 * 640 + 160]
     # Latents of 16 and rotary keys of 16, in two layers.
     assert list(held.loc["deepseek"]) == [12 * 256, 30 * 256]
-    assert list(held.loc["neox"]) == list(held.loc["pythia"])
+    assert list(held.loc["neox"]) == list(held.loc["pythia"]) == list(held.loc["neox, static cache"])
+    spare = (table["reserved_bytes"] - table["cache_bytes"]).groupby(table["model"]).max()
+    assert spare[["deepseek", "neox"]].eq(0).all()
+    # Room for two timed steps and the one in which bytes are counted; in a cache of ours for what is left of a block.
+    assert spare["neox, static cache"] == 3 * 1024
+    assert spare["pythia"] == (BLOCK_TOKENS - 12) * 1024
+    assert table["times_reading"].gt(0).all()
+    assert table["threads"].eq(torch.get_num_threads()).all()
+    assert table["commit"].nunique() == table["load"].nunique() == 1
+
+
+def test_a_step_reads_its_cache_once_where_nothing_is_copied():
+    torch.manual_seed(0)
+    models = {"pythia": create("pythia", "tiny"), "neox": gpt_neox_like("tiny")}
+    table = compare_decoding(models, [100, 400], steps=1).pivot(index="model", columns="context", values="read_bytes")
+    a_token = (table[400] - table[100]) / 300
+    # Keys and values of two layers, 64 float32 values each; masks and positions beside them count little.
+    assert 1024 <= a_token["pythia"] < 1.05 * 1024
+    assert 1024 <= a_token["neox, static cache"] < 1.05 * 1024
+    # What is copied is read to copy it, and again.
+    assert 2 * 1024 <= a_token["neox"] < 2.1 * 1024
+
+
+@torch.no_grad()
+def test_a_static_cache_goes_on_as_the_growing_one(models):
+    session = DecodingSession(models["neox"], 20)
+    session.fill(20)
+    static = session.with_static_cache(room=6)
+    tokens = []
+    for one in (session, static):
+        for _ in range(6):
+            one.decode()
+            tokens.append(int(one.next_token))
+    assert tokens[:6] == tokens[6:]
+    with pytest.raises(ValueError, match="keeps more than entries by token"):
+        stateful = DecodingSession(models["dproj"], 5)
+        stateful.fill(5)
+        stateful.with_static_cache(room=6)
 
 
 def test_a_step_that_expands_latents_needs_their_keys_and_values():
@@ -45,7 +86,7 @@ def test_a_step_that_expands_latents_needs_their_keys_and_values():
     grown = (table.loc[400] - table.loc[100]) / 300
     # Bytes a token: keys and values of one layer, 64 values each, beside which the latents of 16 count little.
     assert 2 * 64 * 4 <= grown["expanded"] < 1.1 * 2 * 64 * 4
-    # One layer's latents are copied when a token is added; the layer before is done with by then.
+    # Nothing is copied when a token is added; positions and their bias stand beside the latents.
     assert 0 < grown["absorbed"] < 2 * 16 * 4
 
 

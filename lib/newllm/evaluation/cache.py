@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, StaticLayer
 
 from newllm.evaluation.probing import (
     forward_in_pieces,
@@ -114,8 +114,17 @@ def _prefill(model: PreTrainedModel, tokens: int) -> Cache:
 
 def held_bytes(cache: Cache) -> int:
     """Bytes that a cache keeps: `reserved_bytes` without what layers hold ready for tokens to come."""
-    spare = sum(layer.spare_bytes for layer in cache.layers if isinstance(layer, GrowingLayer))
-    return reserved_bytes(cache) - spare
+    return reserved_bytes(cache) - sum(map(_spare_bytes, cache.layers))
+
+
+def _spare_bytes(layer: object) -> int:
+    """Bytes of a layer's storage that are there for tokens to come."""
+    if isinstance(layer, GrowingLayer):
+        return layer.spare_bytes
+    if type(layer) is not StaticLayer or layer.keys is None or layer.values is None:
+        return 0
+    free = layer.max_cache_len - int(layer.get_seq_length())
+    return sum(tensor.nbytes // layer.max_cache_len * free for tensor in (layer.keys, layer.values))
 
 
 def reserved_bytes(cache: Cache) -> int:

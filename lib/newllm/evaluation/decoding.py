@@ -9,19 +9,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, StaticCache, StaticLayer
 
-from newllm.evaluation.cache import held_bytes
-from newllm.evaluation.memory import TensorMemory
+from newllm.evaluation.cache import held_bytes, reserved_bytes
+from newllm.evaluation.memory import BytesRead, TensorMemory
 from newllm.evaluation.probing import cached_length, forward_in_pieces, pieces_of, probe_generator, random_tokens
 from newllm.models.growing_layer import GrowingLayer
+from newllm.models.language_model import LanguageModel
+from newllm.runtime import commit, machine_load
+
+# How a cache takes a token: into room it has, with a copy of all entries, or into room that was there from the start.
+GROWS, COPIES, STATIC = "grows by blocks", "copied at each step", "static"
 
 # Tokens of one prefill call: long calls are fast, but attention weights of some models grow with their length.
 PREFILL_TOKENS = 512
 
 
 class DecodingSession:
-    """One model decoding one sequence through its own cache.
+    """One model decoding one sequence through a cache: its own, or one that is given.
 
     Parameters
     ----------
@@ -68,19 +73,49 @@ class DecodingSession:
         return time.perf_counter() - start
 
     def _repeat(self, context: int) -> None:
-        assert self.cache is not None
-        for layer in self.cache.layers:
-            if type(layer) is not DynamicLayer and type(layer) is not GrowingLayer:
-                raise ValueError(f"{type(self.model).__name__} keeps more than entries by token: leave out computed")
+        for layer in self._entry_layers():
             assert layer.keys is not None and layer.values is not None
             entries = torch.arange(context, device=layer.keys.device) % layer.keys.shape[-2]
             layer.keys, layer.values = (kept.index_select(-2, entries) for kept in (layer.keys, layer.values))
+
+    def _entry_layers(self) -> list[DynamicLayer]:
+        """Layers of the cache; ValueError where they are not all of entries by token."""
+        assert self.cache is not None
+        layers = [layer for layer in self.cache.layers if isinstance(layer, DynamicLayer)]
+        if len(layers) < len(self.cache.layers) or {type(layer) for layer in layers} - {DynamicLayer, GrowingLayer}:
+            raise ValueError(f"{type(self.model).__name__} keeps more than entries by token: leave out computed")
+        return layers
+
+    @torch.no_grad()
+    def with_static_cache(self, room: int) -> "DecodingSession":
+        """Make a session that goes on from the same entries in transformers' static cache, with ``room`` for more."""
+        cache = StaticCache(config=self.model.config, max_cache_len=cached_length(self.cache) + room)
+        for layer, filled in zip(cache.layers, self._entry_layers(), strict=True):
+            assert isinstance(layer, StaticLayer) and filled.keys is not None and filled.values is not None
+            layer.update(filled.keys, filled.values)
+        session = DecodingSession(self.model, 1)
+        session.cache, session.next_token = cache, self.next_token
+        return session
 
     @torch.no_grad()
     def decode(self) -> float:
         """Decode one token greedily; returns the seconds it took."""
         start = time.perf_counter()
         self._forward(self.next_token)
+        return time.perf_counter() - start
+
+    @torch.no_grad()
+    def read_once(self) -> float:
+        """Read the weights that a step reads, and what the cache holds, once; returns the seconds it took."""
+        table = self.model.get_input_embeddings().weight
+        read = [weight for weight in self.model.parameters() if weight is not table]
+        if self.model.config.get_text_config().tie_word_embeddings:
+            read.append(table)
+        for layer in () if self.cache is None else self.cache.layers:
+            read += [tensor for tensor in vars(layer).values() if isinstance(tensor, Tensor)]
+        start = time.perf_counter()
+        # Reading the sum waits for the device.
+        float(torch.stack([tensor.sum().float() for tensor in read]).sum())
         return time.perf_counter() - start
 
     def _forward(self, tokens: Tensor) -> None:
@@ -98,7 +133,9 @@ def compare_decoding(
     """Time decode steps of several models in turn, at several lengths of context.
 
     The models take turns token by token, so that whatever else the machine does meets all of them: ratios within one
-    call are worth more than the times.
+    call are worth more than the times. Models of this package decode through their own caches. Those of transformers
+    have two rows: one through the cache that they make by default, which copies itself at each step, and one, called
+    ``<model>, static cache``, through a static cache with room for the timed steps, which does not.
 
     Parameters
     ----------
@@ -114,9 +151,19 @@ def compare_decoding(
     Returns
     -------
     DataFrame
-        A row for each context (ascending) and model: ``context``, ``model``, ``fill_seconds`` (from the context
-        before), ``seconds_per_token`` (median), ``tokens_per_second``, ``cache_bytes`` (held before the first step),
-        ``step_bytes`` (most that the tensors of one step hold above the cache and the weights).
+        A row for each context (ascending), model and cache:
+
+        - ``context``, ``model``, ``cache`` (how it takes a token: `GROWS`, `COPIES` or `STATIC`);
+        - ``fill_seconds`` (from the context before; empty for static caches, which take entries over);
+        - ``seconds_per_token`` (median), ``tokens_per_second``;
+        - ``reading_seconds`` (median time of reading all weights of a step, and the cache, once) and
+          ``times_reading`` (how many times as long a step takes);
+        - ``cache_bytes`` (kept before the first step) and ``reserved_bytes`` (with the room for tokens to come);
+        - ``read_bytes`` (what the operations of a step read beside the weights: the cache, as often as they do, and
+          all that is made of it);
+        - ``step_bytes`` (most that the tensors of one step hold above the cache and the weights);
+        - ``threads``, ``load`` (of the machine, in the minute before the call; empty where it is not told) and
+          ``commit`` (of the code; empty outside a clone).
 
     Raises
     ------
@@ -128,33 +175,45 @@ def compare_decoding(
         raise ValueError(f"contexts={list(contexts)} and steps={steps} must be 1 or more")
     if any(following - context < steps + 1 for context, following in itertools.pairwise(contexts)):
         raise ValueError(f"contexts={list(contexts)} must lie more than {steps} steps apart")
-    sessions = {name: DecodingSession(model, contexts[-1]) for name, model in models.items()}
+    circumstances = {"threads": torch.get_num_threads(), "load": machine_load(), "commit": commit()}
+    own = {name: DecodingSession(model, contexts[-1]) for name, model in models.items()}
     rows = []
     for context in contexts:
-        fills = {name: session.fill(context, computed=computed) for name, session in sessions.items()}
-        held = {name: held_bytes(session.cache) for name, session in sessions.items() if session.cache is not None}
-        needed = {name: _step_bytes(session) for name, session in sessions.items()}
-        rounds = [{name: session.decode() for name, session in sessions.items()} for _ in range(steps)]
-        for name in sessions:
-            seconds = statistics.median(times[name] for times in rounds)
-            rows.append(
-                {
-                    "context": context,
-                    "model": name,
-                    "fill_seconds": fills[name],
-                    "seconds_per_token": seconds,
-                    "tokens_per_second": 1 / seconds,
-                    "cache_bytes": held[name],
-                    "step_bytes": needed[name],
-                }
-            )
+        fills = {name: session.fill(context, computed=computed) for name, session in own.items()}
+        sessions = dict(own)
+        for name, session in own.items():
+            if not isinstance(session.model, LanguageModel):
+                sessions[f"{name}, static cache"] = session.with_static_cache(steps + 1)
+        counted = {name: _count(session) for name, session in sessions.items()}
+        rounds = [{name: (one.decode(), one.read_once()) for name, one in sessions.items()} for _ in range(steps)]
+        for name, session in sessions.items():
+            seconds, reading = (statistics.median(times[name][part] for times in rounds) for part in (0, 1))
+            row = {"context": context, "model": name, "cache": _kind_of(session), "fill_seconds": fills.get(name)}
+            row |= {"seconds_per_token": seconds, "tokens_per_second": 1 / seconds}
+            row |= {"reading_seconds": reading, "times_reading": seconds / reading}
+            rows.append(row | counted[name] | circumstances)
     return pd.DataFrame(rows)
 
 
-def _step_bytes(session: DecodingSession) -> int:
-    with TensorMemory() as memory:
+def _count(session: DecodingSession) -> dict[str, int]:
+    """Bytes of a session's cache, and of one of its steps."""
+    assert session.cache is not None
+    cache_bytes, reserved = held_bytes(session.cache), reserved_bytes(session.cache)
+    with TensorMemory() as memory, BytesRead(session.model.parameters()) as read:
         session.decode()
-    return memory.peak
+    return {
+        "cache_bytes": cache_bytes,
+        "reserved_bytes": reserved,
+        "read_bytes": read.total,
+        "step_bytes": memory.peak,
+    }
+
+
+def _kind_of(session: DecodingSession) -> str:
+    """How a session's cache takes a token."""
+    if isinstance(session.cache, StaticCache):
+        return STATIC
+    return GROWS if isinstance(session.model, LanguageModel) else COPIES
 
 
 def crossovers(timings: pd.DataFrame, model: str) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """Peak memory of a piece of work: of the process, or of the tensors that the work makes."""
 
+import math
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,46 @@ class TensorMemory(TorchDispatchMode):
     def _freed(self, identity: int, nbytes: int) -> None:
         self._watched.discard(identity)
         self._above -= nbytes
+
+
+class BytesRead(TorchDispatchMode):
+    """Counts the bytes that the operations of a block of code read, beside given weights. Use it as a context manager.
+
+    Each operation reads each of its inputs once, whatever its kernel does; a view reads nothing, a tensor that is only
+    written neither, and a tensor that is expanded is as small as its storage.
+
+    Parameters
+    ----------
+    weights
+        Tensors that are not counted.
+
+    Attributes
+    ----------
+    total
+        Bytes read.
+    """
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.total = 0
+        self._weights = {weight.untyped_storage().data_ptr() for weight in weights}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count what an operation reads, and run it."""
+        returned = [value.alias_info for value in func._schema.returns]
+        if not any(alias is not None and not alias.is_write for alias in returned):
+            written = [
+                argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments
+            ]
+            read = [value for value, is_written in zip(args, written, strict=False) if not is_written]
+            self.total += sum(self._nbytes(value) for value in tree_leaves((read, kwargs)) if isinstance(value, Tensor))
+        return func(*args, **(kwargs or {}))
+
+    def _nbytes(self, tensor: Tensor) -> int:
+        if tensor.untyped_storage().data_ptr() in self._weights:
+            return 0
+        sizes = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
+        return math.prod(sizes) * tensor.element_size() if tensor.numel() else 0
 
 
 def _storages(values: Any) -> list[UntypedStorage]:

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -11,7 +10,7 @@ from typing import Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from newllm.files import project_root
+from newllm.runtime import commit, git
 
 PACKAGES_THAT_DECIDE = (
     "newllm",
@@ -40,28 +39,14 @@ class Provenance(BaseModel):
     @classmethod
     def collect(cls) -> Self:
         """Look up the state of the clone, the installed packages and the machine, now."""
-        is_clone = _git("rev-parse", "--show-cdup") == ""  # otherwise the folder lies inside somebody else's clone
-        commit = _git("rev-parse", "HEAD") if is_clone else None
+        head = commit()
         return cls(
-            commit=commit,
-            has_uncommitted_changes=None
-            if commit is None
-            else bool(_git("status", "--porcelain", "--", "lib", "params")),
+            commit=head,
+            has_uncommitted_changes=None if head is None else bool(git("status", "--porcelain", "--", "lib", "params")),
             versions={"python": platform.python_version(), **_versions()},
             machine=_machine(),
             finished_at=datetime.now(UTC).replace(microsecond=0),
         )
-
-
-def _git(*arguments: str) -> str | None:
-    """Return what git says about the clone, or None where there is no git or no clone."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(project_root()), *arguments], capture_output=True, text=True, check=True, timeout=30
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _versions() -> dict[str, str]:
