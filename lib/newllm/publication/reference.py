@@ -8,8 +8,10 @@ import pandas as pd
 from newllm import figures
 from newllm.config.notebooks import MainTraining
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
-from newllm.files import reference_folder
+from newllm.files import reference_folder, write_atomically
+from newllm.models.registry import BASELINE
 from newllm.publication.leaderboard import read_board
+from newllm.publication.memory_page import PAGE_FILE, render, write_passage
 from newllm.runs.folder import SWEEPS_FOLDER, TABLES_FOLDER
 from newllm.runs.pictures import FIGURES_FOLDER, write_pictures
 from newllm.runs.publishing import publish_run
@@ -25,7 +27,8 @@ def publish(run: Path) -> None:
 
     Each record goes to the folder of the notebook that made it; tables and drawn figures to that of this run's
     notebook. A sweep has a folder of its own: the same arm and seed may be in it with other parameters. Weights and
-    checkpoints stay behind.
+    checkpoints stay behind. Where the baseline is among the records, the page "What does it remember?" is written
+    beside them.
 
     Parameters
     ----------
@@ -44,10 +47,16 @@ def publish(run: Path) -> None:
         raise ValueError(f"{run} holds no record: give the folder of a finished run.")
     is_sweep = run.parent.name == SWEEPS_FOLDER
     home = reference_folder() / run.parent.name / (run.name if is_sweep else "")
+    pages: set[Path] = set()
     for record in records:
         by_notebook = reference_folder() / read_record(record.parent).notebook / record.parent.name
         target = home / record.parent.relative_to(run) if is_sweep else by_notebook
         publish_run(record.parent, target, KEPT_FILES)
+        if read_record(target).arm == BASELINE:
+            write_passage(target.parent, read_record(target))
+            pages.add(target.parent)
+    for place in pages:
+        write_atomically(place / PAGE_FILE, render(place))
     for folder, pattern in KEPT_FOLDERS.items():
         for path in sorted((run / folder).glob(pattern)):
             target = home / folder
