@@ -33,7 +33,9 @@ OTHER = {
     "hidden_size": 96,
     "initializer_range": 0.05,
     "intermediate_size": 100,
+    "key_dim": 8,
     "kv_dim": 24,
+    "kv_dims": [8, 24],
     "layer_norm_eps": 0.1,
     "layers_sharing": 3,
     "max_position_embeddings": 64,
@@ -45,6 +47,8 @@ OTHER = {
     "position": "none",
     "proj_dim": 24,
     "rotary_dim": 8,
+    "rotary_heads": 2,
+    "rotary_pairs": [[[0]]],
     "sinks": 2,
     "token_context": "current",
     "use_cache": False,
@@ -55,7 +59,11 @@ OTHER = {
 # The same, where a model has just that one.
 OTHER_OF: dict[tuple[str, str], Any] = {("llama", "backbone"): "neox", ("llama", "num_key_value_heads"): 1}
 # Settings that only show beside another one.
-BESIDE = {"layers_sharing": {"num_hidden_layers": 3}, "rotary_dim": {"position": "rope"}}
+BESIDE = {
+    "layers_sharing": {"num_hidden_layers": 3},
+    "rotary_dim": {"position": "rope"},
+    "rotary_heads": {"position": "rope"},
+}
 # Settings of training: whose embedding is taken, and what each recurrence learns from. That they are followed is tested
 # where it is done, in tests/experiments/test_recipes.py and tests/training/test_stream.py.
 OF_TRAINING = {"embedding_source", "data_split"}

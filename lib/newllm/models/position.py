@@ -151,15 +151,47 @@ class RotaryEncoding(PositionEncoding):
         # Rotated dimensions come in pairs, so an odd share is rounded down (but never to nothing).
         self.rotary_dim = max(2, int(head_dim * config.rotary_fraction) // 2 * 2)
 
+    def exponents(self, heads: int, device: torch.device) -> Tensor:
+        """Exponents of the base, one a pair: (rotary_dim / 2,), or (heads, 1, rotary_dim / 2) where heads differ."""
+        return torch.arange(0, self.rotary_dim, 2, dtype=torch.float32, device=device) / self.rotary_dim
+
     def rotate(self, states: Tensor, positions: Tensor) -> Tensor:
         """Rotate the first ``rotary_dim`` entries of each head by position times frequency."""
         half = self.rotary_dim // 2
         # Angles in float32 whatever the model's dtype, as GPT-NeoX computes them: bfloat16 cannot count positions.
-        exponents = torch.arange(0, self.rotary_dim, 2, dtype=torch.float32, device=states.device) / self.rotary_dim
+        exponents = self.exponents(states.shape[1], states.device)
         angles = positions[:, None, :, None].float() * (1.0 / self.config.rotary_base**exponents)
         cos, sin = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
         first, second, rest = states.split([half, half, states.shape[-1] - self.rotary_dim], dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+class ChosenPairsEncoding(RotaryEncoding):
+    """RoPE with some of the frequencies of a wider head, chosen for each key head.
+
+    Parameters
+    ----------
+    config
+        Its base is that of the wider head.
+    pairs
+        Which pairs of the wider head are turned, for each key head (G, r / 2).
+    whole_width
+        Width of the wider head.
+    num_heads
+        Query heads H, which the key heads share out in order.
+    """
+
+    def __init__(
+        self, config: PositionEncodingConfig, pairs: list[list[int]], whole_width: int, num_heads: int
+    ) -> None:
+        super().__init__(config, 2 * len(pairs[0]), num_heads)
+        self.pairs = pairs
+        self.whole_width = whole_width
+
+    def exponents(self, heads: int, device: torch.device) -> Tensor:
+        """Exponents of the base (heads, 1, r / 2), for query heads or key heads."""
+        chosen = torch.tensor(self.pairs, device=device).repeat_interleave(heads // len(self.pairs), dim=0)
+        return (2 * chosen[:, None]).float() / self.whole_width
 
 
 class AlibiEncoding(PositionEncoding):

@@ -18,6 +18,15 @@ from newllm.models.growing_layer import GrowingLayer
 from newllm.models.methods.mla import LatentAttention
 
 POSITIONS = ["alibi", "rope", "none"]
+# What a retrofit needs: rotary keys of several heads, a key that is partly or wholly rotated, biases, chosen pairs.
+FORMS = {
+    "shared rotary key": {},
+    "a rotary key a group": {"rotary_heads": 2, "key_dim": 12, "rotary_dim": 4},
+    "a rotary key a head": {"rotary_heads": 4, "key_dim": 12, "rotary_dim": 4, "attention_biases": "all"},
+    "keys wholly rotated": {"rotary_heads": 2, "key_dim": 0, "rotary_dim": 16, "attention_biases": "inputs"},
+    "one key, wholly rotated": {"key_dim": 0, "rotary_dim": 16},
+    "on Llama's blocks": {"rotary_heads": 2, "key_dim": 8, "rotary_dim": 8, "backbone": "llama"},
+}
 IDS = torch.randint(512, (2, 24), generator=torch.Generator().manual_seed(0))
 
 
@@ -66,6 +75,71 @@ def test_certificate_and_cache_of_each_path_alone(path, settings):
     agreement = cached_equals_uncached(model)
     assert agreement.agrees, agreement.errors
     assert measure(model, 37).agrees
+
+
+@pytest.mark.parametrize("form", list(FORMS)[1:])
+def test_certificate_cache_and_bytes_of_each_form(form):
+    model = create_tiny(position="rope", kv_dim=20, **FORMS[form])
+    certificate = certify(model)
+    assert certificate.passed, certificate.failures()
+    agreement = cached_equals_uncached(model)
+    assert agreement.agrees, agreement.errors
+    report = measure(model, 37)
+    rotary = FORMS[form]["rotary_dim"] * FORMS[form].get("rotary_heads", 1)
+    assert report.agrees and report.measured_bytes == 2 * 37 * (20 + rotary) * 4
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    form=st.sampled_from(sorted(FORMS)),
+    kv_dim=st.integers(1, 40),
+    pieces=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    padding=st.integers(0, 4),
+)
+def test_absorbed_equals_expanded_in_each_form(form, kv_dim, pieces, padding):
+    expanded = create_tiny("expanded", position="rope", kv_dim=kv_dim, **FORMS[form])
+    with torch.no_grad():
+        for name, weight in expanded.named_parameters():
+            if name.endswith("bias"):
+                weight.normal_(generator=torch.Generator().manual_seed(3))
+    ids = torch.randint(512, (2, sum(pieces)), generator=torch.Generator().manual_seed(kv_dim))
+    mask = torch.ones_like(ids)
+    mask[0, :padding] = 0
+    first, second = (
+        logits_in_pieces(model, ids, pieces, mask)[0] for model in (expanded, with_path(expanded, "absorbed"))
+    )
+    assert torch.allclose(first[mask.bool()], second[mask.bool()], atol=1e-9, rtol=0)
+
+
+def test_chosen_pairs_turn_by_the_frequencies_of_the_wider_head():
+    """All pairs in order are what is usual; others are other angles, also for the queries of their group."""
+    settings = {"position": "rope", "rotary_heads": 2, "rotary_dim": 16, "key_dim": 0}
+    usual = create_tiny(**settings)
+
+    def with_pairs(pairs):
+        config = type(usual.config)(**{**usual.config.to_dict(), "rotary_pairs": pairs})
+        model = type(usual)(config).double().eval()
+        model.load_state_dict(usual.state_dict())
+        return model
+
+    everything = [[list(range(8))] * 2] * 2
+    assert torch.equal(with_pairs(everything)(IDS).logits, usual(IDS).logits)
+    other = with_pairs([[list(range(8)), [7, 6, 5, 4, 3, 2, 1, 0]]] * 2)
+    assert (other(IDS).logits - usual(IDS).logits).abs().max() > 1e-3
+    pieces = logits_in_pieces(other, IDS, [5, 1, 1, 17])[0]
+    assert torch.allclose(pieces, other(IDS).logits, atol=1e-9, rtol=0)
+    for pairs in ([[[0] * 8] * 2], [[[0] * 7] * 2] * 2, [[[8] * 8] * 2] * 2):
+        with pytest.raises(StrictDataclassError, match="rotary_pairs must be 8 numbers from 0 to 7 for each of 2"):
+            with_pairs(pairs)
+
+
+def test_latents_of_unequal_widths(tmp_path):
+    config = type(create_tiny().config)(**{**create_tiny().config.to_dict(), "kv_dims": [5, 30]})
+    model = type(create_tiny())(config).double().eval()
+    assert model.cached_values(10) == 350 and measure(model, 10).agrees
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path, dtype=torch.float64).eval()
+    assert torch.equal(again(IDS).logits, model(IDS).logits)
 
 
 @settings(max_examples=25, deadline=None)
@@ -222,6 +296,10 @@ class Replace(torch.nn.Module):
         ({"attention_path": "absorbed"}, "mla has no setting 'attention_path'"),
         ({"num_key_value_heads": 1}, "mla has no setting 'num_key_value_heads'"),
         ({"rotary_dim": 8}, "rotary_dim=8 does nothing without RoPE"),
+        ({"rotary_heads": 2}, "rotary_heads=2 does nothing without RoPE"),
+        ({"position": "rope", "rotary_heads": 3}, "rotary_heads=3 must divide"),
+        ({"key_dim": 0}, "key_dim=0 must be at least 1"),
+        ({"attention_biases": "some"}, "choose one of none, inputs, all"),
         ({"position": {"type": "rope", "rotary_fraction": 0.25}}, "rotary_fraction=0.25 is not free"),
         ({"position": {"type": "rope", "rotary_fraction": 0.5}}, "rotary_fraction=0.5 is not free"),
     ],

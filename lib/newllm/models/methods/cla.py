@@ -97,8 +97,12 @@ class CrossLayerAttention(Attention):
 
 
 def _bytes_of_a_context(size: Size) -> dict[str, Any]:
-    """Keys and values once for all layers, of a quarter of the heads: half of the width a token, as ``context``."""
-    return {"layers_sharing": size.layers, "num_key_value_heads": size.heads // 4}
+    """Keys and values once for all layers, of a quarter of the heads: half of the width a token, as ``context``.
+
+    Where a quarter of the heads does not divide them, of the next fewer that do.
+    """
+    groups = max(count for count in range(1, max(1, size.heads // 4) + 1) if size.heads % count == 0)
+    return {"layers_sharing": size.layers, "num_key_value_heads": groups}
 
 
 @register(
