@@ -57,10 +57,14 @@ def test_nothing_is_recorded_without_a_certificate(text_folder, text_data, tmp_p
 def test_pretrained_weights_are_a_row_on_the_same_windows(finished_comparison, text_folder, text_data, tmp_path):
     row, folder = finished_comparison[0].loc["pythia"], finished_comparison[1]
     weights = str(folder / "pythia-seed1" / "model")
-    results = compare(settings(text_folder, arms=["pythia"], pretrained=weights), text_data, tmp_path).set_index("arm")
-    assert list(results.index) == ["pythia", "pretrained"]
-    assert results.perplexity["pretrained"] == pytest.approx(row.perplexity, rel=1e-6)
-    assert np.isnan(results.epochs["pretrained"])
+    other = str(folder / "narrow-seed1" / "model")
+    given = settings(text_folder, arms=["pythia"], pretrained=[weights, other])
+    results = compare(given, text_data, tmp_path).set_index("arm")
+    names = ["pretrained:pythia-seed1/model", "pretrained:narrow-seed1/model"]
+    assert list(results.index) == ["pythia", *names]
+    assert results.perplexity[names[0]] == pytest.approx(row.perplexity, rel=1e-6)
+    assert results.perplexity[names[1]] == pytest.approx(finished_comparison[0].loc["narrow"].perplexity, rel=1e-6)
+    assert results.epochs[names].isna().all()
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,7 @@ def test_half_precision_weights_are_scored_in_float32(published, text_folder, te
     dtypes = []
     certify = scoring.certify
     monkeypatch.setattr(scoring, "certify", lambda model: dtypes.append(model.dtype) or certify(model))
-    record = score_pretrained(settings(text_folder, pretrained=str(tmp_path / "weights")), text_data, tmp_path / "run")
+    record = score_pretrained(str(tmp_path / "weights"), settings(text_folder), text_data, tmp_path / "run")
     assert record.metrics["perplexity"] == pytest.approx(evaluate(model, text_data.test).perplexity, rel=1e-3)
     assert dtypes == [torch.float32]
 
@@ -109,7 +113,7 @@ def test_a_tied_head_that_the_file_lacks_is_never_random(published, text_folder,
 def test_a_file_of_other_layers_is_refused(published, text_folder, text_data, tmp_path, layers):
     published(tmp_path / "weights", layers=layers)
     with pytest.raises(ValueError, match="are not those of pythia"):
-        score_pretrained(settings(text_folder, pretrained=str(tmp_path / "weights")), text_data, tmp_path / "run")
+        score_pretrained(str(tmp_path / "weights"), settings(text_folder), text_data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -119,12 +123,13 @@ def test_pretrained_weights_of_another_tokenizer_are_refused(finished_comparison
     weights = str(finished_comparison[1] / "pythia-seed1" / "model")
     other = settings(text_folder, arms=["pythia"], tokenizer="bpe:310", pretrained=weights)
     data = prepare_data(other)
-    for score in (score_pretrained, compare):
-        with pytest.raises(ValueError, match="has another tokenizer than the text"):
-            score(other, data, tmp_path / "run")
+    with pytest.raises(ValueError, match="has another tokenizer than the text"):
+        score_pretrained(weights, other, data, tmp_path / "run")
+    with pytest.raises(ValueError, match="has another tokenizer than the text"):
+        compare(other, data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_pretrained_weights_that_cannot_be_read_say_so(text_folder, text_data, tmp_path):
     with pytest.raises(ValueError, match="there is no folder"):
-        score_pretrained(settings(text_folder, pretrained=str(tmp_path / "nowhere")), text_data, tmp_path)
+        score_pretrained(str(tmp_path / "nowhere"), settings(text_folder), text_data, tmp_path)

@@ -117,7 +117,7 @@ BROKEN = {
         lambda text: text.replace('"samples": 2000', '"samples": "many"'),
         "samples: Value error, it must be a number",
     ),
-    "pretrained": (lambda text: text.replace('"arm": "pythia"', '"arm": "pretrained"'), "trained elsewhere"),
+    "pretrained": (lambda text: text.replace('"arm": "pythia"', '"arm": "pretrained:somewhere"'), "trained elsewhere"),
 }
 
 

@@ -7,7 +7,7 @@ import torch
 
 from newllm.analysis.summary import summarize_arms
 from newllm.evaluation.perplexity import Windows, extrapolate
-from newllm.experiments.scoring import PRETRAINED
+from newllm.experiments.scoring import is_pretrained
 from newllm.models.registry import controls
 from newllm.runs.saved_model import load_model
 
@@ -85,7 +85,7 @@ def extrapolations(
         Where there are too few held-out windows for the longest length.
     """
     frames = []
-    for _, record in records[records["arm"] != PRETRAINED].iterrows():
+    for _, record in records[~records["arm"].map(is_pretrained)].iterrows():
         model = load_model(record["folder"])
         scores = extrapolate(model, windows, factors=factors, batch_size=batch_size, device=device)
         frames.append(scores.assign(arm=record["arm"], seed=record["seed"]))

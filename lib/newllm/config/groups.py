@@ -274,8 +274,8 @@ class StreamParameters(ProjectionParameters, TrainingParameters):
 class ComparisonParameters(_Group):
     """Which arms are compared, and over which seeds. `newllm.experiments.arms` says which arms there are."""
 
-    pretrained: str | None = Field(
-        None, description="trained Pythia weights to score beside the arms: a hub id, or a folder with their tokenizer"
+    pretrained: Names | None = Field(
+        None, description="trained weights to score beside the arms: hub ids, or folders with their tokenizer"
     )
 
     arms: ArmNames = Field(description="what is compared: <model>[-oacd|-random|-end-to-end][@setting=value,...] each")

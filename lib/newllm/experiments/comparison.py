@@ -11,7 +11,6 @@ from newllm.data import TextData
 from newllm.experiments.arms import Arm
 from newllm.experiments.executor import run_side_by_side
 from newllm.experiments.running import run_trial, score_pretrained
-from newllm.experiments.scoring import PRETRAINED
 from newllm.experiments.timing import Clock, expected_seconds
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import outputs_folder, reference_folder
@@ -55,8 +54,10 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     """
     arms = list(dict.fromkeys(Arm.parse(text).as_trained(parameters) for text in parameters.arms))
     trials = [Trial(arm, seed, parameters, folder, data.fingerprint) for seed in parameters.seeds for arm in arms]
-    if parameters.pretrained and unfinished(trials):
-        check_pretrained(parameters.pretrained, data.tokenizer)
+    pretrained = parameters.pretrained or ()
+    if unfinished(trials):
+        for source in pretrained:
+            check_pretrained(source, data.tokenizer)
     failures = run_trials(trials, data, parameters.processes)
     if failures:
         described = "; ".join(f"{trial}: {type(error).__name__}: {error}" for trial, error in failures.items())
@@ -64,9 +65,7 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
             f"{len(failures)} of {len(trials)} trials failed, the others are finished and kept ({described})."
         ) from next(iter(failures.values()))
     wanted = [(arm.name, seed) for arm in arms for seed in parameters.seeds]
-    if parameters.pretrained:
-        score_pretrained(parameters, data, folder)
-        wanted.append((PRETRAINED, 0))
+    wanted += [(score_pretrained(source, parameters, data, folder).arm, 0) for source in pretrained]
     records = load_records(folder).set_index(["arm", "seed"], drop=False)
     return records.loc[wanted].reset_index(drop=True)
 

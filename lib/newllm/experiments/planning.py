@@ -19,6 +19,7 @@ from newllm.evaluation.calculator import calculate
 from newllm.evaluation.reversal import wrong_answers
 from newllm.experiments.arms import Arm, ArmError
 from newllm.experiments.recipes import freeze
+from newllm.experiments.scoring import pretrained_arm
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import cache_folder, local_folder, why_no_model
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
@@ -56,7 +57,7 @@ def check_before_work(parameters: RunParameters) -> None:
             check_text(parameters)
         if isinstance(parameters, ExperimentParameters):
             check_arms([Arm.parse(text) for text in parameters.arms], parameters)
-            _check_pretrained(parameters)
+            _check_all_pretrained(parameters)
     except OSError as error:
         # Our own sentences come without a file name of the system's.
         said = f"{error.filename} cannot be read ({error.strerror})" if error.filename else str(error)
@@ -174,14 +175,21 @@ def _check_stream(arm: Arm, model: BorrowedEmbeddingModel, parameters: Experimen
         local_embedding(config.embedding_source, width=config.hidden_size)
 
 
-def _check_pretrained(parameters: ExperimentParameters) -> None:
+def _check_all_pretrained(parameters: ExperimentParameters) -> None:
+    names = parameters.pretrained or ()
+    rows = [pretrained_arm(name) for name in names]
+    twice = [row for row in rows if rows.count(row) > 1]
+    if twice:
+        raise ValueError(f"pretrained is {list(names)}, of which two would have the row {twice[0]}: rename a folder")
+    for name in names:
+        _check_pretrained(name, parameters.tokenizer)
+
+
+def _check_pretrained(name: str, tokenizer: str) -> None:
     """Refuse pretrained weights that are not there, or whose tokenizer cannot be that of the windows.
 
     The hub is not asked here: a comparison asks it before its first trial.
     """
-    name, tokenizer = parameters.pretrained, parameters.tokenizer
-    if name is None:
-        return
     reason = why_no_model(name)
     if reason is not None:
         raise ValueError(f"pretrained is {name!r}: {reason}")

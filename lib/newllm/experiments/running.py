@@ -1,12 +1,13 @@
 """One trial from its start to its record: built, treated, trained, scored, recorded; and weights trained elsewhere."""
 
+import re
 import time
 from pathlib import Path
 
 from newllm.config.groups import ExperimentParameters
 from newllm.data import TextData
 from newllm.experiments.recipes import RECIPES, TRAINING_FOLDER
-from newllm.experiments.scoring import PRETRAINED, Subject, score, write_scores
+from newllm.experiments.scoring import Subject, pretrained_arm, score, write_scores
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import SAVED_MODEL
 from newllm.runs.folder import Run
@@ -106,17 +107,19 @@ def _put_weights_back(folder: Path) -> None:
         saved.rename(trained)
 
 
-def score_pretrained(parameters: ExperimentParameters, data: TextData, folder: Path) -> Record:
+def score_pretrained(source: str, parameters: ExperimentParameters, data: TextData, folder: Path) -> Record:
     """Evaluate, certify and record trained weights on the same held-out windows, in float32, as a row of their own.
 
     Parameters
     ----------
+    source
+        A hub id, or a folder with the model and its tokenizer.
     parameters
-        ``pretrained`` names the weights: a hub id, or a folder with the model and its tokenizer.
+        Of the comparison that the row is for.
     data
-        Held-out windows.
+        Test windows.
     folder
-        Holds the folders of the trials; this one's is ``pretrained``.
+        Holds the folders of the trials; this one's is named after the weights.
 
     Raises
     ------
@@ -127,8 +130,9 @@ def score_pretrained(parameters: ExperimentParameters, data: TextData, folder: P
     CertificateError
         Where the model does not pass the causality certificate.
     """
-    source = str(parameters.pretrained)
-    run = Run(folder / PRETRAINED, parameters.identity() | {"arms": [PRETRAINED], "seeds": [0]})
+    arm = pretrained_arm(source)
+    identity = parameters.identity() | {"arms": [arm], "seeds": [0], "pretrained": [source]}
+    run = Run(folder / re.sub(r"[^A-Za-z0-9_.=-]+", "_", arm), identity)
     if run.is_finished:
         return run.record()
     check_pretrained(source, data.tokenizer)
@@ -136,6 +140,6 @@ def score_pretrained(parameters: ExperimentParameters, data: TextData, folder: P
     run.start()
     start = time.perf_counter()
     move(loaded.model, choose_device(parameters.device))
-    record = _score(Subject(PRETRAINED, loaded.method, 0, parameters, loaded.model), data, run, start)
+    record = _score(Subject(arm, loaded.method, 0, parameters, loaded.model), data, run, start)
     run.finish(record.duration_seconds, record)
     return record

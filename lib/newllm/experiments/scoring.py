@@ -20,6 +20,7 @@ from newllm.evaluation.diagnosis import Diagnosis, diagnose
 from newllm.evaluation.perplexity import PerplexityReport, evaluate, evaluate_stream
 from newllm.evaluation.recall_report import RecallReport, measure_recall
 from newllm.experiments.recipes import Trained
+from newllm.files import local_folder
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
@@ -38,7 +39,18 @@ TOKEN_LOSSES = "token_losses.safetensors"
 LOSS_DIGITS = 6
 SHOWN_DIGITS = 3
 SHOWN_WINDOWS = 2
-PRETRAINED = "pretrained"
+PRETRAINED = "pretrained:"
+
+
+def pretrained_arm(source: str) -> str:
+    """Name the row of pretrained weights: ``pretrained:`` and their hub id, or the end of their folder's path."""
+    folder = local_folder(source)
+    return PRETRAINED + (source if folder is None else "/".join(folder.absolute().parts[-2:]))
+
+
+def is_pretrained(arm: str) -> bool:
+    """Tell whether a record is of weights that were trained elsewhere."""
+    return arm.startswith(PRETRAINED)
 
 
 class CertificateError(RuntimeError):

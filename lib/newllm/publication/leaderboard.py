@@ -20,7 +20,7 @@ from newllm.analysis.summary import summarize_arms
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.groups import BUDGET, DataParameters, ExperimentParameters, LeaderboardFilters
 from newllm.experiments.arms import Arm
-from newllm.experiments.scoring import PRETRAINED
+from newllm.experiments.scoring import is_pretrained
 from newllm.figures.pareto import alike, on_front
 from newllm.files import outputs_folder, reference_folder
 from newllm.models.registry import BASELINE
@@ -244,7 +244,7 @@ def _as_trained(record: pd.Series) -> dict[str, Any]:
     ValueError
         In words that say why the record has no budget.
     """
-    if record["arm"] == PRETRAINED:
+    if is_pretrained(record["arm"]):
         raise ValueError("trained elsewhere, on other text and for longer")
     arm = Arm.parse(record["arm"]).as_trained(_parameters(record))
     return {"arm": arm.name, "method": arm.method}
