@@ -5,22 +5,17 @@ import pandas as pd
 import pytest
 import torch
 
+from newllm.analysis.differences import EQUIVALENT
 from newllm.analysis.rereading import exchange
+from newllm.data import TokenWindows
+from newllm.data.groups import DocumentGroups
+from newllm.evaluation.comparison_statistics import two_way_difference
 from newllm.evaluation.perplexity import evaluate
-from newllm.evaluation.statistics import paired_difference
 from newllm.models import create
 from newllm.runs.saved_model import load_model
 
-
-class Windows:
-    seq_length = 16
-    text_bytes = 400
-
-    def __init__(self):
-        self.token_ids = np.random.default_rng(0).integers(512, size=12 * 16 + 1)
-
-    def __len__(self):
-        return 12
+IDS = np.random.default_rng(0).integers(512, size=12 * 16 + 1).astype(np.uint16)
+WINDOWS = TokenWindows(IDS, 16, np.ones(512, dtype=np.int64), DocumentGroups.of([(50, "a"), (80, "b"), (63, "c")]))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +36,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(records):
-    return exchange(records, ["pythia", "ka"], Windows(), tokens_a_step=1)
+    return exchange(records, ["pythia", "ka"], WINDOWS, tokens_a_step=1)
 
 
 def test_every_way_of_reading_is_a_row(table):
@@ -59,17 +54,18 @@ def test_every_way_of_reading_is_a_row(table):
 def test_the_cache_changes_nothing_and_the_other_attention_does(table):
     as_trained = table[table["trained_as"] == table["read_as"]]
     assert as_trained["largest_difference"].max() < 1e-4
+    assert set(as_trained.loc[as_trained["scored"] == "through the cache", "verdict"]) == {EQUIVALENT}
     assert table.loc[table["trained_as"] != table["read_as"], "largest_difference"].min() > 1e-3
 
 
 def test_differences_are_those_of_the_same_windows(table, records):
     first = records[records["arm"] == "pythia"].iloc[0]["folder"]
     second = records[records["arm"] == "pythia"].iloc[1]["folder"]
-    ours = np.stack([evaluate(load_model(folder, method="ka"), Windows()).window_losses for folder in (first, second)])
+    ours = np.stack([evaluate(load_model(folder, method="ka"), WINDOWS).window_losses for folder in (first, second)])
     theirs = np.stack(
-        [evaluate(load_model(folder, method="pythia"), Windows()).window_losses for folder in (first, second)]
+        [evaluate(load_model(folder, method="pythia"), WINDOWS).window_losses for folder in (first, second)]
     )
-    expected = paired_difference(ours.mean(0), theirs.mean(0))
+    expected = two_way_difference(ours, theirs, WINDOWS.document_groups).interval
     row = table.iloc[2]
     assert row["perplexity"] == pytest.approx(np.exp(ours.mean()), rel=1e-5)
     assert [row["difference"], row["difference_low"], row["difference_high"]] == pytest.approx(
@@ -78,7 +74,7 @@ def test_differences_are_those_of_the_same_windows(table, records):
 
 
 def test_a_method_that_was_not_compared_is_only_read(records):
-    alone = exchange(records[records["arm"] == "pythia"], ["pythia", "ka"], Windows(), tokens_a_step=4)
+    alone = exchange(records[records["arm"] == "pythia"], ["pythia", "ka"], WINDOWS, tokens_a_step=4)
     assert set(alone["trained_as"]) == {"pythia"}
     assert list(alone["read_as"]) == ["pythia", "pythia", "ka"]
 

@@ -44,13 +44,13 @@ def test_nothing_is_ever_nan_and_no_column_is_empty(rows):
 
 def test_the_ends_of_an_interval_are_one_plus_minus_even_without_a_mean():
     row = {"difference": -0.5, "difference_low": -0.75, "difference_high": -0.25}
-    row |= {"difference_over_seeds_low": math.nan, "difference_over_seeds_high": math.nan}
+    row |= {"x_over_seeds_low": math.nan, "x_over_seeds_high": math.nan}
     assert list(readable(pd.DataFrame([row]))) == ["nats/token from the baseline"]
-    table = readable(pd.DataFrame([row | {"difference_over_seeds_low": -1.0, "difference_over_seeds_high": 1.0}]))
-    assert list(table.iloc[0]) == ["-0.500 ± 0.250", "± 1.000"]
+    table = readable(pd.DataFrame([row | {"x_over_seeds_low": -1.0, "x_over_seeds_high": 1.0}]))
+    assert list(table.iloc[0]) == ["-0.500 ± 0.250", "± 1"]
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=6))
+@given(st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=6))
 def test_bars_are_as_long_as_their_numbers_and_all_as_wide(values):
     drawn = bars(values)
     lengths = np.array([len(bar.rstrip()) for bar in drawn])

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from newllm.evaluation.statistics import (
     bootstrap_interval,
-    difference_over_windows_and_seeds,
     mean_interval,
     paired_difference,
     proportion_interval,
@@ -72,21 +71,6 @@ def test_the_bootstrap_repeats():
     values = np.random.default_rng(2).exponential(size=25)
     assert bootstrap_interval(values) == bootstrap_interval(values)
     assert bootstrap_interval(values) != bootstrap_interval(values, seed=1)
-
-
-def test_windows_and_seeds_are_two_questions():
-    """Where seeds differ and windows agree, only the interval over seeds is wide; and the other way round."""
-    theirs = np.zeros((3, 50))
-    by_seed = difference_over_windows_and_seeds(theirs + np.array([[0.0], [0.1], [0.2]]), theirs)
-    by_window = difference_over_windows_and_seeds(theirs + np.linspace(0, 0.2, 50), theirs)
-    for found in (by_seed, by_window):
-        assert found["difference"] == pytest.approx(0.1)
-    widths = [
-        {kind: found[f"{kind}_high"] - found[f"{kind}_low"] for kind in ("difference", "difference_over_seeds")}
-        for found in (by_seed, by_window)
-    ]
-    assert widths[0]["difference"] < 1e-9 < 0.1 < widths[0]["difference_over_seeds"]
-    assert widths[1]["difference_over_seeds"] < 1e-9 < 0.01 < widths[1]["difference"]
 
 
 @given(st.integers(1, 500), st.data())

@@ -1,10 +1,11 @@
 """What is asked of a finished comparison: beside controls of equal cache, and beyond the training length."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import pandas as pd
 import torch
 
+from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference, read_losses
 from newllm.analysis.summary import summarize_arms
 from newllm.evaluation.perplexity import Windows, extrapolate
 from newllm.experiments.scoring import is_pretrained
@@ -24,27 +25,33 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row an arm and control of equal bytes, widest cache first: ``kv_bytes_per_token``, ``arm``, ``control``,
-        both perplexities, and the columns of ``difference`` that `newllm.analysis.summary.summarize_arms` gives (nats
-        per token, negative where the arm is better than the control). Arms without a control are left out.
+        both perplexities, and the difference in the columns of `newllm.analysis.differences.compare_pairs` (negative
+        where the arm is better than the control). Arms without a control are left out.
     """
-    rows = []
-    is_control = records["method"].isin(controls())
-    beside_others = records[is_control]
-    for arm, group in records[~is_control].groupby("arm", sort=False):
-        equal = beside_others[beside_others["kv_bytes_per_token"] == group["kv_bytes_per_token"].iloc[0]]
-        for control, beside in equal.groupby("arm", sort=False):
-            summary = summarize_arms(pd.concat([group, beside]), baseline=str(control)).set_index("arm")
-            row = summary.loc[arm]
-            rows.append(
-                {
-                    "kv_bytes_per_token": row["kv_bytes_per_token"],
-                    "arm": arm,
-                    "control": control,
-                    "perplexity": row["perplexity"],
-                    "control_perplexity": summary.loc[control, "perplexity"],
-                    **row.filter(like="difference").to_dict(),
-                }
-            )
+    perplexities = summarize_arms(records).set_index("arm")["perplexity"].to_dict()
+    losses: dict[Hashable, ArmLosses | None] = {
+        arm: read_losses(group) for arm, group in records.groupby("arm", sort=False)
+    }
+    arms = records.drop_duplicates("arm")
+    is_control = arms["method"].isin(controls())
+    pairs: list[tuple[Hashable, Hashable]] = [
+        (row["arm"], beside["arm"])
+        for _, row in arms[~is_control].iterrows()
+        for _, beside in arms[is_control].iterrows()
+        if beside["kv_bytes_per_token"] == row["kv_bytes_per_token"]
+    ]
+    rows = [
+        {
+            "kv_bytes_per_token": arms.loc[arms["arm"] == arm, "kv_bytes_per_token"].item(),
+            "arm": arm,
+            "control": control,
+            "perplexity": perplexities[arm],
+            "control_perplexity": perplexities[control],
+            **no_difference(),
+            **found,
+        }
+        for (arm, control), found in zip(pairs, compare_pairs(losses, pairs), strict=True)
+    ]
     columns = ["kv_bytes_per_token", "arm", "control", "perplexity", "control_perplexity"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.sort_values("kv_bytes_per_token", ascending=False, kind="stable", ignore_index=True)

@@ -1,13 +1,15 @@
 """Models that are read in another way than they were trained: one method's weights in another method's decoding."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from newllm.evaluation.perplexity import Windows, evaluate
-from newllm.evaluation.statistics import difference_over_windows_and_seeds
+from newllm.analysis.differences import DIFFERENCE_COLUMNS, ArmLosses, compare_pairs
+from newllm.data import TokenWindows
+from newllm.evaluation.perplexity import evaluate
 from newllm.runs.saved_model import load_model
 
 # Decoding is many small steps, which cost little more with many windows side by side.
@@ -16,13 +18,13 @@ ONE_PASS = "in one pass"
 CACHED = "through the cache"
 
 # What there is even where none of the methods was trained.
-READINGS = ["trained_as", "read_as", "scored", "seeds", "perplexity", "difference", "largest_difference"]
+READINGS = ["trained_as", "read_as", "scored", "seeds", "perplexity", *DIFFERENCE_COLUMNS, "largest_difference"]
 
 
 def exchange(
     records: pd.DataFrame,
     methods: Sequence[str],
-    windows: Windows,
+    windows: TokenWindows,
     *,
     tokens_a_step: int,
     device: torch.device | str | None = None,
@@ -49,13 +51,15 @@ def exchange(
     -------
     pandas.DataFrame
         One row a combination: ``trained_as``, ``read_as``, ``scored``, ``seeds``, ``perplexity`` (geometric mean over
-        the seeds); ``difference`` in nats per token from the same weights read as trained in one pass (positive:
-        worse), its intervals as `newllm.evaluation.statistics.difference_over_windows_and_seeds` gives them; and
-        ``largest_difference`` of a single window.
+        the seeds); the difference from the same weights read as trained in one pass, in the columns of
+        `newllm.analysis.differences.compare_pairs` (none for that reading itself); and ``largest_difference`` of a
+        single window, in nats per token.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    known: dict[Hashable, ArmLosses | None] = {}
+    pairs: dict[int, tuple[Hashable, Hashable]] = {}
     for trained_as in (method for method in methods if method in set(records["arm"])):
-        folders = records.loc[records["arm"] == trained_as, "folder"]
+        trials = records[records["arm"] == trained_as]
         reference = np.empty(0)
         for read_as in sorted(methods, key=lambda method: method != trained_as):
             for scored in (ONE_PASS, CACHED) if read_as == trained_as else (CACHED,):
@@ -69,10 +73,15 @@ def exchange(
                             device=device,
                             tokens_a_step=step,
                         ).window_losses
-                        for folder in folders
+                        for folder in trials["folder"]
                     ]
                 )
-                reference = losses if scored == ONE_PASS else reference
+                reading = (trained_as, read_as, scored)
+                known[reading] = ArmLosses(dict(zip(trials["seed"], losses, strict=True)), windows.document_groups)
+                if scored == ONE_PASS:
+                    reference = losses
+                else:
+                    pairs[len(rows)] = (reading, (trained_as, trained_as, ONE_PASS))
                 rows.append(
                     {
                         "trained_as": trained_as,
@@ -80,8 +89,9 @@ def exchange(
                         "scored": scored,
                         "seeds": len(losses),
                         "perplexity": float(np.exp(losses.mean())),
-                        **difference_over_windows_and_seeds(losses, reference),
                         "largest_difference": float(np.abs(losses - reference).max()),
                     }
                 )
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=READINGS)
+    for place, found in zip(pairs, compare_pairs(known, list(pairs.values()), have_same_weights=True), strict=True):
+        rows[place] |= found
+    return pd.DataFrame(rows, columns=READINGS)

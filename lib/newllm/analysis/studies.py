@@ -29,9 +29,9 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
     pandas.DataFrame
         One row an arm that differs from the base, arms that change the same settings one after the other: ``study``
         (what is changed), ``change`` (from what to what); what `newllm.analysis.summary.summarize_arms` says of the
-        arm, with ``difference`` in nats per token from the base arm (negative: better than it) and its intervals over
-        windows and over seeds; and ``stream_difference`` likewise, with ``stream_difference_low`` and ``_high`` over
-        the seeds, NaN for models that are not scored on one continuous stream.
+        arm, with the difference from the base arm (negative: better than it); and ``stream_difference`` in nats per
+        token with ``stream_difference_low`` and ``_high`` over the seeds, NaN for models that are not scored on one
+        continuous stream.
     """
     base = Arm.parse(parameters.base_arm).as_trained(parameters)
     summary = summarize_arms(records, baseline=base.name)

@@ -1,24 +1,25 @@
 """What finished trials left: their histories, and what all seeds of an arm say together."""
 
 import json
-import logging
-import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from newllm.analysis.differences import OTHER_BUDGET, ArmLosses, compare_pairs, no_difference, read_losses
 from newllm.analysis.tables import budget_text
-from newllm.evaluation.statistics import difference_over_windows_and_seeds, mean_interval
-from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
-
-logger = logging.getLogger(__name__)
+from newllm.config.groups import BUDGET
+from newllm.evaluation.statistics import mean_interval
+from newllm.experiments.arms import Arm
+from newllm.experiments.floor import Floor, floors_of
+from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE, is_pretrained
 
 SAME_OVER_SEEDS = ("parameter_count", "kv_bytes_per_token", "kv_bytes", "block_width")
 MEASURES = ("perplexity", "bits_per_byte", "accuracy", "stream_perplexity", "effective_rank", "convergence_rate")
+
+# Every arm may have the rate that suits it: that is no larger budget.
+UNEQUAL = tuple(name for name in BUDGET if name != "lr")
 
 
 def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -36,14 +37,17 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
     Returns
     -------
     pandas.DataFrame
-        One row an arm, the lowest perplexity first: the columns ``by``, ``arm``, ``seeds``, ``parameter_count``,
-        ``kv_bytes_per_token``, ``kv_bytes`` of a held-out window, ``block_width``, ``budget`` in words; for each
-        measure that all its seeds have, the mean, ``_low`` and ``_high`` (95 %, Student's t; NaN with one seed); with
-        a baseline, ``difference`` in nats per token
-        (negative is better) with the interval over the windows, seeds averaged, and ``difference_over_seeds_low`` and
-        ``_high``, the interval over the seeds that both arms have.
+        One row an arm, and one an n-gram model of the floor, whose seeds, bytes and the like do not apply (NaN): the
+        columns ``by``, ``arm``, ``seeds``, ``parameter_count``, ``kv_bytes_per_token``, ``kv_bytes`` of a window,
+        ``block_width``, ``budget`` in words; for each measure that all its seeds have, the mean, ``_low`` and ``_high``
+        (95 %, Student's t; NaN with one seed); with a baseline, the columns of
+        `newllm.analysis.differences.compare_pairs`. ``equal_budget`` tells rows that were trained as the baseline was
+        (the text, the passes, the schedule; its learning rate is each arm's own) from the others, which stand in a
+        block below and have no difference. Within a block the lowest perplexity is first.
     """
-    rows = []
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    losses: dict[Hashable, ArmLosses | None] = {}
+    budgets: dict[tuple[Any, ...], str] = {}
     for key, group in records.groupby([*by, "arm"], sort=False, dropna=False):
         *values, arm = key
         row: dict[str, Any] = dict(zip(by, values, strict=True)) | {"arm": arm, "seeds": len(group)}
@@ -53,47 +57,61 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
         for measure in MEASURES:
             if measure in group and np.isfinite(group[measure].astype(float)).all():
                 row |= mean_interval(group[measure]).columns(measure)
-        if baseline is not None and arm != baseline:
-            beside = records[records["arm"] == baseline]
-            for name, value in zip(by, values, strict=True):
-                beside = beside[beside[name] == value]
-            row |= _difference(group, beside)
-        rows.append(row)
-    return pd.DataFrame(rows).sort_values("perplexity", ignore_index=True)
+        rows[key], losses[key], budgets[key] = row, read_losses(group), _budget(group.iloc[0])
+    pairs = _pairs(list(rows), baseline)
+    for floor in floors_of(records):
+        beside = records[[parameters["data"] == floor.data for parameters in records["parameters"]]]
+        for row in _floor_rows(floor, beside, by):
+            key = (*(row[name] for name in by), row["arm"])
+            rows[key], losses[key] = row, _floor_losses(floor, row["arm"])
+            base = _baseline_beside(beside, baseline, by)
+            if base is not None:
+                pairs[key] = base
+            budgets[key] = budgets.get(base or (), next(iter(budgets.values())))
+    for key, row in rows.items():
+        # Without a baseline, the first arm of the same values is what the others are beside.
+        beside_it = [pairs.get(key, key)] if baseline is not None else [one for one in budgets if one[:-1] == key[:-1]]
+        row["equal_budget"] = budgets.get(key) == budgets.get(beside_it[0] if beside_it else key)
+    named = [key for key in pairs if rows[key]["equal_budget"]]
+    for key, found in zip(named, compare_pairs(losses, [(key, pairs[key]) for key in named]), strict=True):
+        rows[key] |= found
+    table = pd.DataFrame(rows.values())
+    if baseline is not None:
+        table = table.reindex(columns=list(dict.fromkeys([*table, *no_difference()])))
+        table["verdict"] = table["verdict"].fillna("").where(table["equal_budget"], OTHER_BUDGET)
+    return table.sort_values(["equal_budget", "perplexity"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
-def _difference(group: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
-    """Paired difference of an arm from the baseline, over the seeds of which both have the losses of as many windows.
-
-    Nothing is known where either has none, such as a record that was published without them.
-    """
-    ours, theirs = (
-        {row["seed"]: window_losses(row["folder"]) for _, row in each.iterrows()} for each in (group, reference)
-    )
-    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
-    pairs = [(first, second) for first, second in pairs if first.size and first.shape == second.shape]
-    if not pairs or len({first.shape for first, _ in pairs}) > 1:
-        return {"difference": math.nan}
-    return difference_over_windows_and_seeds(*map(np.stack, zip(*pairs, strict=True)))
+def _pairs(keys: Sequence[tuple[Any, ...]], baseline: str | None) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """Pair each arm with the baseline of the same values, where there is one."""
+    beside = {key: (*key[:-1], baseline) for key in keys if key[-1] != baseline}
+    return {key: base for key, base in beside.items() if base in keys}
 
 
-def window_losses(folder: Path) -> NDArray[np.float64]:
-    """Read the mean loss of each held-out window (N,) of a finished trial; none, with a warning, where there are none.
+def _budget(record: pd.Series) -> str:
+    """Return what rows must have in common to be compared; an arm that learns from a stream has a lender, too."""
+    given = record.get("parameters", {})
+    elsewhere = is_pretrained(record["arm"])
+    is_stream = not elsewhere and Arm.parse(record.get("method", record["arm"])).reads_stream
+    settings = {name: given.get(name) for name in UNEQUAL}
+    return json.dumps(settings | {"is_stream": is_stream, "elsewhere": elsewhere}, default=str)
 
-    Parameters
-    ----------
-    folder
-        The trial's.
-    """
-    path = folder / EVALUATION_FILE
-    try:
-        losses = np.asarray(json.loads(path.read_bytes())["window_losses"], dtype=np.float64)
-    except FileNotFoundError:
-        return np.empty(0)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        logger.warning("%s holds no losses of windows (%s): no difference is taken of it.", path, error)
-        return np.empty(0)
-    return losses if losses.ndim == 1 and np.isfinite(losses).all() else np.empty(0)
+
+def _floor_rows(floor: Floor, beside: pd.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a floor, with the values that all records of its data have in common."""
+    shared = {name: beside[name].iloc[0] if beside[name].nunique(dropna=False) == 1 else None for name in by}
+    return [shared | row for row in floor.rows()]
+
+
+def _floor_losses(floor: Floor, arm: str) -> ArmLosses:
+    (losses,) = (score.window_losses for score in floor.scores if arm == score.arm)
+    return ArmLosses({0: np.array(losses)}, np.array(floor.window_groups), has_seeds=False)
+
+
+def _baseline_beside(beside: pd.DataFrame, baseline: str | None, by: Sequence[str]) -> tuple[Any, ...] | None:
+    """Return the key of the one baseline that has the data of a floor."""
+    found = beside.loc[beside["arm"] == baseline, [*by, "arm"]].drop_duplicates()
+    return tuple(found.iloc[0]) if len(found) == 1 else None
 
 
 def histories(records: pd.DataFrame) -> pd.DataFrame:

@@ -46,7 +46,7 @@ COLUMNS = {
     "budget": Column("budget (tokens x passes, lr)", "{}"),
     "effective_rank": Column("effective rank", "{:.0%}"),
     "difference": Column("nats/token from the baseline", "{:+.3f}"),
-    "difference_over_seeds": Column("± over seeds", "{:.3f}"),
+    "difference_p": Column("p (Holm)", "{:.3f}"),
     "stream_difference": Column("the same on the continuous stream", "{:+.3f}"),
     "decoded_tokens_per_second": Column("decoded tokens/s", "{:.1f}"),
     "control_perplexity": Column("its perplexity", "{:.1f}"),
@@ -67,6 +67,7 @@ RESULTS = (
     "convergence_rate",
     "effective_rank",
     "difference",
+    "verdict",
     "seeds",
     "budget",
 )
@@ -95,7 +96,7 @@ def arms_table(summary: pd.DataFrame, baseline: str | None = None, more: Sequenc
         table = table.rename(columns={COLUMNS["difference"].words: f"nats/token from {baseline}"})
     bytes_column = COLUMNS["kv_bytes_per_token"].words
     if bytes_column in table:
-        table.insert(list(table).index(bytes_column) + 1, " ", bars(summary["kv_bytes_per_token"]))
+        table.insert(list(table).index(bytes_column) + 1, " ", bars(summary["kv_bytes_per_token"].fillna(0)))
     return table
 
 

@@ -4,6 +4,8 @@ import argparse
 import logging
 from pathlib import Path
 
+import pandas as pd
+
 from newllm import figures
 from newllm.commands.arguments.leaderboard import read_filters
 from newllm.commands.shared import terminal_width
@@ -47,7 +49,8 @@ def draw(board: Board, path: Path) -> None:
 def show(board: Board) -> None:
     """Log the table of the first budget, and what is set apart."""
     for budget in board.budgets[:1]:
-        table = show_arms(budget.summary, BASELINE, more=[SPEED]).text(terminal_width())
+        rows = pd.concat([budget.summary, budget.floor], ignore_index=True)
+        table = show_arms(rows, BASELINE, more=[SPEED]).text(terminal_width())
         logger.info("\n%s (budget %s)\n%s\n", budget.title, budget.name, table)
         for other in board.budgets[1:]:
             logger.info("Other budget %s, %d arms: %s", other.name, len(other.summary), other.differences(budget))

@@ -92,30 +92,6 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE
     return mean_interval(first - second, confidence)
 
 
-def difference_over_windows_and_seeds(ours: ArrayLike, theirs: ArrayLike) -> dict[str, float]:
-    """Compare two models on the same windows with the same seeds: over other text, and over other seeds.
-
-    Parameters
-    ----------
-    ours, theirs
-        Mean loss of each window, nats per token (seeds, N).
-
-    Returns
-    -------
-    dict
-        ``difference`` (negative: ours is better); ``difference_low`` and ``_high``, its interval over the windows,
-        seeds averaged; ``difference_over_seeds_low`` and ``_high``, over the seeds, windows averaged.
-    """
-    first, second = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
-    over_windows = paired_difference(first.mean(0), second.mean(0))
-    over_seeds = paired_difference(first.mean(1), second.mean(1))
-    return {
-        **over_windows.columns("difference"),
-        "difference_over_seeds_low": over_seeds.low,
-        "difference_over_seeds_high": over_seeds.high,
-    }
-
-
 def bootstrap_interval(values: ArrayLike, confidence: float = CONFIDENCE, seed: int = 0) -> Interval:
     """Mean of independent values with its percentile bootstrap interval: for values far from a normal distribution.
 

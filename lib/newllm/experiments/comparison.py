@@ -10,6 +10,7 @@ from newllm.config.groups import ExperimentParameters
 from newllm.data import TextData
 from newllm.experiments.arms import Arm
 from newllm.experiments.executor import run_side_by_side
+from newllm.experiments.floor import make_floor
 from newllm.experiments.running import run_trial, score_pretrained
 from newllm.experiments.timing import Clock, expected_seconds
 from newllm.experiments.trial import Trial, lender_of
@@ -58,6 +59,7 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     if unfinished(trials):
         for source in pretrained:
             check_pretrained(source, data.tokenizer)
+    make_floor(data, folder)
     failures = run_trials(trials, data, parameters.processes)
     if failures:
         described = "; ".join(f"{trial}: {type(error).__name__}: {error}" for trial, error in failures.items())

@@ -21,6 +21,7 @@ from newllm.config.values import ValueFormatError, read_file, write_value
 from newllm.data import TextData, prepare_data
 from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import run_trials, unfinished
+from newllm.experiments.floor import make_floor
 from newllm.experiments.planning import check_arms, check_text
 from newllm.experiments.timing import expected_seconds
 from newllm.experiments.trial import Trial
@@ -329,6 +330,7 @@ class SweepRun:
         self.run.start()
         failures: dict[Trial, Exception] = {}
         for _, data, trials in self._by_data():
+            make_floor(data, self.run.folder)
             failures |= run_trials(trials, data, processes, expected)
         return failures
 

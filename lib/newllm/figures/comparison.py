@@ -59,13 +59,13 @@ def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
 
 
 def differences(studies: pd.DataFrame, base: str) -> go.Figure:
-    """Difference of each change from what it changes, with its intervals over windows and over seeds.
+    """Difference of each change from what it changes, with its interval over seeds and documents.
 
     Parameters
     ----------
     studies
         Rows of `newllm.analysis.studies.one_change_each`: columns study, change, difference (nats per token), and the
-        ends of its intervals, difference_low and _high over windows, difference_over_seeds_low and _high over seeds.
+        ends of its interval, difference_low and difference_high.
     base
         What the differences are from, in words.
 
@@ -78,24 +78,22 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
     if studies.empty:
         figure.add_annotation(text="no other arm to take a difference of", showarrow=False, xref="paper", yref="paper")
     for index, (study, rows) in enumerate(studies.groupby("study", sort=False)):
-        for kind, marker, thickness, width in (("windows", "circle", 4, 0), ("seeds", "line-ns-open", 1, 6)):
-            over = "difference" if kind == "windows" else "difference_over_seeds"
-            figure.add_scatter(
-                x=rows["difference"],
-                y=rows["change"],
-                mode="markers",
-                marker={"color": COLOURS[index % len(COLOURS)], "symbol": marker, "size": 9},
-                error_x={
-                    "array": rows[f"{over}_high"] - rows["difference"],
-                    "arrayminus": rows["difference"] - rows[f"{over}_low"],
-                    "thickness": thickness,
-                    "width": width,
-                },
-                name=f"{study}, 95 % over {kind}",
-                showlegend=False,
-            )
+        figure.add_scatter(
+            x=rows["difference"],
+            y=rows["change"],
+            mode="markers",
+            marker={"color": COLOURS[index % len(COLOURS)], "size": 9},
+            error_x={
+                "array": rows["difference_high"] - rows["difference"],
+                "arrayminus": rows["difference"] - rows["difference_low"],
+                "thickness": 2,
+                "width": 6,
+            },
+            name=str(study),
+            showlegend=False,
+        )
     figure.add_vline(x=0, line_dash="dot", annotation_text=f"as good as {base}")
-    title = "One change each: left is better (95 %: thick over windows, thin over seeds)"
+    title = "One change each: left is better (95 % over seeds and documents)"
     figure = finish(figure, title, f"difference from {base} (nats per token, held out)", "")
     return figure.update_yaxes(autorange="reversed", automargin=True)
 
@@ -108,8 +106,9 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
     summary
         Columns arm, kv_bytes_per_token, bits_per_byte, and the ends of its interval, bits_per_byte_low and
         bits_per_byte_high (NaN for one seed); trained_otherwise, where it is there, marks rows that the front leaves
-        out.
+        out. Rows that keep no cache, such as n-grams, are left out.
     """
+    summary = summary.dropna(subset=["kv_bytes_per_token"]).reset_index(drop=True)
     layout = lay_out(summary)
     across, up, canvas = layout.bytes_axis, layout.bits_axis, layout.canvas
     kept = summary["kv_bytes_per_token"]

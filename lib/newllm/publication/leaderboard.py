@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
+from newllm.analysis.differences import DIFFERENCE_COLUMNS
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import summarize_arms
 from newllm.config.errors import ParameterError, nearest
@@ -28,7 +29,6 @@ from newllm.runs.record import RECORD_FILE
 from newllm.runs.records_table import read_records
 
 MEASURED = ("perplexity", "bits_per_byte")
-DIFFERENCE = ("difference", "difference_low", "difference_high")
 SPEED = "decoded_tokens_per_second"
 SET_APART = ["file", "arm", "seed", "reason"]
 
@@ -52,20 +52,25 @@ class Budget:
         ``kv_tokens`` (of ``kv_bytes``), ``decoded_tokens_per_second`` (median; NaN where it was not measured),
         ``certificate`` (largest change), ``trained_otherwise`` (on one continuous stream, with a learning rate of its
         own and on a trained embedding: a larger budget) and ``on_front`` (nothing that was trained like the others is
-        better both in bits per byte and in bytes per token). The best bits per byte stand first.
+        better both in bits per byte and in bytes per token). The best bits per byte stand first, and what was trained
+        otherwise below.
+    floor
+        The rows of n-grams that `newllm.analysis.summary.summarize_arms` gives, where they were counted.
     """
 
     name: str
     settings: dict[str, Any]
     records: pd.DataFrame
     summary: pd.DataFrame
+    floor: pd.DataFrame
 
     @property
     def title(self) -> str:
         """The settings as a reader says them."""
         said = self.settings
+        samples = said["samples"] if said["samples"] == "all" else f"{said['samples']:,}"
         return (
-            f"{said['size']}, {said['samples']:,} windows of {said['seq_length']} tokens of {said['source']}, "
+            f"{said['size']}, {samples} windows of {said['seq_length']} tokens of {said['source']}, "
             f"{said['epochs']} epoch{'s' if said['epochs'] != 1 else ''}"
         )
 
@@ -154,8 +159,8 @@ def read_board(folders: Iterable[Path]) -> Board:
     return Board(tuple(budgets), pd.DataFrame(apart, columns=SET_APART, dtype=object))
 
 
-def summarize_budget(records: pd.DataFrame) -> pd.DataFrame:
-    """Summarise the records of one budget as `Budget` describes it.
+def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Summarise the records of one budget as `Budget` describes it: its arms, and the floor.
 
     Parameters
     ----------
@@ -164,18 +169,22 @@ def summarize_budget(records: pd.DataFrame) -> pd.DataFrame:
     """
     named = records.assign(arm=records["row"])
     baseline = BASELINE if BASELINE in set(named["arm"]) else None
-    summary = summarize_arms(named, baseline)
-    # Without a baseline, or without another arm, there is nothing to take a difference of.
-    summary = summary.reindex(columns=list(dict.fromkeys([*summary, *DIFFERENCE])))
+    rows = summarize_arms(named, baseline)
+    # Without a baseline there is nothing to take a difference of.
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *DIFFERENCE_COLUMNS])))
+    rows["verdict"] = rows["verdict"].fillna("")
+    is_arm = rows["arm"].isin(named["arm"])
+    summary, floor = rows[is_arm], rows[~is_arm].reset_index(drop=True)
     if SPEED not in named:
         named[SPEED] = float("nan")
     more = named.groupby("arm").agg(
         {"method": "first", "size": "first", "kv_tokens": "first", SPEED: "median", "certificate": "max"}
     )
-    summary = summary.join(more, on="arm").sort_values("bits_per_byte", ignore_index=True)
-    return with_front(
-        summary.assign(trained_otherwise=[Arm.parse(method).reads_stream for method in summary["method"]])
+    summary = summary.join(more, on="arm").sort_values(
+        ["equal_budget", "bits_per_byte"], ascending=[False, True], ignore_index=True
     )
+    otherwise = [Arm.parse(method).reads_stream for method in summary["method"]]
+    return with_front(summary.assign(trained_otherwise=otherwise)), floor
 
 
 def with_front(summary: pd.DataFrame) -> pd.DataFrame:
@@ -261,7 +270,7 @@ def _budgets(records: pd.DataFrame) -> list[Budget]:
         newest_first = named.sort_values("finished_at", ascending=False, kind="stable")
         places = newest_first.groupby(trial)["folder"].agg(tuple).rename("places")
         kept = newest_first.drop_duplicates(trial).join(places, on=trial).sort_values(trial, ignore_index=True)
-        budgets.append(Budget(str(name), group["settings"].iloc[0], kept, summarize_budget(kept)))
+        budgets.append(Budget(str(name), group["settings"].iloc[0], kept, *summarize_budget(kept)))
     return sorted(budgets, key=lambda budget: (-len(budget.summary), -len(budget.records), budget.name))
 
 

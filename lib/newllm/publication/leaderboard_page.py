@@ -94,6 +94,7 @@ def _section(budget: Budget, first: Budget | None, target: Path) -> dict[str, An
         "notebooks": sorted(set(budget.records["notebook"])),
         "differences": "" if first is None else budget.differences(first),
         "rows": rows,
+        "floor": budget.floor.to_dict("records"),
         "layout": layout,
         "break": None if layout.bytes_axis.zero is None else layout.bytes_axis.zero + BREAK / 2,
         "dots": _dots(budget.summary, layout),

@@ -7,6 +7,7 @@ import pandas as pd
 
 from newllm import figures
 from newllm.config.notebooks import MainTraining
+from newllm.experiments.floor import FLOORS_FOLDER, floor_files
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
 from newllm.files import reference_folder, write_atomically
 from newllm.models.registry import BASELINE
@@ -25,10 +26,10 @@ PICTURE = "quality_against_bytes.png"
 def publish(run: Path) -> None:
     """Take the results of a run among the reference results, and renew the picture of main training.
 
-    Each record goes to the folder of the notebook that made it; tables and drawn figures to that of this run's
-    notebook. A sweep has a folder of its own: the same arm and seed may be in it with other parameters. Weights and
-    checkpoints stay behind. Where the baseline is among the records, the page "What does it remember?" is written
-    beside them.
+    Each record goes to the folder of the notebook that made it, the floor of its data beside it; tables and drawn
+    figures to that of this run's notebook. A sweep has a folder of its own: the same arm and seed may be in it with
+    other parameters. Weights and checkpoints stay behind. Where the baseline is among the records, the page "What does
+    it remember?" is written beside them.
 
     Parameters
     ----------
@@ -52,8 +53,13 @@ def publish(run: Path) -> None:
         by_notebook = reference_folder() / read_record(record.parent).notebook / record.parent.name
         target = home / record.parent.relative_to(run) if is_sweep else by_notebook
         publish_run(record.parent, target, KEPT_FILES)
-        if read_record(target).arm == BASELINE:
-            write_passage(target.parent, read_record(target))
+        published = read_record(target)
+        for floor in floor_files(record.parent, published.parameters["data"]):
+            beside = (home if is_sweep else target.parent) / FLOORS_FOLDER / floor.name
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(floor, beside)
+        if published.arm == BASELINE:
+            write_passage(target.parent, published)
             pages.add(target.parent)
     for place in pages:
         write_atomically(place / PAGE_FILE, render(place))

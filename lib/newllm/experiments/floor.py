@@ -1,0 +1,190 @@
+"""The floor of every comparison: what n-grams alone say of the same test windows, once for each data.
+
+An arm that is above it has not learned what a table of counts knows, and tells nothing about memory.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from newllm.data import TextData, TokenWindows
+from newllm.data.tokenizers import bytes_per_token
+from newllm.evaluation.ngram import KEY_BITS, KneserNey
+from newllm.evaluation.perplexity import perplexity_of
+from newllm.files import cache_folder, reference_folder, to_json, write_atomically
+
+logger = logging.getLogger(__name__)
+
+ORDERS = (2, 3, 4)
+METHOD = "n-gram"
+FLOORS_FOLDER = "floors"
+
+# Counting takes about 150 bytes of memory a token and order, and seconds a million.
+MOST_TOKENS = 50_000_000
+WINDOWS_AT_ONCE = 4_096
+
+# Of a published loss: a millionth of a nat is far below any difference.
+LOSS_DIGITS = 6
+
+
+class NGramScore(BaseModel):
+    """How well an n-gram model predicts the test windows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    order: int = Field(ge=1)
+    perplexity: float
+    bits_per_byte: float
+    window_losses: tuple[float, ...] = Field(description="mean loss of each test window, nats per token")
+
+    @property
+    def arm(self) -> str:
+        """Name of its row."""
+        return f"{self.order}-gram"
+
+
+class Floor(BaseModel):
+    """Scores of n-gram models that were counted on the training windows of some data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = Field(description="fingerprint of the data")
+    seq_length: int
+    window_groups: tuple[int, ...] = Field(description="number of the document group of each test window")
+    scores: tuple[NGramScore, ...]
+    duration_seconds: float
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each order, in the columns of a record; bytes, seeds and the like do not apply."""
+        return [
+            {
+                "arm": score.arm,
+                "method": METHOD,
+                "perplexity": score.perplexity,
+                "bits_per_byte": score.bits_per_byte,
+            }
+            for score in self.scores
+        ]
+
+
+def make_floor(data: TextData, folder: Path) -> None:
+    """Leave the floor of the data in the folder of a comparison or a sweep: the published one, or counted once.
+
+    Parameters
+    ----------
+    data
+        Training and test windows.
+    folder
+        Holds the folders of trials.
+    """
+    name = f"{data.fingerprint}.json"
+    target = folder / FLOORS_FOLDER / name
+    if target.is_file():
+        return
+    tokens = len(data.train.token_ids)
+    if tokens > MOST_TOKENS:
+        logger.info("no n-grams are counted on %d tokens: %d at most fit into memory", tokens, MOST_TOKENS)
+        return
+    cached = cache_folder() / FLOORS_FOLDER / name
+    known = [cached, *sorted(reference_folder().rglob(f"{FLOORS_FOLDER}/{name}"))]
+    floor = next((found for path in known if (found := _read(path)) is not None), None)
+    if floor is None:
+        floor = count_floor(data)
+    for path in (cached, target):
+        write_atomically(path, to_json(floor))
+
+
+def count_floor(data: TextData) -> Floor:
+    """Count n-grams on the training windows, and score them on the test windows.
+
+    Parameters
+    ----------
+    data
+        Training and test windows of the same vocabulary.
+    """
+    start = time.perf_counter()
+    table = bytes_per_token(data.tokenizer)
+    vocabulary = max(len(table), int(data.train.token_ids.max()) + 1, int(data.test.token_ids.max()) + 1)
+    fitting = [order for order in ORDERS if order * math.log2(vocabulary) <= KEY_BITS]
+    fitting = [order for order in fitting if order <= data.train.seq_length + 1]
+    floor = Floor(
+        data=data.fingerprint,
+        seq_length=data.test.seq_length,
+        window_groups=tuple(data.test.document_groups.tolist()),
+        scores=tuple(_score(order, data, vocabulary) for order in fitting),
+        duration_seconds=time.perf_counter() - start,
+    )
+    said = ", ".join(f"{score.order}-gram {score.perplexity:.1f}" for score in floor.scores)
+    logger.info("the floor, perplexity of counts on the same windows: %s", said)
+    return floor
+
+
+def _score(order: int, data: TextData, vocabulary: int) -> NGramScore:
+    model = KneserNey(_windows(data.train), order, vocabulary)
+    test = _windows(data.test)
+    losses = np.concatenate(
+        [
+            model.token_losses(test[start : start + WINDOWS_AT_ONCE]).mean(1)
+            for start in range(0, len(test), WINDOWS_AT_ONCE)
+        ]
+    )
+    loss = float(losses.mean())
+    return NGramScore(
+        order=order,
+        perplexity=perplexity_of(loss),
+        bits_per_byte=loss * losses.size * data.test.seq_length / math.log(2) / data.test.text_bytes,
+        window_losses=tuple(losses.round(LOSS_DIGITS).tolist()),
+    )
+
+
+def _windows(windows: TokenWindows) -> NDArray[np.integer]:
+    """Ids of all windows (N, T + 1), without a copy."""
+    ids: NDArray[np.integer] = np.asarray(windows.token_ids)
+    return sliding_window_view(ids, windows.seq_length + 1)[:: windows.seq_length]
+
+
+def floors_of(records: pd.DataFrame) -> Iterator[Floor]:
+    """Find the floors of the data of some records, each once.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`; their floors lie in a folder above them.
+    """
+    seen = set()
+    for _, record in records.iterrows():
+        data = record.get("parameters", {}).get("data")
+        if data is None or data in seen:
+            continue
+        seen.add(data)
+        # <comparison>/<trial>, or <sweep>/<settings>/<trial>
+        above = list(Path(record["folder"]).parents)[:2]
+        found = (_read(folder / FLOORS_FOLDER / f"{data}.json") for folder in above)
+        floor = next((floor for floor in found if floor is not None), None)
+        if floor is not None:
+            yield floor
+
+
+def floor_files(record_folder: Path, data: str) -> list[Path]:
+    """Return the files of the floor that belongs to a record, one at most, to be published with it."""
+    files = (folder / FLOORS_FOLDER / f"{data}.json" for folder in list(record_folder.parents)[:2])
+    return [path for path in files if path.is_file()][:1]
+
+
+def _read(path: Path) -> Floor | None:
+    try:
+        return Floor.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        logger.warning("%s is damaged (%s): it is left out", path, str(error).splitlines()[0])
+        return None
