@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from newllm import cli
+from newllm.analysis.differences import OTHER_BUDGET
 from newllm.commands.leaderboard import show
 from newllm.config.errors import ParameterError
 from newllm.config.groups import BUDGET, LeaderboardFilters
@@ -65,9 +66,10 @@ def test_what_was_trained_otherwise_is_marked_and_takes_no_part_in_the_front(tmp
     write_record(tmp_path / "b", "context-kv-oacd", bits=1.5, kept=3.36)
     write_record(tmp_path / "c", "mqa", bits=2.1)
     (budget,) = read_board([tmp_path]).budgets
-    assert list(budget.summary["arm"]) == ["context-kv-oacd", "pythia", "mqa"]
-    assert list(budget.summary["trained_otherwise"]) == [True, False, False]
-    assert list(budget.summary["on_front"]) == [False, True, False]
+    assert list(budget.summary["arm"]) == ["pythia", "mqa", "context-kv-oacd"]
+    assert list(budget.summary["trained_otherwise"]) == [False, False, True]
+    assert list(budget.summary["on_front"]) == [True, False, False]
+    assert list(budget.summary["verdict"]) == ["", "", OTHER_BUDGET]
 
 
 def test_what_does_not_reach_an_arm_makes_no_row_of_its_own(tmp_path):

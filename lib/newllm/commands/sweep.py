@@ -17,6 +17,7 @@ from newllm.config.profiles import sweep_path
 from newllm.config.values import read_value
 from newllm.experiments.sweeps import SweepRun, load_sweep, plan
 from newllm.experiments.trial import Trial
+from newllm.models.registry import BASELINE
 from newllm.notebook.tables import show_arms
 from newllm.runs.folder import Run
 from newllm.runs.lock import RunError
@@ -66,9 +67,11 @@ def show(run: SweepRun) -> None:
     records = run.records()
     if records.empty:
         return
-    summary = summarize_arms(records.assign(arm=name_rows(records, run.axes)), by=run.axes)
+    named = records.assign(arm=name_rows(records, run.axes))
+    baseline = BASELINE if BASELINE in set(named["arm"]) else None
+    summary = summarize_arms(named, baseline, by=run.axes)
     run.run.save_table(summary, "results")
-    logger.info("\n%s", show_arms(summary).text(terminal_width()))
+    logger.info("\n%s", show_arms(summary, baseline).text(terminal_width()))
     varied = RATES & set(run.axes)
     if varied:
         others = [axis for axis in run.axes if axis not in RATES]
