@@ -217,7 +217,7 @@ def test_a_failed_trial_stops_no_other_and_only_what_is_missing_runs_again(home,
     assert "narrow with seed 0 failed: OSError: disk full" in shown
     assert len(trained) == 2
     results = pd.read_csv(home / "outputs" / "sweeps" / "mine" / "tables" / "results.csv")
-    assert sorted(results["arm"]) == ["pythia"]
+    assert sorted(results["arm"]) == ["2-gram", "3-gram", "4-gram", "pythia"]
 
     trained.clear()
     assert cli.main(["sweep", file, "-p", "lr=[1e-3, 0.01]"]) == 0
