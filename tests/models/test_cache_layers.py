@@ -148,6 +148,11 @@ def test_a_callers_layers_are_used_or_refused_and_never_replaced(name):
     assert {type(layer) for layer in own.layers} <= {OwnLayer, RecurrentStateLayer}
 
 
+def test_offloading_from_a_cpu_is_refused(model):
+    with pytest.raises(ValueError, match="offloaded cache moves between an accelerator and the CPU"):
+        model.generate(IDS, cache_implementation="offloaded", max_new_tokens=2, pad_token_id=0)
+
+
 class DynamicCacheThatOffloads(DynamicCache):
     """What DynamicCache(offloading=True) is, which only a machine with an accelerator can make."""
 

@@ -76,7 +76,9 @@ class DecodingSession:
         for layer in self._entry_layers():
             assert layer.keys is not None and layer.values is not None
             entries = torch.arange(context, device=layer.keys.device) % layer.keys.shape[-2]
-            layer.keys, layer.values = (kept.index_select(-2, entries) for kept in (layer.keys, layer.values))
+            repeated = [kept.index_select(-2, entries) for kept in (layer.keys, layer.values)]
+            layer.reset()
+            layer.update(*repeated)
 
     def _entry_layers(self) -> list[DynamicLayer]:
         """Layers of the cache; ValueError where they are not all of entries by token."""

@@ -1,7 +1,7 @@
 """Perplexity on held-out text: per token, per byte, per position in the window, and beyond the training length."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from newllm.evaluation.probing import forward_in_pieces, pieces_of
 from newllm.runtime import move
@@ -133,8 +134,12 @@ def _token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(losses), torch.stack(hits)
 
 
-def score_rows(model: PreTrainedModel, ids: Tensor, tokens_a_step: int | None) -> tuple[Tensor, Tensor]:
+def score_rows(
+    model: PreTrainedModel, ids: Tensor, tokens_a_step: int | None, new_cache: Callable[[], Cache] | None = None
+) -> tuple[Tensor, Tensor]:
     """Score every token of windows (B, T + 1) but the first, each window from an empty cache: (B, T) twice.
+
+    The cache is the model's own, or what ``new_cache`` makes.
 
     Raises
     ------
@@ -145,7 +150,8 @@ def score_rows(model: PreTrainedModel, ids: Tensor, tokens_a_step: int | None) -
     if tokens_a_step is None:
         losses, hits = _token_losses(model(inputs, use_cache=False).logits, targets)
     else:
-        pieces = forward_in_pieces(model, inputs, pieces_of(inputs.shape[1], tokens_a_step))
+        cache = None if new_cache is None else new_cache()
+        pieces = forward_in_pieces(model, inputs, pieces_of(inputs.shape[1], tokens_a_step), cache=cache)
         scored = [_token_losses(logits, targets[:, part]) for part, logits, _ in pieces]
         losses, hits = (torch.cat(parts, 1) for parts in zip(*scored, strict=True))
     refuse_non_finite(losses)
@@ -167,6 +173,7 @@ def _score_windows(
     batch_size: int,
     device: torch.device,
     tokens_a_step: int | None = None,
+    new_cache: Callable[[], Cache] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Losses and hits (windows, seq_length) of the first windows of a stream."""
     logits_a_row = (tokens_a_step or seq_length) * model.config.vocab_size
@@ -174,7 +181,7 @@ def _score_windows(
     losses, hits = [], []
     for first in range(0, windows, rows_at_once):
         ids = _cut(token_ids, first, min(rows_at_once, windows - first), seq_length).to(device)
-        loss, hit = score_rows(model, ids, tokens_a_step)
+        loss, hit = score_rows(model, ids, tokens_a_step, new_cache)
         losses.append(loss.cpu().numpy())
         hits.append(hit.cpu().numpy())
     return np.concatenate(losses), np.concatenate(hits)
@@ -187,6 +194,7 @@ def evaluate(
     batch_size: int = 8,
     device: torch.device | str | None = None,
     tokens_a_step: int | None = None,
+    new_cache: Callable[[], Cache] | None = None,
     bands: Sequence[int] = (),
 ) -> PerplexityReport:
     """Score every predicted token of the windows once, each window from an empty cache.
@@ -204,6 +212,8 @@ def evaluate(
     tokens_a_step
         None scores a window in one pass. A number sends it through the cache, that many tokens a call: for methods
         whose cache remembers less than the full pass sees.
+    new_cache
+        Makes the empty cache that windows are sent through; the model makes its own where omitted.
     bands
         Positions at which a window is parted for the perplexity by position; those beyond its end part nothing.
 
@@ -214,7 +224,7 @@ def evaluate(
     """
     with scoring(model, device) as place:
         losses, hits = _score_windows(
-            model, windows.token_ids, windows.seq_length, len(windows), batch_size, place, tokens_a_step
+            model, windows.token_ids, windows.seq_length, len(windows), batch_size, place, tokens_a_step, new_cache
         )
     return PerplexityReport(
         loss=float(losses.mean()),

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Dynam
 
 from newllm.models.cache_entries import CHUNK_END, STATE, DescribedLayer, Entry
 from newllm.models.growing_layer import GrowingLayer
+from newllm.models.narrow_layer import CODECS, NarrowLayer
 
 
 class RecurrentStateLayer(DescribedLayer):
@@ -295,9 +296,33 @@ class AtomicCache(DynamicCache):
             self.contents.map_rows(change)
 
 
-def own_layers(layout: Sequence[type[CacheLayerMixin]]) -> list[CacheLayerMixin]:
-    """Make the layers of a model's own cache: one that grows by blocks wherever ``layout`` has a stock one."""
-    return [GrowingLayer() if wanted is DynamicLayer else wanted() for wanted in layout]
+def own_layers(layout: Sequence[type[CacheLayerMixin]], precision: str | None = None) -> list[CacheLayerMixin]:
+    """Make the layers of a model's own cache.
+
+    Parameters
+    ----------
+    layout
+        The class of each layer the model uses, in order.
+    precision
+        What entries by token are kept in, one of `newllm.models.narrow_layer.CODECS`; None keeps them as they are, in
+        layers that grow by blocks. A recurrence's state, one vector a sequence, is always kept as it is.
+
+    Raises
+    ------
+    ValueError
+        For an unknown precision, and for a model that has no entries by token, or keeps others beside them.
+    """
+    if precision is None:
+        return [GrowingLayer() if wanted is DynamicLayer else wanted() for wanted in layout]
+    if precision not in CODECS:
+        raise ValueError(f"precision={precision!r} is unknown: choose one of {', '.join(CODECS)}")
+    others = [wanted.__name__ for wanted in layout if wanted not in (DynamicLayer, RecurrentStateLayer)]
+    if others or DynamicLayer not in layout:
+        kept = others[0] if others else RecurrentStateLayer.__name__
+        raise ValueError(
+            f"a cache in {precision} holds entries by token alone, but this model keeps a {kept}: leave precision out"
+        )
+    return [NarrowLayer(precision) if wanted is DynamicLayer else wanted() for wanted in layout]
 
 
 def prepare_cache(
@@ -354,7 +379,7 @@ def _fill_layers(cache: Cache, layout: Sequence[type[CacheLayerMixin]], serves_o
         wanted = layout[index] if index < len(layout) else None
         # Layers beyond those that are used go, as where generate() makes one a block and blocks share them.
         serves = wanted in (DynamicLayer, None) and (
-            type(layer) is GrowingLayer or (serves_other_layers and _is_growing(layer))
+            type(layer) in (GrowingLayer, NarrowLayer) or (serves_other_layers and _is_growing(layer))
         )
         if type(layer) is not wanted and not serves and not _is_unused_stock_layer(layer):
             raise ValueError(

@@ -90,10 +90,22 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         """Whether the cache is only ever read by what its ``update`` returns, so that any layer that grows serves."""
         return False
 
-    def new_cache(self) -> AtomicCache:
-        """Make an empty cache with all of this model's layers, whose storage grows by blocks where it grows."""
+    def new_cache(self, precision: str | None = None) -> AtomicCache:
+        """Make an empty cache with all of this model's layers.
+
+        Parameters
+        ----------
+        precision
+            What entries by token are kept in: ``float32``, ``bfloat16``, ``float8``, ``int8`` or ``int4``. None keeps
+            them as they are, in layers that grow by blocks.
+
+        Raises
+        ------
+        ValueError
+            For an unknown precision, and where this model keeps more than entries by token and a recurrence's state.
+        """
         cache = AtomicCache()
-        cache.layers[:] = own_layers(self.cache_layout())
+        cache.layers[:] = own_layers(self.cache_layout(), precision)
         self.prepare_cache(cache)
         return cache
 
@@ -248,6 +260,11 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         """Give `generate` this model's own cache where the caller neither passes one nor asks for a kind of cache."""
+        if generation_config.cache_implementation == "offloaded" and self.device.type == "cpu":
+            raise ValueError(
+                "an offloaded cache moves between an accelerator and the CPU, and this model is on the CPU: leave "
+                'cache_implementation="offloaded" out'
+            )
         is_callers = model_kwargs.get("past_key_values") is not None
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
         made = model_kwargs.get("past_key_values")

@@ -1,0 +1,94 @@
+"""What a trained model loses where its cache is kept in fewer bits."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from transformers.cache_utils import Cache
+
+from newllm.evaluation.cache import held_bytes
+from newllm.evaluation.perplexity import Windows, evaluate
+from newllm.evaluation.probing import period_of, probe_generator, random_tokens, untouched_randomness
+from newllm.evaluation.statistics import paired_difference
+from newllm.models.language_model import LanguageModel
+from newllm.models.narrow_layer import CODECS
+
+
+def score_by_precision(
+    model: LanguageModel,
+    windows: Windows,
+    *,
+    precisions: Sequence[str] = tuple(CODECS),
+    tokens_a_step: int = 1,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+) -> pd.DataFrame:
+    """Score held-out windows through caches of several precisions.
+
+    Every token reads all others, and itself, as they come back from the cache. The weights stay as they are.
+
+    Parameters
+    ----------
+    model
+        One of this package's models that keeps entries by token, with or without a recurrence's state beside them.
+    windows
+        Held-out windows.
+    precisions
+        Of `newllm.models.narrow_layer.CODECS`; the first is what the others are compared with.
+    tokens_a_step
+        Tokens a call. One is what decoding does. More are faster, and the same for methods whose attention reads
+        nothing but what the cache returns; a recurrence and key attention read exact values within a call.
+    batch_size
+        Windows at once.
+    device
+        Where to score; the model's own device where omitted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a precision: ``precision``, ``bytes_per_token`` (measured, scales and zero points included),
+        ``state_bytes`` (of a recurrence, kept as it is), ``perplexity``, ``bits_per_byte``, ``accuracy``,
+        ``difference`` (nats a token above the first row) and its interval over windows, ``low`` and ``high``; these
+        three are empty in the first row.
+
+    Raises
+    ------
+    ValueError
+        For an unknown precision, or a model whose cache has none, before anything is scored.
+    """
+    if not precisions:
+        raise ValueError(f"precisions is empty: choose some of {', '.join(CODECS)}")
+    for precision in precisions:
+        model.new_cache(precision)
+    rows, losses = [], []
+    for precision in precisions:
+
+        def new_cache(precision: str = precision) -> Cache:
+            return model.new_cache(precision)
+
+        report = evaluate(
+            model, windows, batch_size=batch_size, device=device, tokens_a_step=tokens_a_step, new_cache=new_cache
+        )
+        losses.append(report.window_losses)
+        slope, state = _bytes(model, precision)
+        row = {"precision": precision, "bytes_per_token": slope, "state_bytes": state}
+        row |= {"perplexity": report.perplexity, "bits_per_byte": report.bits_per_byte, "accuracy": report.accuracy}
+        if len(losses) > 1:
+            difference = paired_difference(losses[-1], losses[0])
+            row |= {"difference": difference.mean, "low": difference.low, "high": difference.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _bytes(model: LanguageModel, precision: str) -> tuple[float, float]:
+    """Bytes a token, and bytes that are there whatever the length, of a cache of one sequence."""
+    step = 2 * period_of(model)
+    held = []
+    with untouched_randomness(model.device):
+        for length in (step, 2 * step):
+            cache = model.new_cache(precision)
+            model(random_tokens(model, 1, length, probe_generator()), past_key_values=cache, logits_to_keep=1)
+            held.append(held_bytes(cache))
+    slope = (held[1] - held[0]) / step
+    return slope, held[0] - slope * step
