@@ -64,10 +64,12 @@ class CrossLayerAttention(Attention):
         # Which run of layers it belongs to, and so its place in the cache.
         self.run, place = divmod(layer_index, config.layers_sharing)
         self.is_first = place == 0
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        biases = config.bias_of_attention()
+        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=biases != "none")
         if self.is_first:
-            self.key_value = nn.Linear(config.hidden_size, 2 * self.num_groups * self.head_dim)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+            width = 2 * self.num_groups * self.head_dim
+            self.key_value = nn.Linear(config.hidden_size, width, bias=biases != "none")
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=biases == "all")
 
     @property
     def cached_values_per_token(self) -> int:
@@ -99,7 +101,7 @@ class CrossLayerAttention(Attention):
 def _bytes_of_a_context(size: Size) -> dict[str, Any]:
     """Keys and values once for all layers, of a quarter of the heads: half of the width a token, as ``context``.
 
-    Where a quarter of the heads does not divide them, of the next fewer that do.
+    Where a quarter of the heads does not divide them, the next smaller number that does.
     """
     groups = max(count for count in range(1, max(1, size.heads // 4) + 1) if size.heads % count == 0)
     return {"layers_sharing": size.layers, "num_key_value_heads": groups}
@@ -115,7 +117,7 @@ def _bytes_of_a_context(size: Size) -> dict[str, Any]:
 class CLAPythiaModel(Decoder):
     """Pythia's blocks with cross-layer attention.
 
-    As registered it keeps exactly what ``context`` keeps, at every size. The paper's own choice is
+    As registered it keeps exactly what ``context`` keeps, at every size of the Pythia suite. The paper's own choice is
     ``cla@layers_sharing=2`` with more key-value heads.
     """
 

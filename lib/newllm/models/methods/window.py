@@ -232,7 +232,7 @@ class WindowAttention(MultiHeadAttention):
         if step.cache is not None:
             layer.keep(keys, values, columns, step.key_mask)
         output = attend_with_bias(queries, keys, values, bias, self.head_dim**-0.5)
-        return self.dense(output.transpose(1, 2).flatten(2))
+        return self.join(output)
 
     def _columns(self, layer: WindowLayer, step: Step) -> Tensor:
         """Column of the token in each slot, kept ones first (B or 1, N + T)."""
