@@ -4,7 +4,14 @@ Arms, losses and encodings keep one colour order, and every axis says its unit.
 """
 
 from newllm.figures.attention import attention_biases, certificate, score_by_distance, visible_slots
-from newllm.figures.comparison import arms, differences, extrapolation, position_perplexity, quality_against_bytes
+from newllm.figures.comparison import (
+    arms,
+    claims,
+    differences,
+    extrapolation,
+    position_perplexity,
+    quality_against_bytes,
+)
 from newllm.figures.memory import against_context_length, cache_sizes, kept_by_token
 from newllm.figures.reversal import directions, knowledge_gains
 from newllm.figures.training import convergence, learning_rates, loss_terms, spectrum, training_curves
@@ -15,6 +22,7 @@ __all__ = [
     "attention_biases",
     "cache_sizes",
     "certificate",
+    "claims",
     "convergence",
     "differences",
     "directions",

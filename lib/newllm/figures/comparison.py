@@ -98,6 +98,49 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
     return figure.update_yaxes(autorange="reversed", automargin=True)
 
 
+def claims(judged: pd.DataFrame) -> go.Figure:
+    """Difference of each claim's arms with its interval, coloured by the verdict: a forest plot.
+
+    Parameters
+    ----------
+    judged
+        Rows of `newllm.analysis.claims.judge_claims`: columns claim, words, verdict, difference (nats per token),
+        difference_low and difference_high.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        One row a claim that rests on a difference; the others are in the table alone.
+    """
+    figure = go.Figure()
+    measured = judged.dropna(subset=["difference"])
+    if measured.empty:
+        figure.add_annotation(
+            text="no claim rests on a published difference", showarrow=False, xref="paper", yref="paper"
+        )
+    labels = [f"{row['claim']} {row['words']}" for row in measured.to_dict("records")]
+    for index, (verdict, rows) in enumerate(measured.assign(label=labels).groupby("verdict", sort=False)):
+        figure.add_scatter(
+            x=rows["difference"],
+            y=rows["label"],
+            mode="markers",
+            marker={"color": COLOURS[index % len(COLOURS)], "size": 10},
+            error_x={
+                "array": rows["difference_high"] - rows["difference"],
+                "arrayminus": rows["difference"] - rows["difference_low"],
+                "thickness": 2,
+                "width": 6,
+            },
+            name=str(verdict),
+        )
+    figure.add_vline(x=0, line_dash="dot")
+    figure = finish(
+        figure, "What became of each claim (95 % over seeds and documents)", "difference (nats per token)", ""
+    )
+    # In the order of the claims, whatever their verdicts are.
+    return figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], automargin=True)
+
+
 def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
     """Bits per byte against the bytes a token leaves in the cache, with the front that nothing beats on both.
 

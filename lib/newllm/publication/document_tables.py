@@ -6,18 +6,24 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from newllm.analysis.claims import judge_claims
 from newllm.analysis.learning_rates import with_learning_rate
 from newllm.analysis.summary import summarize_arms
-from newllm.analysis.wording import plus_minus, with_interval
+from newllm.analysis.tables import arms_table
+from newllm.analysis.wording import with_interval
+from newllm.config.groups import BUDGET
 from newllm.files import project_root, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
-from newllm.publication.reference import published_table, reference_summary
+from newllm.publication.reference import published_evidence, published_table
 from newllm.runs.folder import SWEEPS_FOLDER
 from newllm.runs.records_table import load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")
+
+# Columns of words, which stand on the left.
+WORDS = ("verdict", "experiment", "numbers", "what would tell", "read as", "control")
 
 # <!-- table: name --> ... <!-- /table -->
 MARKED = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- /table -->\n)", re.DOTALL)
@@ -47,37 +53,51 @@ def _markdown(name: str) -> str:
     if name not in TABLES:
         raise ValueError(f"the document asks for the table {name!r}, which is none of {', '.join(TABLES)}")
     table = TABLES[name]()
-    return markdown_table(table, right=[] if TABLES[name] is notebook_table else list(table.columns[1:]))
+    right = [column for column in table.columns[1:] if column not in WORDS]
+    return markdown_table(table, right=[] if TABLES[name] is notebook_table else right)
 
 
-def main_training() -> pd.DataFrame:
-    """Write the arms of main training, the lowest perplexity first; † marks those that were trained otherwise."""
-    return _arms(reference_summary())
+def sotu() -> pd.DataFrame:
+    """Write the arms that read all State of the Union addresses once."""
+    return _sweep("sotu")
 
 
-def tuned() -> pd.DataFrame:
-    """Write the arms that were trained at the learning rate that suits them."""
-    records = load_records(reference_folder() / SWEEPS_FOLDER / "tuned")
-    return _arms(summarize_arms(records, BASELINE).assign(trained_otherwise=False))
+def stdlib() -> pd.DataFrame:
+    """Write the arms that read the standard library in windows of 512, where caches can be told apart."""
+    return _sweep("stdlib")
 
 
-def _arms(summary: pd.DataFrame) -> pd.DataFrame:
-    """Write a summary of arms, as `newllm.analysis.summary.summarize_arms` makes it."""
-    rows = []
-    for _, row in summary.iterrows():
-        rows.append(
+def _sweep(name: str) -> pd.DataFrame:
+    """Write the arms of a published sweep beside the floor, in the columns of every table of results."""
+    records = _published(name)
+    if records.empty:
+        return pd.DataFrame({"arm": [f"not published yet: `newllm sweep {name}`"]})
+    baseline = BASELINE if BASELINE in set(records["arm"]) else None
+    table = arms_table(summarize_arms(records, baseline), baseline)
+    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
+
+
+def _published(name: str) -> pd.DataFrame:
+    """Read the published records of a sweep, without those of other versions, which lack settings of this one."""
+    records = load_records(reference_folder() / SWEEPS_FOLDER / name)
+    return records if records.empty else records[[set(BUDGET) <= set(given) for given in records["parameters"]]]
+
+
+def claims() -> pd.DataFrame:
+    """Write what became of each claim of the project that came before."""
+    judged = judge_claims(load_records(reference_folder()), published_evidence())
+    return pd.DataFrame(
+        [
             {
-                "model": f"`{row['arm']}`" + " †" * row["trained_otherwise"],
-                "parameters": f"{row['parameter_count']:,.0f}",
-                "KV bytes/token": f"{row['kv_bytes_per_token']:,.0f}",
-                "in a window": f"{row['kv_bytes']:,.0f}",
-                "perplexity": plus_minus(row, "perplexity", "{:.1f}"),
-                "bits/byte": f"{row['bits_per_byte']:.3f}",
-                "nats/token from `pythia`": with_interval(row, "difference"),
-                "seeds": row["seeds"],
+                "claim": f"{row['claim']}. {row['words']}",
+                "verdict": f"**{row['verdict']}**",
+                "experiment": row["experiment"],
+                "numbers": row["numbers"],
+                "what would tell": row["would_tell"],
             }
-        )
-    return pd.DataFrame(rows)
+            for row in judged.to_dict("records")
+        ]
+    )
 
 
 def models_at_70m() -> pd.DataFrame:
@@ -232,7 +252,10 @@ def _studies(notebook: str) -> pd.DataFrame:
 
 def learning_rates() -> pd.DataFrame:
     """Write the perplexity of each arm at each learning rate that was tried."""
-    records = with_learning_rate(load_records(reference_folder() / SWEEPS_FOLDER / "learning_rates"))
+    published = _published("learning_rates")
+    if published.empty:
+        return pd.DataFrame({"model": ["not published yet: `newllm sweep learning_rates`"]})
+    records = with_learning_rate(published)
     table = records.pivot_table("perplexity", index="arm", columns="learning_rate")
     written = pd.DataFrame({"model": [f"`{arm}`" for arm in table.index]})
     for rate in table:
@@ -241,9 +264,10 @@ def learning_rates() -> pd.DataFrame:
 
 
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
-    "main training": main_training,
+    "sotu": sotu,
+    "stdlib": stdlib,
     "learning rates": learning_rates,
-    "tuned": tuned,
+    "claims": claims,
     "models at 70m": models_at_70m,
     "decoding": decoding,
     "reversal curse": reversal_curse,

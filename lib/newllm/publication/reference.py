@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 
 from newllm import figures
-from newllm.config.notebooks import MainTraining
 from newllm.experiments.floor import FLOORS_FOLDER, floor_files
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
 from newllm.files import reference_folder, write_atomically
@@ -21,10 +20,19 @@ from newllm.runs.record import RECORD_FILE, read_record
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
 KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
 PICTURE = "quality_against_bytes.png"
+LEADING_SWEEP = "sotu"
+
+# Tables that claims are judged by, below the reference folder.
+EVIDENCE = {
+    "oacd": "01_projection_training/tables/oacd",
+    "leak": "03_causal_masks/tables/leak",
+    "reversal": "05_reversal_curse/tables/reversal",
+    "collection": "09_cascade/tables/collection",
+}
 
 
 def publish(run: Path) -> None:
-    """Take the results of a run among the reference results, and renew the picture of main training.
+    """Take the results of a run among the reference results, and renew README's picture.
 
     Each record goes to the folder of the notebook that made it, the floor of its data beside it; tables and drawn
     figures to that of this run's notebook. A sweep has a folder of its own: the same arm and seed may be in it with
@@ -68,13 +76,21 @@ def publish(run: Path) -> None:
             target = home / folder
             target.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / path.name)
-    figure = figures.quality_against_bytes(reference_summary())
-    write_pictures([figure], [reference_folder() / PICTURE], scale=2)
+    draw_reference()
 
 
-def reference_summary() -> pd.DataFrame:
-    """Summarise the committed records of main training, as `newllm.publication.leaderboard.Budget` describes it."""
-    return read_board([reference_folder() / MainTraining.notebook]).budgets[0].summary
+def draw_reference() -> None:
+    """Draw the picture of the arms that README leads with, where they are published."""
+    board = read_board([reference_folder() / SWEEPS_FOLDER / LEADING_SWEEP])
+    if board.budgets:
+        figure = figures.quality_against_bytes(board.budgets[0].summary)
+        write_pictures([figure], [reference_folder() / PICTURE], scale=2)
+
+
+def published_evidence() -> dict[str, pd.DataFrame]:
+    """Read the published tables that `newllm.analysis.claims.judge_claims` judges by, as far as they are there."""
+    paths = {name: reference_folder() / f"{path}.csv" for name, path in EVIDENCE.items()}
+    return {name: pd.read_csv(path) for name, path in paths.items() if path.is_file()}
 
 
 def published_table(name: str) -> pd.DataFrame:

@@ -1,0 +1,220 @@
+"""What published records say of a claim: arms compared in every setting that both were trained in, and one verdict."""
+
+import json
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, ArmLosses, compare_pairs, read_losses
+from newllm.config.groups import BUDGET
+from newllm.experiments.scoring import HISTORY_FILE
+
+HOLDS = "holds"
+FAILS = "does not hold"
+UNTOLD = "cannot be told here"
+
+# What tells settings apart in which arms are compared; each arm has the rate that suits it.
+SETTING = tuple(name for name in BUDGET if name != "lr")
+RATES = ("lr", "stream_lr")
+
+# A recurrence that OACD left below this share of settled contexts is not that method.
+CONVERGED = 0.9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one claim.
+
+    Attributes
+    ----------
+    verdict
+        ``HOLDS``, ``FAILS``, ``UNTOLD``, or on what it depends.
+    numbers
+        The numbers that it rests on, in words; empty where there are none.
+    difference, low, high
+        The difference in nats per token that a picture shows, with its 95 % interval; NaN where there is none.
+    """
+
+    verdict: str = UNTOLD
+    numbers: str = ""
+    difference: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two arms compared in one setting.
+
+    Attributes
+    ----------
+    setting
+        The values of `SETTING`.
+    found
+        The columns of `newllm.analysis.differences.compare_pairs`.
+    """
+
+    setting: Mapping[str, Any]
+    found: Mapping[str, Any]
+
+    @property
+    def words(self) -> str:
+        """The difference in words."""
+        found, setting = self.found, self.setting
+        half = (found["difference_high"] - found["difference_low"]) / 2
+        where = f"{setting['source']}, windows of {setting['seq_length']}"
+        return f"{found['difference']:+.3f} ± {half:.3f} nats ({where}: {found['verdict']})"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that is published.
+
+    Attributes
+    ----------
+    records
+        Rows of `newllm.runs.records_table.load_records`.
+    tables
+        Published tables by name, for what no record of an arm holds.
+    """
+
+    records: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    def settings(self) -> list[pd.DataFrame]:
+        """Give the records of each setting, every trial once, each arm at one learning rate: that of the most seeds.
+
+        Where rates have as many seeds, the one with the lowest validation loss is taken.
+        """
+        if self.records.empty:
+            return []
+        known = [all(name in given for name in BUDGET) for given in self.records["parameters"]]
+        records = self.records[known]
+        keys = [json.dumps({name: given[name] for name in SETTING}, sort_keys=True) for given in records["parameters"]]
+        return [self._at_one_rate(group) for _, group in records.groupby(keys, sort=True)]
+
+    @staticmethod
+    def _at_one_rate(records: pd.DataFrame) -> pd.DataFrame:
+        rates = [next(given[name] for name in reversed(RATES) if name in given) for given in records["parameters"]]
+        rated = records.assign(rate=rates).drop_duplicates(["arm", "seed", "rate"])
+        chosen = []
+        for _, group in rated.groupby("arm", sort=False):
+            by_rate = group.groupby("rate").agg(seeds=("seed", "nunique"), loss=("validation_loss", "mean"))
+            best = by_rate.sort_values(["seeds", "loss"], ascending=[False, True]).index[0]
+            chosen.append(group[group["rate"] == best])
+        return pd.concat(chosen, ignore_index=True)
+
+    def compare(self, arm: str, base: str, least: Mapping[str, float] | None = None) -> list[Compared]:
+        """Compare two arms in every setting in which both were trained.
+
+        Parameters
+        ----------
+        arm, base
+            Names as records have them; the difference is of the first from the second.
+        least
+            Numbers of `SETTING` or of records, by name, that both must reach, such as a convergence rate.
+        """
+        results = []
+        for records in self.settings():
+            named = records[records["arm"].isin([arm, base])]
+            setting = {name: named["parameters"].iloc[0][name] for name in SETTING} if len(named) else {}
+            if set(named["arm"]) != {arm, base} or not _reaches(named, setting, least or {}):
+                continue
+            losses: dict[Hashable, ArmLosses | None] = {
+                name: read_losses(group) for name, group in records.groupby("arm", sort=False)
+            }
+            (found,) = compare_pairs(losses, [(arm, base)])
+            if found:
+                results.append(Compared(setting, found))
+        return results
+
+    def measures(self, arm: str, measure: str) -> pd.Series:
+        """Give a measure of every record of an arm that has it."""
+        rows = [records[records["arm"] == arm] for records in self.settings() if measure in records]
+        return pd.concat([group[measure] for group in rows]).dropna() if rows else pd.Series(dtype=float)
+
+    def passes_to(self, share: float) -> pd.Series:
+        """Count the passes of OACD until a share of contexts had settled, by block and record; NaN where never."""
+        passes: dict[tuple[Any, ...], float] = {}
+        for records in self.settings():
+            for _, record in records.iterrows():
+                history = _projection_history(Path(record["folder"]))
+                for block in sorted({row["block"] for row in history}):
+                    reached = [
+                        row["iteration"]
+                        for row in history
+                        if row["block"] == block and row["convergence_rate"] >= share
+                    ]
+                    passes[record["arm"], record["seed"], str(record["folder"]), block] = min(reached, default=math.nan)
+        return pd.Series(passes, dtype=float)
+
+
+def _reaches(records: pd.DataFrame, setting: Mapping[str, Any], least: Mapping[str, float]) -> bool:
+    """Tell whether a setting and all records that have a measure reach the numbers that are asked for."""
+    for name, number in least.items():
+        values = [setting[name]] if name in setting else list(records[name].dropna()) if name in records else []
+        if not values or min(values) < number:
+            return False
+    return True
+
+
+def _projection_history(folder: Path) -> list[dict[str, Any]]:
+    try:
+        history: list[dict[str, Any]] = json.loads((folder / HISTORY_FILE).read_bytes())["projection"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return history
+
+
+def join(verdicts: Sequence[tuple[Compared, bool | None]], *, decides: str = "the setting") -> Finding:
+    """Join what each setting says of a claim.
+
+    Parameters
+    ----------
+    verdicts
+        For each comparison whether the claim holds there; None where it cannot be told.
+    decides
+        What the claim depends on where settings contradict one another.
+
+    Returns
+    -------
+    Finding
+        With the difference that was measured with the most certainty.
+    """
+    if not verdicts:
+        return Finding()
+    told = {holds for _, holds in verdicts if holds is not None}
+    verdict = {frozenset(): UNTOLD, frozenset([True]): HOLDS, frozenset([False]): FAILS}.get(
+        frozenset(told), f"depends on {decides}"
+    )
+    surest = min(
+        (one.found for one, _ in verdicts), key=lambda found: found["difference_high"] - found["difference_low"]
+    )
+    return Finding(
+        verdict,
+        "; ".join(one.words for one, _ in verdicts),
+        surest["difference"],
+        surest["difference_low"],
+        surest["difference_high"],
+    )
+
+
+def says_better(found: Mapping[str, Any]) -> bool | None:
+    """Tell whether the first arm is better; None where it cannot be told."""
+    return None if found["verdict"] == OPEN else found["verdict"] == BETTER
+
+
+def says_no_worse(found: Mapping[str, Any]) -> bool | None:
+    """Tell whether the first arm loses nothing: it is better, or as good within the margin of equivalence."""
+    return None if found["verdict"] == OPEN else found["verdict"] in (BETTER, EQUIVALENT)
+
+
+def says_within(found: Mapping[str, Any], nats: float) -> bool | None:
+    """Tell whether the first arm loses at most so much: its whole interval is below that, or above."""
+    if found["difference_high"] <= nats:
+        return True
+    return False if found["difference_low"] > nats else None

@@ -1,0 +1,175 @@
+"""Claims are judged by what is published: nothing is told of what is not there, and what is there decides."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from newllm import figures
+from newllm.analysis.claims import CLAIMS, judge_claims
+from newllm.analysis.evidence import FAILS, HOLDS, UNTOLD, Evidence
+from newllm.config.groups import ExperimentParameters
+from newllm.experiments.arms import Arm
+
+WINDOWS, SEEDS = 90, (0, 1, 2)
+GROUPS = np.repeat(np.arange(18), 5)
+NOTHING = pd.DataFrame()
+
+
+class Published:
+    """Records of arms that lie so many nats above others on the same windows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        self.hard = np.random.default_rng(1).normal(4, 1, WINDOWS)
+
+    def add(self, arm: str, loss: float, seeds=SEEDS, convergence=None, passes=None, rank=None, **settings) -> None:
+        parsed = Arm.parse(arm)
+        given = {"profile": "cpu", "samples": 9, "seq_length": 256, "epochs": 1, "arms": [arm], "seeds": list(seeds)}
+        parameters = ExperimentParameters(**given | settings)
+        noise = np.random.default_rng(len(self.rows))
+        for seed in seeds:
+            place = self.folder / f"{len(self.rows)}-{parsed.folder_name}-{seed}"
+            place.mkdir(parents=True)
+            losses = self.hard + loss + noise.normal(0, 0.01, WINDOWS)
+            scores = {"window_losses": losses.tolist(), "window_groups": GROUPS.tolist()}
+            (place / "evaluation.json").write_text(json.dumps(scores))
+            rows = [
+                {"block": 0, "iteration": number, "convergence_rate": number / (passes or 1)}
+                for number in range(1, (passes or 0) + 1)
+            ]
+            (place / "history.json").write_text(json.dumps({"main": [], "projection": rows}))
+            identity = parameters.trial_identity(
+                arm, seed, trains_projection=parsed.trains_projection, reads_stream=parsed.reads_stream
+            )
+            row = {"arm": arm, "method": parsed.method, "seed": seed, "parameters": identity | {"data": "a1"}}
+            row |= {"perplexity": float(np.exp(losses.mean())), "validation_loss": loss, "folder": place}
+            row |= {"convergence_rate": convergence, "effective_rank": rank, "kv_bytes_per_token": 1024.0}
+            self.rows.append(row)
+
+    def judged(self, claim: int, tables=None) -> dict[Any, Any]:
+        judged = judge_claims(pd.DataFrame(self.rows), tables)
+        return judged[judged["claim"] == claim].to_dict("records")[0]
+
+
+@pytest.fixture
+def published(tmp_path):
+    return Published(tmp_path)
+
+
+def test_without_records_nothing_is_told_and_every_claim_says_what_would(published):
+    judged = judge_claims(NOTHING)
+    assert list(judged["claim"]) == list(range(1, 19))
+    assert set(judged["verdict"]) == {UNTOLD}
+    assert (judged["would_tell"] != "").all()
+    assert (judged["numbers"] == "").all()
+
+
+def test_every_arm_that_a_claim_names_can_be_trained(published, monkeypatch):
+    named = set()
+
+    def note(evidence, arm, base, least=None):
+        named.update((arm, base))
+        return []
+
+    monkeypatch.setattr(Evidence, "compare", note)
+    for claim in CLAIMS:
+        claim.judge(Evidence(NOTHING))
+    assert len(named) > 10
+    settings = ExperimentParameters(profile="cpu", samples=9, seq_length=256, epochs=1, arms=["pythia"], seeds=[0])
+    for name in named:
+        assert Arm.parse(name).as_trained(settings).name == name, "records have the name that an arm is trained under"
+
+
+def test_a_treatment_is_needed_where_both_others_are_worse(published):
+    published.add("dproj-oacd", 0.0)
+    published.add("dproj-random", 0.1)
+    assert published.judged(3)["verdict"] == UNTOLD
+    published.add("dproj-end-to-end", 0.1)
+    assert published.judged(3)["verdict"] == HOLDS
+    assert published.judged(3)["would_tell"] == ""
+
+
+def test_what_settings_contradict_depends_on_them(published):
+    for source, alibi in (("sotu", 0.1), ("stdlib", -0.1)):
+        published.add("pythia", 0.0, source=source)
+        published.add("unified@position=alibi", alibi, source=source)
+        published.add("unified@position=none", 0.3, source=source)
+    found = published.judged(13)
+    assert found["verdict"] == "depends on the text"
+    assert "sotu, windows of 256: better" in found["numbers"]
+    assert "stdlib, windows of 256: worse" in found["numbers"]
+
+
+def test_each_arm_stands_at_the_rate_of_most_seeds_then_at_its_best(published):
+    published.add("pythia", 0.0, lr=1e-3)
+    published.add("mla", -0.5, seeds=(0,), lr=1e-4)
+    published.add("mla", 0.05, lr=2e-3)
+    published.add("mla", 0.04, lr=3e-3)
+    found = published.judged(10)
+    assert found["verdict"] == HOLDS
+    assert found["difference"] == pytest.approx(0.04, abs=0.005)
+    published.add("mla@position=rope", 0.3)
+    assert published.judged(10)["verdict"] == "depends on the text or the encoding"
+
+
+def test_recurrences_that_did_not_converge_judge_no_method(published):
+    for arm, loss in (("cascade-oacd", 0.0), ("cascade-oacd@data_split=full", 0.2)):
+        published.add(arm, loss, convergence=0.7)
+    assert published.judged(6)["verdict"] == UNTOLD
+    for arm, loss in (("cascade-oacd", 0.0), ("cascade-oacd@data_split=full", 0.2)):
+        published.add(arm, loss, convergence=0.95, source="stdlib")
+    assert published.judged(6)["verdict"] == HOLDS
+
+
+def test_passes_and_ranks_are_counted_over_all_records(published):
+    published.add("dproj-oacd", 0.0, passes=30, rank=0.7)
+    published.add("dproj-random", 0.0, rank=0.9)
+    passes = published.judged(4)
+    assert (passes["verdict"], passes["numbers"]) == (HOLDS, "dproj-oacd: 27 passes")
+    assert published.judged(5)["verdict"] == FAILS
+    assert "70% with OACD, 90% as initialised" in published.judged(5)["numbers"]
+    published.add("context-oacd", 0.0, passes=100)
+    assert published.judged(4)["verdict"] == "depends on the method"
+
+
+@pytest.mark.parametrize(
+    ("claim", "name", "rows", "verdict"),
+    [
+        (1, "oacd", [{"variant": "without embed_norm", "convergence_rate": 0.1}], HOLDS),
+        (2, "oacd", [{"variant": "xavier", "convergence_rate": 0.96}], UNTOLD),
+        (2, "oacd", [{"variant": name, "convergence_rate": 0.96} for name in ("xavier", "kaiming")], FAILS),
+        (14, "reversal", [{"arm": "mla", "taught": True, "forward_first": 0.2, "backward_gain_low": 1.0}], UNTOLD),
+        (14, "reversal", [{"arm": "mla", "taught": True, "forward_first": 0.9, "backward_gain_low": -1.0}], FAILS),
+        (16, "collection", [{"largest_difference": 1e-6}], HOLDS),
+        (
+            17,
+            "leak",
+            [
+                {"mask": "right", "perplexity": 60.0, "alarming": False},
+                {"mask": "swapped", "perplexity": 1.5, "alarming": True},
+            ],
+            HOLDS,
+        ),
+    ],
+)
+def test_tables_judge_what_no_arm_can(published, claim, name, rows, verdict):
+    published.add("pythia", 0.0)
+    assert published.judged(claim, {name: pd.DataFrame(rows)})["verdict"] == verdict
+
+
+def test_the_picture_has_a_row_for_each_claim_with_a_difference(published):
+    published.add("dproj-oacd", 0.2)
+    published.add("narrow", 0.0)
+    judged = judge_claims(pd.DataFrame(published.rows))
+    (series,) = figures.claims(judged).data
+    assert list(series.y) == ["18 DProj saves 37.5 % of the cache"]
+    assert series.name == FAILS
+    assert series.x[0] == pytest.approx(0.2, abs=0.01)
+    empty = figures.claims(judge_claims(NOTHING))
+    assert not empty.data
+    assert "no claim" in empty.layout.annotations[0].text
