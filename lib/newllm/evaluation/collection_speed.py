@@ -1,5 +1,6 @@
 """How fast the contexts of a stream are collected in parallel, beside the loop over its tokens, and how equal."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -45,9 +46,12 @@ class CollectionSpeed:
         return (self.loop_seconds / self.loop_tokens) / (self.seconds / self.tokens)
 
     def table(self) -> pd.DataFrame:
-        """One row a way: tokens run, their seconds and speed, and seconds for the stream (the loop's by its speed)."""
+        """One row a way: tokens run, seconds, speed, seconds for the stream (the loop's by its speed), difference."""
         parallel = "parallel in time" + (", then token by token" if self.sequential else "")
-        ways = [(parallel, self.tokens, self.seconds), ("token by token", self.loop_tokens, self.loop_seconds)]
+        ways = [
+            (parallel, self.tokens, self.seconds, self.largest_difference),
+            ("token by token", self.loop_tokens, self.loop_seconds, math.nan),
+        ]
         return pd.DataFrame(
             {
                 "collection": way,
@@ -55,8 +59,9 @@ class CollectionSpeed:
                 "seconds": seconds,
                 "tokens/s": tokens / seconds,
                 "seconds for the stream": seconds / tokens * self.tokens,
+                "largest_difference": difference,
             }
-            for way, tokens, seconds in ways
+            for way, tokens, seconds, difference in ways
         )
 
 

@@ -27,7 +27,7 @@ EVIDENCE = {
     "oacd": "01_projection_training/tables/oacd",
     "leak": "03_causal_masks/tables/leak",
     "reversal": "05_reversal_curse/tables/reversal",
-    "collection": "09_cascade/tables/collection",
+    "collection": "09_cascade/tables/collection_speed",
 }
 
 
