@@ -42,6 +42,16 @@ def test_convergence_is_in_percent_and_marks_its_target():
     assert figure.layout.shapes[0].y0 == 95.0
 
 
+def test_converged_tokens_are_in_percent_a_line_a_training():
+    histories = pd.concat([HISTORY.assign(recurrence="as it is"), HISTORY.assign(recurrence="changed")])
+    figure = figures.converged_tokens(histories, target=0.9)
+    assert {name: list(trace.y) for name, trace in series(figure).items()} == {
+        "as it is": [0.0, 50.0, 96.0],
+        "changed": [0.0, 50.0, 96.0],
+    }
+    assert figure.layout.shapes[0].y0 == pytest.approx(90.0)
+
+
 def test_spectrum_sums_to_a_hundred_percent_and_falls():
     drawn = series(figures.spectrum({"untrained": [1.0, 3.0, 6.0]}))["untrained"]
     assert list(drawn.y) == pytest.approx([60.0, 30.0, 10.0])
@@ -49,17 +59,29 @@ def test_spectrum_sums_to_a_hundred_percent_and_falls():
 
 def test_training_curves_are_means_over_seeds():
     drawn = series(figures.training_curves(EPOCHS))
-    assert list(drawn["pythia, held out"].y) == [4.5, 3.0]
+    assert list(drawn["pythia"].y) == [4.5, 3.0]
     assert list(drawn["dproj, training"].y) == pytest.approx([5.7, 4.2])
 
 
 def test_arms_show_every_seed_and_the_mean_best_first():
     results = pd.DataFrame({"arm": ["a", "a", "b"], "seed": [0, 1, 0], "perplexity": [30.0, 50.0, 10.0]})
     figure = figures.arms(results, "perplexity", "perplexity")
-    dots, means = figure.data[0::2], figure.data[1::2]
-    assert [trace.y[0] for trace in dots] == ["b", "a"]
-    assert [list(trace.x) for trace in dots] == [[10.0], [30.0, 50.0]]
-    assert [trace.x[0] for trace in means] == [10.0, 40.0]
+    means, seeds = figure.data
+    assert dict(zip(means.y, means.x, strict=True)) == {"b": 10.0, "a": 40.0}
+    assert list(figure.layout.yaxis.categoryarray) == ["b", "a"]
+    assert sorted(seeds.x) == [10.0, 30.0, 50.0]
+
+
+def test_one_loss_an_arm_is_a_bar_and_no_lonely_dot():
+    figure = figures.training_curves(EPOCHS[EPOCHS["epoch"] == 1])
+    assert [trace.type for trace in figure.data] == ["bar"]
+    assert dict(zip(figure.data[0].y, figure.data[0].x, strict=True)) == pytest.approx({"pythia": 4.5, "dproj": 4.7})
+
+
+def test_every_figure_leaves_the_page_its_background_and_its_width():
+    figure = figures.training_curves(EPOCHS)
+    assert figure.layout.template.layout.paper_bgcolor == figure.layout.template.layout.plot_bgcolor == "rgba(0,0,0,0)"
+    assert figure.layout.width is None
 
 
 def test_front_keeps_what_nothing_beats_on_both():

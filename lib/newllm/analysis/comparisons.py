@@ -84,7 +84,7 @@ def extrapolations(
     Returns
     -------
     pandas.DataFrame
-        The rows of `newllm.evaluation.perplexity.extrapolate`, with ``arm`` and ``seed``.
+        The rows of `newllm.evaluation.perplexity.extrapolate`, with ``arm`` and ``seed``; none without models.
 
     Raises
     ------
@@ -96,4 +96,5 @@ def extrapolations(
         model = load_model(record["folder"])
         scores = extrapolate(model, windows, factors=factors, batch_size=batch_size, device=device)
         frames.append(scores.assign(arm=record["arm"], seed=record["seed"]))
-    return pd.concat(frames, ignore_index=True)
+    columns = ["arm", "seed", "seq_length", "perplexity", "beyond", "tokens"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)

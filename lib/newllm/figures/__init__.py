@@ -13,8 +13,9 @@ from newllm.figures.comparison import (
     quality_against_bytes,
 )
 from newllm.figures.memory import against_context_length, cache_sizes, kept_by_token
+from newllm.figures.recall import passage_gains, places_in_period, recallable_tokens
 from newllm.figures.reversal import directions, knowledge_gains
-from newllm.figures.training import convergence, learning_rates, loss_terms, spectrum, training_curves
+from newllm.figures.training import converged_tokens, convergence, learning_rates, loss_terms, spectrum, training_curves
 
 __all__ = [
     "against_context_length",
@@ -23,6 +24,7 @@ __all__ = [
     "cache_sizes",
     "certificate",
     "claims",
+    "converged_tokens",
     "convergence",
     "differences",
     "directions",
@@ -31,8 +33,11 @@ __all__ = [
     "knowledge_gains",
     "learning_rates",
     "loss_terms",
+    "passage_gains",
+    "places_in_period",
     "position_perplexity",
     "quality_against_bytes",
+    "recallable_tokens",
     "score_by_distance",
     "spectrum",
     "training_curves",

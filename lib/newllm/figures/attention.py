@@ -1,5 +1,6 @@
 """Figures of what attention sees: biases, distances, slots, certificates."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,11 +9,11 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from newllm.figures.style import COLOURS, HEIGHT, finish, lines
+from newllm.figures.style import CLEAR, COLOURS, HEIGHT, INK, finish, lines
 
 
 def attention_biases(biases: dict[str, ArrayLike], limit: float = 2.0) -> go.Figure:
-    """Heat maps of attention biases side by side: rows are queries, columns keys; what is hidden stays white.
+    """Heat maps of attention biases side by side: rows are queries, columns keys; what is hidden stays blank.
 
     Parameters
     ----------
@@ -21,7 +22,11 @@ def attention_biases(biases: dict[str, ArrayLike], limit: float = 2.0) -> go.Fig
     limit
         Size of the bias at which the colour saturates.
     """
-    figure = make_subplots(cols=len(biases), subplot_titles=list(biases), horizontal_spacing=0.08)
+    figure = make_subplots(
+        cols=len(biases),
+        subplot_titles=["<br>".join(textwrap.wrap(title, 20)) for title in biases],
+        horizontal_spacing=0.08,
+    )
     for column, bias in enumerate(biases.values(), start=1):
         numbers = np.asarray(bias, dtype=float)
         visible = np.where(np.isfinite(numbers), numbers, np.nan)
@@ -29,9 +34,9 @@ def attention_biases(biases: dict[str, ArrayLike], limit: float = 2.0) -> go.Fig
             z=visible,
             col=column,
             row=1,
-            colorscale="RdBu",
+            colorscale="Viridis",
             zmin=-limit,
-            zmax=limit,
+            zmax=0,
             showscale=column == len(biases),
             colorbar={"title": "bias"},
             hovertemplate="query %{y}, key %{x}: %{z:.3f}<extra></extra>",
@@ -42,7 +47,7 @@ def attention_biases(biases: dict[str, ArrayLike], limit: float = 2.0) -> go.Fig
             x=[0.5, size - 0.5],
             y=[0.5, size - 0.5],
             mode="lines",
-            line={"color": "black", "width": 1, "dash": "dot"},
+            line={"color": INK, "width": 1, "dash": "dot"},
             showlegend=False,
             hoverinfo="skip",
             col=column,
@@ -73,7 +78,11 @@ def certificate(checks: pd.DataFrame) -> go.Figure:
                 name=f"{model}: {meaning} change",
             )
     figure = finish(figure, "The causality certificate", "largest change (zero drawn at 1e-18)", "", log_x=True)
-    return figure.update_layout(height=HEIGHT + 120).update_yaxes(autorange="reversed", automargin=True)
+    return (
+        figure.update_layout(height=HEIGHT + 120)
+        .update_yaxes(autorange="reversed")
+        .update_xaxes(dtick=3, tickformat=".0e")
+    )
 
 
 def score_by_distance(scores: pd.DataFrame) -> go.Figure:
@@ -103,7 +112,7 @@ def visible_slots(mask: ArrayLike, slots: Sequence[str]) -> go.Figure:
     figure.add_heatmap(
         z=np.asarray(mask, dtype=float),
         x=list(slots),
-        colorscale=[[0, "#FFFFFF"], [1, COLOURS[0]]],
+        colorscale=[[0, CLEAR], [1, COLOURS[0]]],
         showscale=False,
         xgap=1,
     )

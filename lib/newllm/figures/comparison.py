@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from newllm.evaluation.statistics import mean_interval
 from newllm.figures.pareto import BREAK, alike, lay_out
-from newllm.figures.style import BYTES_TITLE, COLOURS, finish, lines
+from newllm.figures.style import BYTES_TITLE, CLEAR, COLOURS, INK, colour, finish, lines
 
 
 def position_perplexity(positions: pd.DataFrame) -> go.Figure:
@@ -23,7 +23,7 @@ def position_perplexity(positions: pd.DataFrame) -> go.Figure:
 
 
 def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
-    """Every seed of every arm as a dot, the mean of each arm as a bar beside the name.
+    """Draw the mean of every arm as a bar from zero and every seed as a mark on it, the best first.
 
     Parameters
     ----------
@@ -34,28 +34,32 @@ def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
     label
         The axis title, with its unit.
     """
-    order = results.groupby("arm")[metric].mean().sort_values().index
+    means = results.groupby("arm", sort=False)[metric].mean().sort_values()
     figure = go.Figure()
-    for index, arm in enumerate(order):
-        rows = results[results["arm"] == arm]
-        colour = COLOURS[index % len(COLOURS)]
+    figure.add_bar(
+        x=means,
+        y=means.index,
+        orientation="h",
+        marker_color=[colour(index) for index in range(len(means))],
+        text=[f"{mean:,.4g}" for mean in means],
+        textposition="inside",
+        insidetextanchor="start",
+        name="mean",
+        showlegend=False,
+    )
+    if results["arm"].duplicated().any():
         figure.add_scatter(
-            x=rows[metric],
-            y=[arm] * len(rows),
+            x=results[metric],
+            y=results["arm"],
             mode="markers",
-            marker={"color": colour, "size": 9, "opacity": 0.7},
-            text=[f"seed {seed}" for seed in rows["seed"]],
+            marker={"color": INK, "size": 6, "symbol": "line-ns-open"},
+            text=[f"seed {seed}" for seed in results["seed"]],
+            name="each seed",
             showlegend=False,
         )
-        figure.add_scatter(
-            x=[rows[metric].mean()],
-            y=[arm],
-            mode="markers",
-            marker={"color": colour, "symbol": "line-ns-open", "size": 26, "line_width": 3},
-            showlegend=False,
-        )
-    figure = finish(figure, f"{label}: every seed, and the mean of each arm", label, "")
-    return figure.update_yaxes(autorange="reversed")
+    figure = finish(figure, f"{label}: mean of each arm, and every seed", label, "")
+    figure.update_layout(height=130 + 32 * len(means))
+    return figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=list(means.index))
 
 
 def differences(studies: pd.DataFrame, base: str) -> go.Figure:
@@ -92,9 +96,10 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
             name=str(study),
             showlegend=False,
         )
-    figure.add_vline(x=0, line_dash="dot", annotation_text=f"as good as {base}")
+    figure.add_vline(x=0, line_dash="dot", line_color=INK)
     title = "One change each: left is better (95 % over seeds and documents)"
-    figure = finish(figure, title, f"difference from {base} (nats per token, held out)", "")
+    figure = finish(figure, title, f"nats per token from {base}, held out", "")
+    figure.update_layout(height=180 + 34 * max(len(studies), 2))
     return figure.update_yaxes(autorange="reversed", automargin=True)
 
 
@@ -162,7 +167,7 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
         x=front["x"],
         y=front["bits_per_byte"],
         mode="lines",
-        line={"color": "#999999", "dash": "dot", "shape": "hv"},
+        line={"color": INK, "dash": "dot", "shape": "hv"},
         name="nothing is better on both",
         hoverinfo="skip",
     )
@@ -209,7 +214,7 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
                 arrowhead=0,
                 arrowwidth=0.8,
                 standoff=5,
-                arrowcolor="#999999",
+                arrowcolor=INK,
             )
         figure.add_annotation(
             **point,
@@ -218,11 +223,11 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
             text=row["arm"],
             font_size=11,
             showarrow=False,
-            bgcolor="rgba(255,255,255,0.6)",
+            bgcolor=CLEAR,
             borderpad=0,
         )
     if across.zero is not None:
-        figure.add_vline(x=10 ** (across.zero + BREAK / 2), line_dash="dash", line_color="#999999", line_width=1)
+        figure.add_vline(x=10 ** (across.zero + BREAK / 2), line_dash="dash", line_color=INK, line_width=1)
     title = "Quality against memory: down and to the left is better"
     figure = finish(figure, title, BYTES_TITLE, "bits per byte, held out", log_x=True)
     figure.update_layout(
@@ -257,6 +262,6 @@ def extrapolation(frame: pd.DataFrame, trained_length: int) -> go.Figure:
         rows.append((arm, length, interval.mean, interval.high - interval.mean))
     means = pd.DataFrame(rows, columns=["arm", "seq_length", "perplexity", "error"])
     figure = lines(means, "seq_length", "perplexity", "arm", error="error")
-    figure.add_vline(x=trained_length, line_dash="dot", annotation_text="trained up to here")
-    figure = finish(figure, "Beyond the training length", "window (tokens)", "perplexity", log_y=True)
+    figure.add_vline(x=trained_length, line_dash="dot", annotation_text="trained up to here", line_color=INK)
+    figure = finish(figure, "Beyond the training length", "window (tokens)", "perplexity")
     return figure.update_xaxes(tickvals=sorted(set(means["seq_length"])))

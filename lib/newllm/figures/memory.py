@@ -1,6 +1,5 @@
 """Figures of what is kept: bytes by length, by token, by model."""
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -24,7 +23,7 @@ def against_context_length(frame: pd.DataFrame, column: str, title: str, label: 
     """
     figure = lines(frame, "context", column, "model")
     figure = finish(figure, title, "context (tokens)", label, log_x=True, log_y=True)
-    figure.update_xaxes(tickvals=sorted(set(frame["context"])), tickformat=",")
+    figure.update_xaxes(tickvals=sorted(set(frame["context"])), tickformat=",", dtick=None)
     return figure.update_yaxes(tickformat="~g")
 
 
@@ -72,7 +71,7 @@ def kept_by_token(entries: pd.DataFrame) -> go.Figure:
 
 
 def cache_sizes(table: pd.DataFrame) -> go.Figure:
-    """Bytes that each model keeps, as bars on a logarithmic axis.
+    """Bytes that each model keeps, as bars from zero with their numbers beside them.
 
     Parameters
     ----------
@@ -91,8 +90,8 @@ def cache_sizes(table: pd.DataFrame) -> go.Figure:
         textposition="outside",
         cliponaxis=False,
     )
-    figure = finish(figure, "What decoding keeps", "KV cache (bytes)", "", log_x=True)
-    low, high = np.log10([table["bytes"].min(), table["bytes"].max()])
-    # Room for the texts; the range of a logarithmic axis is given in powers of ten.
-    figure.update_xaxes(range=[low - 0.5, high + 0.3 * max(high - low, 1)])
-    return figure.update_yaxes(autorange="reversed", automargin=True)
+    figure = finish(figure, "What decoding keeps", "KV cache (bytes)", "")
+    # Room for the texts behind the longest bars.
+    figure.update_xaxes(range=[0, 1.35 * table["bytes"].max()], exponentformat="SI")
+    figure.update_layout(height=130 + 28 * len(table))
+    return figure.update_yaxes(autorange="reversed")

@@ -3,7 +3,9 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from newllm.figures.style import COLOURS, finish
+from newllm.figures.style import COLOURS, INK, finish
+
+BELOW_NAMES = -0.4  # of a legend below the names of arms, which stand aslant where they are long
 
 
 def directions(results: pd.DataFrame) -> go.Figure:
@@ -17,8 +19,15 @@ def directions(results: pd.DataFrame) -> go.Figure:
     means = results.groupby("arm", sort=False, as_index=False)[["forward_perplexity", "backward_perplexity"]].mean()
     figure = go.Figure()
     for index, direction in enumerate(("forward", "backward")):
-        figure.add_bar(x=means["arm"], y=means[f"{direction}_perplexity"], name=direction, marker_color=COLOURS[index])
-    return finish(figure, "Facts asked forward and backward", "", "perplexity of the sentence", log_y=True)
+        figure.add_bar(
+            x=means["arm"],
+            y=means[f"{direction}_perplexity"],
+            name=direction,
+            marker_color=COLOURS[index],
+            text=[f"{value:,.3g}" for value in means[f"{direction}_perplexity"]],
+        )
+    figure = finish(figure, "Facts asked forward and backward", "", "perplexity of the sentence")
+    return figure.update_layout(legend_y=BELOW_NAMES)
 
 
 def knowledge_gains(summary: pd.DataFrame) -> go.Figure:
@@ -47,5 +56,6 @@ def knowledge_gains(summary: pd.DataFrame) -> go.Figure:
             offsetgroup=direction,
         )
     figure.update_layout(scattermode="group", scattergap=0.7)
-    figure.add_hline(y=0, line_dash="dot")
-    return finish(figure, "What teaching in one direction taught", "", "right name above wrong names: gain (nats)")
+    figure.add_hline(y=0, line_dash="dot", line_color=INK)
+    figure = finish(figure, "What teaching in one direction taught", "", "gain of the right name (nats)")
+    return figure.update_layout(legend_y=BELOW_NAMES)

@@ -1,25 +1,73 @@
 """The look that all figures share: colours, sizes, axes with their unit."""
 
+import textwrap
+
 import pandas as pd
 import plotly.graph_objects as go
 
-# Colour-blind safe (Okabe and Ito 2008), the order in which series appear.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
+# Colour-blind safe (Okabe and Ito 2008), the order in which series appear; black would be lost on a dark page.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A900", "#888888")
+DASHES = ("solid", "dot", "dash", "dashdot")
 HEIGHT = 420
+LONGEST_TITLE = 62  # characters of a line of a title, which a narrow page still shows whole
 BYTES_TITLE = "KV cache (bytes per token, measured; 0: a state of fixed size)"
+
+# Grey lines and letters, readable on white and on black, over whatever the page has as its background.
+INK, FAINT, CLEAR = "#7f7f7f", "rgba(127,127,127,0.25)", "rgba(0,0,0,0)"
+AXIS = {"gridcolor": FAINT, "linecolor": FAINT, "zerolinecolor": INK, "tickcolor": FAINT, "automargin": True}
+TEMPLATE = go.layout.Template(
+    layout={
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
+        "font": {"color": INK},
+        "colorway": COLOURS,
+        "xaxis": AXIS,
+        "yaxis": AXIS,
+        "title": {"font_size": 15, "x": 0.01, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 12}},
+        "legend": {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top", "bgcolor": CLEAR},
+        "hoverlabel": {"align": "left"},
+    }
+)
+
+
+def colour(index: int) -> str:
+    """Return the colour of a series by its place."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def dash(index: int) -> str:
+    """Return the dashes of a line by its place: those of one colour differ."""
+    return DASHES[index // len(COLOURS) % len(DASHES)]
 
 
 def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False, log_y: bool = False) -> go.Figure:
-    """Give a figure the house's look."""
+    """Give a figure the house's look: as wide as its place, on the page's own background, its legend below.
+
+    Parameters
+    ----------
+    figure
+        What was drawn.
+    title, x, y
+        Its title and those of its axes, with their units.
+    log_x, log_y
+        Whether an axis is logarithmic.
+    """
+    written = "<br>".join(textwrap.wrap(title, LONGEST_TITLE))
+    # Room for a title of several lines, for the titles of small pictures, and for a legend of several rows.
+    above = 44 + 20 * written.count("<br>") + 24 * bool(figure.layout.annotations)
+    series = sum(trace.showlegend is not False for trace in figure.data)
     figure.update_layout(
-        title=title,
-        template="plotly_white",
-        height=HEIGHT,
-        width=820,
-        margin={"l": 70, "r": 30, "t": 60, "b": 55},
+        title_text=written,
+        template=TEMPLATE,
+        height=HEIGHT + 14 * max(series - 3, 0),
+        autosize=True,
+        margin={"l": 60, "r": 20, "t": above, "b": 50},
     )
-    figure.update_xaxes(title=x, type="log" if log_x else None, exponentformat="power")
-    figure.update_yaxes(title=y, type="log" if log_y else None, exponentformat="power")
+    # Of a decade's ticks 1, 2 and 5 have labels: all nine would collide.
+    for update, text, log in ((figure.update_xaxes, x, log_x), (figure.update_yaxes, y, log_y)):
+        update(title=text, type="log" if log else None, exponentformat="SI")
+        if log:
+            update(dtick="D2", tickformat="~g")
     return figure
 
 
@@ -32,7 +80,7 @@ def lines(frame: pd.DataFrame, x: str, y: str, by: str, *, error: str | None = N
             y=rows[y],
             name=str(name),
             mode="lines+markers",
-            line_color=COLOURS[index % len(COLOURS)],
+            line={"color": colour(index), "dash": dash(index)},
             error_y={"array": rows[error], "thickness": 1} if error else None,
         )
     return figure

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from newllm.figures.style import COLOURS, finish, lines
+from newllm.figures.style import COLOURS, INK, colour, dash, finish, lines
 
 
 def loss_terms(history: pd.DataFrame) -> go.Figure:
@@ -20,7 +20,7 @@ def loss_terms(history: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     names = {"distance_term": "distance term", "centroid_term": "centroid term", "loss": "loss"}
     for index, (column, name) in enumerate(names.items()):
-        figure.add_scatter(x=history["iteration"], y=history[column], name=name, line_color=COLOURS[index])
+        figure.add_scatter(x=history["iteration"], y=history[column], name=name, line_color=colour(index))
     return finish(figure, "The two terms of the OACD loss", "iteration", "value")
 
 
@@ -45,10 +45,29 @@ def convergence(history: pd.DataFrame, target: float) -> go.Figure:
         line_color=COLOURS[1],
         secondary_y=True,
     )
-    figure.add_hline(y=100 * target, line_dash="dot", annotation_text="stops here")
+    figure.add_hline(
+        y=100 * target, line_dash="dot", line_color=INK, annotation_text="stops here", annotation_position="top left"
+    )
     figure = finish(figure, "Convergence and effective rank", "iteration", "converged tokens (%)")
     figure.update_yaxes(range=[0, 103], secondary_y=False)
     return figure.update_yaxes(title="effective rank (dimensions)", showgrid=False, secondary_y=True)
+
+
+def converged_tokens(histories: pd.DataFrame, target: float) -> go.Figure:
+    """Share of tokens whose context has settled over the iterations, for several trainings.
+
+    Parameters
+    ----------
+    histories
+        Columns recurrence (what is trained), iteration, convergence_rate (0 to 1).
+    target
+        Share at which training stops.
+    """
+    percent = histories.assign(percent=100 * histories["convergence_rate"])
+    figure = lines(percent, "iteration", "percent", "recurrence").update_traces(mode="lines")
+    figure.add_hline(y=100 * target, line_dash="dot", line_color=INK)
+    figure = finish(figure, "Converged tokens, and where training stops", "iteration", "converged tokens (%)")
+    return figure.update_yaxes(range=[0, 103])
 
 
 def spectrum(values: dict[str, ArrayLike]) -> go.Figure:
@@ -63,34 +82,55 @@ def spectrum(values: dict[str, ArrayLike]) -> go.Figure:
     for index, (name, numbers) in enumerate(values.items()):
         shares = np.sort(np.asarray(numbers, dtype=float))[::-1]
         figure.add_scatter(
-            x=np.arange(1, shares.size + 1), y=100 * shares / shares.sum(), name=name, line_color=COLOURS[index]
+            x=np.arange(1, shares.size + 1), y=100 * shares / shares.sum(), name=name, line_color=colour(index)
         )
     return finish(figure, "Spectrum of the contexts", "singular value, by rank", "share of the sum (%)", log_y=True)
 
 
 def training_curves(history: pd.DataFrame) -> go.Figure:
-    """Training and held-out loss of each arm over the epochs, the mean over seeds.
+    """Training and held-out loss of each arm over the passes, the mean over seeds; bars where there is one loss each.
 
     Parameters
     ----------
     history
-        Columns arm, seed, epoch, train_loss, validation_loss (nats per token).
+        Columns arm, seed, epoch, train_loss, validation_loss (nats per token); an epoch may be a part of a pass.
     """
-    figure = go.Figure()
     means = history.groupby(["arm", "epoch"], sort=False, as_index=False)[["train_loss", "validation_loss"]].mean()
+    if not means["arm"].duplicated().any():
+        return _last_losses(means)
+    figure = go.Figure()
     for index, (arm, rows) in enumerate(means.groupby("arm", sort=False)):
-        colour = COLOURS[index % len(COLOURS)]
         figure.add_scatter(
-            x=rows["epoch"], y=rows["validation_loss"], name=f"{arm}, held out", line_color=colour, legendgroup=arm
+            x=rows["epoch"],
+            y=rows["validation_loss"],
+            name=arm,
+            line={"color": colour(index), "dash": dash(index)},
+            mode="lines+markers",
+            legendgroup=arm,
         )
         figure.add_scatter(
             x=rows["epoch"],
             y=rows["train_loss"],
             name=f"{arm}, training",
-            line={"color": colour, "dash": "dot"},
+            line={"color": colour(index), "dash": "dot", "width": 1},
+            mode="lines",
             legendgroup=arm,
+            showlegend=False,
         )
-    return finish(figure, "Main training", "epoch", "loss (nats per token)").update_xaxes(dtick=1)
+    figure = finish(
+        figure, "Main training: held out (thick) and training (thin)", "passes over the text", "loss (nats per token)"
+    )
+    return figure.update_xaxes(dtick=1 if means["epoch"].max() > 2 else None)
+
+
+def _last_losses(means: pd.DataFrame) -> go.Figure:
+    """Draw one held-out loss an arm as bars."""
+    ordered = means.sort_values("validation_loss")
+    losses = ordered["validation_loss"]
+    figure = go.Figure()
+    figure.add_bar(x=losses, y=ordered["arm"], orientation="h", marker_color=COLOURS[0], text=losses.round(3))
+    figure = finish(figure, "Main training: one pass over the text", "loss, held out (nats per token)", "")
+    return figure.update_yaxes(autorange="reversed")
 
 
 def learning_rates(records: pd.DataFrame) -> go.Figure:

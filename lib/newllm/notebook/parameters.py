@@ -7,6 +7,7 @@ from typing import Any
 from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters
 from newllm.config.profiles import load_parameters
+from newllm.config.values import write_value
 from newllm.experiments.planning import check_before_work
 from newllm.notebook.first_cell import executed_cells
 
@@ -64,3 +65,14 @@ def _assigned_names(source: str) -> set[str]:
             case _:
                 return set()
     return names
+
+
+# What a reader has to know before the first sentence of results.
+TOLD = ("size", "source", "samples", "seq_length", "epochs", "lr", "arms", "seeds")
+
+
+def headline(parameters: RunParameters) -> str:
+    """Say in a line what a notebook runs with; all of its parameters are in ``parameters.yaml`` of the run folder."""
+    given = parameters.model_dump(mode="json")
+    said = [f"{name} {write_value(given[name])}" for name in TOLD if name in given]
+    return "; ".join([f"profile {parameters.profile}", *said])

@@ -13,6 +13,7 @@ from newllm.files import atomic_file, write_atomically
 logger = logging.getLogger(__name__)
 
 FIGURES_FOLDER = "figures"
+PICTURE_WIDTH = 820  # pixels of a PNG of a figure that has no width of its own: on a page it is as wide as its place
 
 
 def write_pictures(figures: Sequence[graph_objects.Figure], paths: Sequence[Path], scale: float = 1) -> None:
@@ -36,7 +37,7 @@ def write_pictures(figures: Sequence[graph_objects.Figure], paths: Sequence[Path
         list(figures),
         list(paths),
         # Unlike write_image, write_images does not look into the layout.
-        width=[figure.layout.width for figure in figures],
+        width=[figure.layout.width or PICTURE_WIDTH for figure in figures],
         height=[figure.layout.height for figure in figures],
         scale=scale,
     )

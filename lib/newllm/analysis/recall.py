@@ -1,0 +1,127 @@
+"""What finished trials say of recall: the measures of every arm, and whether the baseline's own gain lets them rank."""
+
+import json
+import math
+
+import pandas as pd
+
+from newllm.evaluation.recall import can_tell
+from newllm.evaluation.statistics import Interval, mean_interval
+from newllm.experiments.scoring import EVALUATION_FILE
+
+MEASURES = {
+    "recall_hits_loss": "loss on pairs seen before (nats)",
+    "recall_misses_loss": "loss on the same pairs with another end",
+    "recall_others_loss": "loss on all other tokens",
+    "position_gain": "gain of late positions (nats)",
+    "repeated_passage_gain": "gain on a passage said twice (nats)",
+}
+
+
+def recall_part(records: pd.DataFrame, part: str) -> pd.DataFrame:
+    """Gather one part of the recall report of each trial, with ``arm`` and ``seed``.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`.
+    part
+        ``tokens``, ``passages`` or ``places``, as `newllm.evaluation.recall_report.RecallReport` describes them.
+    """
+    frames = [
+        pd.DataFrame(_recall(record)[part]).assign(arm=record["arm"], seed=record["seed"])
+        for _, record in records.iterrows()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def recall_by_arm(records: pd.DataFrame) -> pd.DataFrame:
+    """Average the recall columns of the records of each arm over its seeds.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an arm, the lowest loss on pairs seen before first: ``arm``, ``seeds``, and each of `MEASURES` that all
+        its trials have, by what it means, with ``_low`` and ``_high``.
+    """
+    rows = []
+    for arm, group in records.groupby("arm", sort=False):
+        row: dict[str, object] = {"arm": arm, "seeds": len(group)}
+        for name, words in MEASURES.items():
+            if name in group and group[name].notna().all():
+                row |= mean_interval(group[name]).columns(words)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    first = next(iter(MEASURES.values()))
+    return table.sort_values(first, ignore_index=True) if first in table else table
+
+
+def baseline_gains(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Say of each measure whether the baseline gains by it: where it does not, the measure cannot rank anything.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`.
+    baseline
+        The arm that remembers everything.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a measure: ``measure``, ``gain`` in nats a token with ``gain_low`` and ``gain_high`` (95 %, means over
+        seeds), and ``verdict``, which says whether it can tell at this budget. No rows without the baseline.
+    """
+    rows: list[dict[str, object]] = []
+    own = records[records["arm"] == baseline]
+    if own.empty:
+        return pd.DataFrame(rows, columns=["measure", "gain", "gain_low", "gain_high", "verdict"])
+    reports = [_recall(record) for _, record in own.iterrows()]
+    found: dict[str, list[Interval]] = {"late positions": [_interval(r["position_gain"]) for r in reports]}
+    found["pairs seen before, beside the same with another end"] = [_of_pairs(r["tokens"]) for r in reports]
+    for distance in sorted({row["distance"] for report in reports for row in report["passages"]}):
+        found[f"a passage said again after {distance:,} tokens"] = [
+            _interval(row) for report in reports for row in report["passages"] if row["distance"] == distance
+        ]
+    for measure, gains in found.items():
+        known = [gain for gain in gains if not math.isnan(gain.mean)]
+        if not known:
+            rows.append({"measure": measure, "verdict": "windows are too short to tell"})
+            continue
+        mean, low, high = (
+            sum(ends) / len(known) for ends in zip(*((g.mean, g.low, g.high) for g in known), strict=True)
+        )
+        gain = Interval(mean, low, high, max(each.count for each in known))
+        verdict = "can tell" if can_tell(gain) else "cannot tell at this budget"
+        rows.append({"measure": measure, **gain.columns("gain"), "verdict": verdict})
+    return pd.DataFrame(rows)
+
+
+def _recall(record: pd.Series) -> dict[str, list[dict[str, float]]]:
+    report: dict[str, list[dict[str, float]]] = json.loads((record["folder"] / EVALUATION_FILE).read_bytes())["recall"]
+    return report
+
+
+def _interval(row: object) -> Interval:
+    """Read a gain with its ends; NaN where there is none."""
+    values = row if isinstance(row, dict) else {}
+    mean, low, high = (
+        math.nan if values.get(name) is None else values[name] for name in ("gain", "gain_low", "gain_high")
+    )
+    return Interval(mean, low, high, 1 if math.isnan(low) else 2)
+
+
+def _of_pairs(rows: list[dict[str, float]]) -> Interval:
+    """Return by how much pairs seen before are easier than their controls; the intervals are of other tokens."""
+    kinds = {row["kind"]: row for row in rows}
+    if not {"hits", "misses"} <= set(kinds):
+        return Interval(math.nan, math.nan, math.nan, 1)
+    hits, misses = kinds["hits"], kinds["misses"]  # type: ignore[index]
+    mean = misses["loss"] - hits["loss"]
+    half = math.hypot(*((each["loss_high"] - each["loss_low"]) / 2 for each in (hits, misses)))
+    return Interval(mean, mean - half, mean + half, 2)

@@ -1,0 +1,19 @@
+import logging
+
+import pandas as pd
+
+from newllm.config.profiles import load_parameters
+from newllm.notebook.weights import with_weights
+
+
+def test_trials_without_weights_are_left_out_and_named_with_the_command(tmp_path, caplog):
+    (tmp_path / "pythia" / "model").mkdir(parents=True)
+    records = pd.DataFrame({"arm": ["pythia", "mla"], "folder": [tmp_path / "pythia", tmp_path / "mla"]})
+    parameters = load_parameters("06_latent_attention", "smoke", {})
+    with caplog.at_level(logging.INFO, "newllm"):
+        assert list(with_weights(records, parameters).arm) == ["pythia"]
+        assert "weights of mla are" in caplog.text
+        assert "newllm run 06 --profile smoke --rerun" in caplog.text
+        caplog.clear()
+        with_weights(records[:1], parameters)
+        assert not caplog.text
