@@ -83,6 +83,54 @@ def test_an_expanding_block_falls_back_and_gives_the_very_bits_of_the_loop():
     assert torch.equal(collected.contexts, expected)
 
 
+class Counted(nn.Module):
+    """A recurrence that adds up what its steps cost, in steps of the loop, whatever their rows."""
+
+    def __init__(self, recurrence: nn.Module, proj_dim: int) -> None:
+        super().__init__()
+        self.recurrence, self.proj_dim = recurrence, proj_dim
+        self.cost = 0.0
+
+    def forward(self, prev: Tensor, embeds: Tensor) -> Tensor:
+        self.cost += 1 if len(prev) == 1 else 1 + len(prev) / 32
+        return self.recurrence(prev, embeds)
+
+
+class DriftsApart(nn.Module):
+    """Seems to fade wherever it is probed, but keeps every disturbance over tokens that stand between those places."""
+
+    def forward(self, prev: Tensor, embeds: Tensor) -> Tensor:
+        return torch.where(embeds[:, :1] > 50, 1.0, 0.5).to(prev.dtype) * prev + embeds[:, :4]
+
+
+@pytest.mark.parametrize("tokens", [300, 1200, 6000])
+@pytest.mark.parametrize("gain", [1.0, 2.0, 5.0, 30.0])
+def test_collecting_costs_at_most_a_tenth_more_than_the_loop(tokens, gain):
+    block = Counted(make_block(gain, seed=1, dtype=torch.float32), PROJ_DIM)
+    collected = collect_context_cache(block, make_stream(tokens, dtype=torch.float32))
+    assert block.cost <= 1.1 * tokens
+    assert collected.sequential or block.cost < tokens
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 1.0])
+def test_stretches_that_probes_miss_cost_at_most_a_tenth_more(share):
+    tokens = 20_000
+    embeds = long_memory_stream(tokens, 0, 0)
+    # Probes read 32 tokens at each of 64 places, 312 tokens apart: what stands between them forgets nothing.
+    hidden = torch.arange(tokens) % 312 >= 312 - 270 * share
+    embeds[hidden] = 0
+    embeds[hidden, 0] = 100
+    block = Counted(DriftsApart(), 4)
+    collect_context_cache(block, embeds, tolerance=1e-9)
+    assert block.cost <= 1.1 * tokens
+
+
+def test_the_loop_gives_the_bits_of_a_call_by_hand():
+    model, ids = make_model().float(), torch.randint(512, (60,), generator=torch.Generator().manual_seed(0))
+    contexts = collect_context_cache_sequential(model, ids, "cpu", chunk_size=25)
+    assert torch.equal(contexts, literal_loop(model.projection, model.normed_embeddings(ids)))
+
+
 def test_without_a_norm_contexts_may_grow_without_bound():
     block, embeds = make_block(3.0), make_stream(1200)
     block.layer.norm = cast(nn.LayerNorm, nn.Identity())

@@ -105,6 +105,14 @@ def test_what_does_not_contract_has_no_warm_up(factor):
     assert measured.warm_up(1e-5) is None or factor == 1.0
 
 
+def test_two_runs_that_stay_apart_behind_a_norm_do_not_fade():
+    """A random start is further from a context than contexts are from each other: the first steps are no decay."""
+    settled = Contraction((3.0, *[2.0] * 64))
+    assert settled.ratio < 0.7
+    assert settled.late_ratio == 1.0
+    assert settled.warm_up(1e-5) is None
+
+
 def test_short_streams_are_read_whole():
     assert contraction(Linear(0.5), torch.randn(7, 3)).tokens == 7
     with pytest.raises(ValueError, match="at least one token"):

@@ -1,8 +1,7 @@
 """Contexts of a frozen recurrence over a whole stream: token by token, and the same answer parallel in time."""
 
-import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +9,17 @@ from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from newllm.files import atomic_file
-from newllm.models.projection import DiverseProjection, DiverseProjectionLayer
+from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
-from newllm.recurrence.convergence import Recurrence, contraction
+from newllm.recurrence.convergence import Recurrence
+from newllm.recurrence.segments import Verification, run, run_by_hand
 from newllm.recurrence.stream import check_stream
 from newllm.runtime import move
 
-logger = logging.getLogger(__name__)
 CHUNK_SIZE = 250_000
-_MOST_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,6 @@ class ContextCollection:
     """
 
     contexts: Tensor
-    rounds: int
-    residual: float
-    sequential: bool
-
-
-@dataclass(frozen=True)
-class _Verification:
     rounds: int
     residual: float
     sequential: bool
@@ -134,11 +124,11 @@ def collect_context_cache_sequential_multiblock(
     states = [torch.zeros(1, block.proj_dim, device=device, dtype=_dtype_of(model)) for block in blocks]
     contexts = torch.empty(len(token_ids), sum(block.proj_dim for block in blocks), dtype=_dtype_of(model))
     for start in range(0, len(token_ids), chunk_size):
-        embeds = model.normed_embeddings(token_ids[start : start + chunk_size].to(device).long())[None]
+        embeds = model.normed_embeddings(token_ids[start : start + chunk_size].to(device).long())
         done = []
         for index, block in enumerate(blocks):
-            done.append(block.unroll(embeds, states[index])[0])
-            states[index] = done[-1][-1:].detach().clone()
+            done.append(torch.empty(embeds.shape[0], block.proj_dim, device=embeds.device, dtype=embeds.dtype))
+            states[index] = run_by_hand(block, embeds, states[index], done[-1])
         contexts[start : start + chunk_size] = torch.cat(done, dim=-1).cpu()
         del embeds, done
         clear_gpu_cache()
@@ -159,7 +149,9 @@ def collect_context_cache(
     The stream is cut into segments that run side by side as one batch. Each starts from a warm-up over the end of the
     segment before, long enough for a contracting recurrence to forget where the warm-up began. Then every segment whose
     start differs from its predecessor's end by more than ``tolerance`` runs again from that end, until none does. A
-    recurrence that does not contract runs token by token, exactly as ``projection`` is called by hand.
+    recurrence that does not contract runs token by token, exactly as ``projection`` is called by hand, to the last bit:
+    where it amplifies rounding, nothing else gives its contexts. That is found out on a short prefix of the work, so
+    that such a stream takes hardly longer than the loop.
 
     Parameters
     ----------
@@ -260,16 +252,10 @@ def collect_model_contexts(
 
 def _collect_chunk(
     projection: Recurrence, embeds: Tensor, state: Tensor, contexts: Tensor, tolerance: float
-) -> tuple[Tensor, _Verification]:
+) -> tuple[Tensor, Verification]:
     """Fill ``contexts`` (T, P) of one chunk on its device, from ``state`` (1, P) on; return the last state."""
     target = contexts if embeds.device == contexts.device else torch.empty_like(contexts, device=embeds.device)
-    warm_up = contraction(projection, embeds).warm_up(tolerance)
-    segments = 1 if warm_up is None else _segment_count(len(embeds), warm_up, embeds.device)
-    if warm_up is None or segments == 1:
-        _run_sequentially(projection, embeds, state, target)
-        report = _Verification(rounds=0, residual=0.0, sequential=True)
-    else:
-        report = _run_in_parallel(projection, embeds, state, target, tolerance, warm_up, segments)
+    report = run(projection, embeds, state, target, tolerance)
     if target is not contexts:
         contexts.copy_(target)
     return target[-1:].clone(), report
@@ -279,123 +265,6 @@ def _even_chunks(tokens: int, chunk_size: int) -> list[slice]:
     """Cut a stream into chunks of at most ``chunk_size`` tokens, about equal, so that no short rest remains."""
     count = math.ceil(tokens / chunk_size)
     return [slice(tokens * index // count, tokens * (index + 1) // count) for index in range(count)]
-
-
-def _rows_worth_a_step(device: torch.device) -> int:
-    """Contexts that a step must work on at a time before its work costs as much as its fixed overhead."""
-    return 32 if device.type == "cpu" else 2048
-
-
-def _segment_count(tokens: int, warm_up: int, device: torch.device) -> int:
-    """Choose how many segments take least time; 1 where that is the sequential loop.
-
-    With S segments there are ``tokens / S + warm_up`` steps, and each costs a fixed overhead plus a share for each of
-    its S rows: least at the root of ``tokens * rows_worth_a_step / warm_up``.
-    """
-    segments = round(math.sqrt(tokens * _rows_worth_a_step(device) / warm_up))
-    # The warm-up of a segment must lie within the one before.
-    return max(1, min(segments, tokens // warm_up))
-
-
-def _run_sequentially(projection: Recurrence, embeds: Tensor, state: Tensor, target: Tensor) -> None:
-    """Fill ``target`` token by token.
-
-    Nothing is precomputed: where a recurrence amplifies rounding, only the very operations of the definition give its
-    very contexts.
-    """
-    for position in range(len(embeds)):
-        state = projection(state, embeds[position : position + 1])
-        target[position] = state[0]
-
-
-def _run_in_parallel(
-    projection: Recurrence,
-    embeds: Tensor,
-    state: Tensor,
-    target: Tensor,
-    tolerance: float,
-    warm_up: int,
-    segments: int,
-) -> _Verification:
-    """Fill ``target`` in rounds over segments, until each start agrees with its predecessor's end."""
-    tokens = len(embeds)
-    # Lengths differ by one at most, the longer ones come first.
-    lengths = torch.full((segments,), tokens // segments)
-    lengths[: tokens % segments] += 1
-    firsts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)[:-1]])
-    starts = state.repeat(segments, 1)
-    step = _fused(projection)
-    starts[1:] = _warm_starts(step, starts.new_zeros(segments - 1, starts.shape[1]), embeds, firsts[1:], warm_up)
-    ends = torch.empty_like(starts)
-    failing = torch.arange(segments)
-    residual = math.inf
-    for rounds in range(1, _MOST_ROUNDS + 1):
-        ends[failing] = _run_segments(step, embeds, firsts[failing], lengths[failing], starts[failing], target)
-        gaps = (starts[1:] - ends[:-1]).abs().amax(dim=1)
-        # Written so that a gap which is not a number fails.
-        still_failing = (~(gaps <= tolerance)).nonzero()[:, 0].cpu() + 1
-        if len(still_failing) == 0:
-            residual = gaps.max().item()
-            return _Verification(rounds, residual, sequential=False)
-        # A step costs hardly more with a few segments than with the one of the sequential loop.
-        if len(still_failing) > max(len(failing) // 2, _rows_worth_a_step(embeds.device)):
-            break
-        failing = still_failing
-        starts[failing] = ends[failing - 1]
-    # All before the first failing segment is verified; what follows is not worth another round.
-    first = int(still_failing[0])
-    begin = int(firsts[first])
-    logger.warning("the recurrence contracts too slowly: from token %d of a chunk on it runs token by token", begin)
-    _run_sequentially(projection, embeds[begin:], ends[first - 1 : first], target[begin:])
-    verified = gaps[: first - 1]
-    return _Verification(rounds, verified.max().item() if len(verified) else 0.0, sequential=True)
-
-
-def _fused(projection: Recurrence) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the step of a plain ``DiverseProjection`` with fewer passes over memory; any other recurrence as it is."""
-    if type(projection) is not DiverseProjection or type(projection.layer) is not DiverseProjectionLayer:
-        return projection
-    layer, width = projection.layer, projection.proj_dim
-    from_context = layer.linear.weight[:, :width].t().contiguous()
-    from_token = layer.linear.weight[:, width:].t().contiguous()
-
-    def step(prev: Tensor, embeds: Tensor) -> Tensor:
-        mixed = torch.addmm(layer.linear.bias, embeds, from_token).addmm_(prev, from_context)
-        return layer.norm(F.gelu(mixed).add_(prev))
-
-    return step
-
-
-def _warm_starts(
-    step: Callable[[Tensor, Tensor], Tensor], states: Tensor, embeds: Tensor, firsts: Tensor, warm_up: int
-) -> Tensor:
-    """Contexts before tokens ``firsts``, from ``states`` ``warm_up`` tokens earlier."""
-    rows = firsts.to(embeds.device)
-    for offset in range(-warm_up, 0):
-        states = step(states, embeds.index_select(0, rows + offset))
-    return states
-
-
-def _run_segments(
-    step: Callable[[Tensor, Tensor], Tensor],
-    embeds: Tensor,
-    firsts: Tensor,
-    lengths: Tensor,
-    states: Tensor,
-    target: Tensor,
-) -> Tensor:
-    """Run segments side by side from ``states`` (S, P), write every context to ``target``, return the last ones.
-
-    ``lengths`` must not increase.
-    """
-    rows = firsts.to(embeds.device)
-    for offset in range(int(lengths[0])):
-        active = int((lengths > offset).sum())
-        here = rows[:active] + offset
-        following = step(states[:active], embeds.index_select(0, here))
-        target.index_copy_(0, here, following)
-        states = following if active == len(states) else torch.cat([following, states[active:]])
-    return states
 
 
 @contextmanager
@@ -414,7 +283,7 @@ def _contexts_at(output: Path | None, tokens: int, width: int, dtype: torch.dtyp
         file.flush()
 
 
-def _summarise(contexts: Tensor, reports: list[_Verification]) -> ContextCollection:
+def _summarise(contexts: Tensor, reports: list[Verification]) -> ContextCollection:
     return ContextCollection(
         contexts,
         rounds=max(report.rounds for report in reports),

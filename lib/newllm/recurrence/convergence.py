@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 EFFECTIVE_RANK_ROWS = 10_000
-_PROBES = 64
+# Places of a stream at which the fading of a disturbance is measured.
+PLACES = 64
+# A disturbance of which as much is left after a stretch as at its middle is not taken to fade: below 1, as it varies.
+STILL_FADING = 0.85
 
 
 class Recurrence(Protocol):
@@ -164,28 +167,40 @@ class Contraction:
         ratio = self.disturbances[-1] / self.disturbances[0]
         return ratio if math.isfinite(ratio) else math.inf
 
+    @property
+    def late_ratio(self) -> float:
+        """What is left of the disturbance after all tokens, as a share of what it was half way; infinite as `ratio`.
+
+        Behind a norm two runs cannot part further than contexts do. Where a recurrence expands, their distance shrinks
+        at first, from that of any two vectors to that of any two contexts, and then stays: this is about 1.
+        """
+        half_way = self.disturbances[self.tokens // 2]
+        ratio = self.disturbances[-1] / half_way if half_way else 0.0
+        return ratio if math.isfinite(ratio) else math.inf
+
     def warm_up(self, tolerance: float) -> int | None:
         """Tokens to read from any context until it agrees with the true one up to ``tolerance``.
 
         Returns
         -------
         int or None
-            None where the disturbance does not fade. Beyond the tokens that were read, the decay goes on as it was.
+            None where the disturbance does not fade to the end. Beyond the tokens that were read, the decay goes on as
+            it was in the second half of them.
         """
         for tokens, disturbance in enumerate(self.disturbances):
             if disturbance <= tolerance:
                 return max(1, tokens)
-        if self.ratio >= 1 or tolerance <= 0:
+        if max(self.ratio, self.late_ratio) >= STILL_FADING or tolerance <= 0:
             return None
-        decay = math.log(self.ratio) / self.tokens
-        return math.ceil(math.log(tolerance / self.disturbances[0]) / decay)
+        decay = math.log(self.late_ratio) / (self.tokens - self.tokens // 2)
+        return self.tokens + math.ceil(math.log(tolerance / self.disturbances[-1]) / decay)
 
 
 @torch.no_grad()
-def contraction(projection: Recurrence, embeds: Tensor, *, tokens: int = 64) -> Contraction:
+def contraction(projection: Recurrence, embeds: Tensor, *, tokens: int = 64, places: int = PLACES) -> Contraction:
     """Measure how a disturbance decays while a recurrence reads ``tokens`` tokens.
 
-    At 64 places spread over the stream the recurrence runs twice: from the zero context, and from a context of
+    At some places spread over the stream the recurrence runs twice: from the zero context, and from a context of
     independent standard normal values, which has the norm that contexts behind a LayerNorm have.
 
     Parameters
@@ -196,6 +211,8 @@ def contraction(projection: Recurrence, embeds: Tensor, *, tokens: int = 64) -> 
         Normed embeddings (T, E), where the projection is.
     tokens
         Tokens to read at each place; a shorter stream is read whole.
+    places
+        Places, at most.
 
     Returns
     -------
@@ -211,7 +228,7 @@ def contraction(projection: Recurrence, embeds: Tensor, *, tokens: int = 64) -> 
     if length == 0:
         raise ValueError("contraction needs at least one token")
     tokens = min(tokens, length)
-    probes = min(_PROBES, length // tokens)
+    probes = min(places, length // tokens)
     starts = torch.arange(probes, device=embeds.device) * (length // probes)
     generator = torch.Generator().manual_seed(0)
     undisturbed = embeds.new_zeros(probes, projection.proj_dim)
