@@ -11,16 +11,23 @@ from newllm.analysis.learning_rates import with_learning_rate
 from newllm.analysis.summary import summarize_arms
 from newllm.analysis.tables import arms_table
 from newllm.analysis.wording import with_interval
-from newllm.config.groups import BUDGET
 from newllm.files import project_root, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
-from newllm.publication.reference import published_evidence, published_table
-from newllm.runs.folder import SWEEPS_FOLDER
+from newllm.publication.reference import UnpublishedError, published_evidence, published_sweep, published_table
 from newllm.runs.records_table import load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")
+
+# What the table of recall shows of the metrics of a record.
+RECALL = {
+    "recall_hits_loss": "completing a pair seen before",
+    "recall_misses_loss": "another end of a pair",
+    "recall_others_loss": "all others",
+    "position_gain": "gained late in the window",
+    "repeated_passage_gain": "gained on a repeated passage",
+}
 
 # Columns of words, which stand on the left.
 WORDS = ("verdict", "experiment", "numbers", "what would tell", "read as", "control")
@@ -52,7 +59,10 @@ def with_tables(text: str) -> str:
 def _markdown(name: str) -> str:
     if name not in TABLES:
         raise ValueError(f"the document asks for the table {name!r}, which is none of {', '.join(TABLES)}")
-    table = TABLES[name]()
+    try:
+        table = TABLES[name]()
+    except UnpublishedError as error:
+        return f"*{str(error).capitalize()}.*\n"
     right = [column for column in table.columns[1:] if column not in WORDS]
     return markdown_table(table, right=[] if TABLES[name] is notebook_table else right)
 
@@ -69,18 +79,21 @@ def stdlib() -> pd.DataFrame:
 
 def _sweep(name: str) -> pd.DataFrame:
     """Write the arms of a published sweep beside the floor, in the columns of every table of results."""
-    records = _published(name)
-    if records.empty:
-        return pd.DataFrame({"arm": [f"not published yet: `newllm sweep {name}`"]})
+    records = published_sweep(name)
     baseline = BASELINE if BASELINE in set(records["arm"]) else None
     table = arms_table(summarize_arms(records, baseline), baseline)
     return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
 
 
-def _published(name: str) -> pd.DataFrame:
-    """Read the published records of a sweep, without those of other versions, which lack settings of this one."""
-    records = load_records(reference_folder() / SWEEPS_FOLDER / name)
-    return records if records.empty else records[[set(BUDGET) <= set(given) for given in records["parameters"]]]
+def recall() -> pd.DataFrame:
+    """Write what of the past each arm uses on State of the Union addresses, the mean over its seeds."""
+    records = published_sweep("sotu")
+    means = records.groupby("arm")[list(RECALL)].mean().sort_values("recall_hits_loss")
+    rows = [
+        {"arm": f"`{arm}`", **{words: f"{row[measure]:.3f}" for measure, words in RECALL.items()}}
+        for arm, row in means.iterrows()
+    ]
+    return pd.DataFrame(rows)
 
 
 def claims() -> pd.DataFrame:
@@ -252,10 +265,7 @@ def _studies(notebook: str) -> pd.DataFrame:
 
 def learning_rates() -> pd.DataFrame:
     """Write the perplexity of each arm at each learning rate that was tried."""
-    published = _published("learning_rates")
-    if published.empty:
-        return pd.DataFrame({"model": ["not published yet: `newllm sweep learning_rates`"]})
-    records = with_learning_rate(published)
+    records = with_learning_rate(published_sweep("learning_rates"))
     table = records.pivot_table("perplexity", index="arm", columns="learning_rate")
     written = pd.DataFrame({"model": [f"`{arm}`" for arm in table.index]})
     for rate in table:
@@ -265,6 +275,7 @@ def learning_rates() -> pd.DataFrame:
 
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "sotu": sotu,
+    "recall": recall,
     "stdlib": stdlib,
     "learning rates": learning_rates,
     "claims": claims,

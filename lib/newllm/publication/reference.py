@@ -16,6 +16,7 @@ from newllm.runs.folder import SWEEPS_FOLDER, TABLES_FOLDER
 from newllm.runs.pictures import FIGURES_FOLDER, write_pictures
 from newllm.runs.publishing import publish_run
 from newllm.runs.record import RECORD_FILE, read_record
+from newllm.runs.records_table import load_records
 
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
 KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
@@ -29,6 +30,10 @@ EVIDENCE = {
     "reversal": "05_reversal_curse/tables/reversal",
     "collection": "09_cascade/tables/collection_speed",
 }
+
+
+class UnpublishedError(FileNotFoundError):
+    """Results that are not among the published ones; the message names the command that makes them."""
 
 
 def publish(run: Path) -> None:
@@ -99,6 +104,28 @@ def published_table(name: str) -> pd.DataFrame:
     Parameters
     ----------
     name
-        Its path below the reference folder, without ``.csv``.
+        Its path below the reference folder, without ``.csv``; its first part is the notebook.
+
+    Raises
+    ------
+    UnpublishedError
+        Where it is not there.
     """
-    return pd.read_csv(reference_folder() / f"{name}.csv")
+    path = reference_folder() / f"{name}.csv"
+    if not path.is_file():
+        raise UnpublishedError(f"not published yet: `newllm run {name.partition('/')[0]} --profile cpu`")
+    return pd.read_csv(path)
+
+
+def published_sweep(name: str) -> pd.DataFrame:
+    """Read the records of a published sweep, one row a trial.
+
+    Raises
+    ------
+    UnpublishedError
+        Where there are none.
+    """
+    records = load_records(reference_folder() / SWEEPS_FOLDER / name)
+    if records.empty:
+        raise UnpublishedError(f"not published yet: `newllm sweep {name}`")
+    return records
