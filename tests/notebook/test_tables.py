@@ -51,6 +51,12 @@ def test_only_a_difference_whose_interval_leaves_out_zero_is_coloured(arm, colou
     assert [found for found in (BETTER, WORSE) if found in row] == ([colour] if colour else [])
 
 
+def test_a_difference_of_which_nothing_can_be_told_is_not_coloured():
+    html = show_arms(SUMMARY.assign(verdict="cannot be told"), "pythia")._repr_html_()
+    assert BETTER not in html
+    assert WORSE not in html
+
+
 def test_a_table_without_rows_is_its_caption():
     table = show(pd.DataFrame(columns=["arm", "perplexity"]), caption="There is nothing to compare.")
     assert repr(table) == "There is nothing to compare."

@@ -25,6 +25,7 @@ from newllm.experiments.arms import Arm
 from newllm.files import project_root
 from newllm.notebook import first_cell
 from newllm.notebook.refresh import FIGURE
+from newllm.notebook.tables import Table
 
 # The same text and budget for all, so that they share windows and finished trials.
 SMALL = {
@@ -79,12 +80,15 @@ def shell(folders):
 
 @dataclass(frozen=True)
 class Executed:
-    """A cell that ran: its source, what it printed, the figures that it displayed, and the table that it ended with."""
+    """A cell that ran: its source, what it printed, the figures that it displayed, and what it ended with as a table.
+
+    Of a table all that stands in it; of an empty one, what it says instead.
+    """
 
     source: str
     said: str
     figures: list[dict[str, Any]]
-    table: pd.DataFrame | None
+    table: str | None
 
 
 def execute(shell: InteractiveShell, name: str, **given: object) -> list[Executed]:
@@ -97,10 +101,19 @@ def execute(shell: InteractiveShell, name: str, **given: object) -> list[Execute
                 result = shell.run_cell(cell.source)
             assert result.success, f"{cell.source}\n{captured.stdout}\n{result.error_in_exec!r}"
             figures = [output.data[FIGURE] for output in captured.outputs if FIGURE in output.data]
-            table = result.result if isinstance(result.result, pd.DataFrame) else None
             # The shell writes the value of a last expression behind what was printed.
-            cells.append(Executed(cell.source, captured.stdout.partition("Out[")[0], figures, table))
+            said = captured.stdout.partition("Out[")[0]
+            cells.append(Executed(cell.source, said, figures, text_of_table(result.result, said)))
     return cells
+
+
+def text_of_table(value: object, said: str) -> str | None:
+    """What a reader sees of a cell's last value, if it is a table; of one without rows, what was said above it."""
+    if isinstance(value, Table):
+        return repr(value).strip() or said
+    if isinstance(value, pd.DataFrame):
+        return said if value.empty else value.to_csv()
+    return None
 
 
 @pytest.mark.parametrize(("name", "arms"), CASES)
@@ -108,13 +121,14 @@ def test_every_cell_shows_the_arms_that_were_asked_for(shell, name, arms):
     cells = execute(shell, name, **SMALL, arms=arms)
     assert_checks_hold(cells)
     pictures = [figure for cell in cells for figure in cell.figures]
-    tables = [cell.table.to_csv() for cell in cells if cell.table is not None]
+    tables = [cell.table for cell in cells if cell.table is not None]
     for name_of_arm in (Arm.parse(arm).name for arm in arms):
         assert any(name_of_arm in str(picture) for picture in pictures)
         assert any(name_of_arm in table for table in tables)
     # An empty picture says why it is empty, as an empty table does in a sentence above it.
     assert all(picture["data"] or picture["layout"].get("annotations") for picture in pictures)
-    assert all(cell.said.strip() for cell in cells if cell.table is not None and cell.table.empty)
+    assert all(table.strip() for table in tables)
+    assert not any("nan" in table.lower().split() for table in tables)
 
 
 @pytest.mark.parametrize(("name", "given"), OTHERS.items(), ids=[name[:2] for name in OTHERS])

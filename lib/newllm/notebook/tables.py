@@ -6,6 +6,7 @@ from html import escape
 
 import pandas as pd
 
+from newllm.analysis.differences import OPEN
 from newllm.analysis.tables import COLUMNS, EIGHTHS, arms_table, readable
 
 # Readable on white and on black.
@@ -57,11 +58,12 @@ def show_arms(summary: pd.DataFrame, baseline: str | None = None, more: Sequence
 
 
 def _colours(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the colour of each difference by heading: of those whose interval holds zero there is none."""
+    """Return the colour of each difference by heading: none where its interval holds zero or tells nothing."""
     colours = pd.DataFrame(index=frame.index)
+    told = frame["verdict"] != OPEN if "verdict" in frame else pd.Series(True, index=frame.index)
     for name, words in SIGNED.items():
         if f"{name}_low" in frame:
-            below, above = frame[f"{name}_high"] < 0, frame[f"{name}_low"] > 0
+            below, above = told & (frame[f"{name}_high"] < 0), told & (frame[f"{name}_low"] > 0)
             colours[words] = [BETTER if low else WORSE if high else "" for low, high in zip(below, above, strict=True)]
     return colours
 
