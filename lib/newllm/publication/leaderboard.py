@@ -181,8 +181,10 @@ def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
         {"method": "first", "size": "first", "kv_tokens": "first", SPEED: "median", "certificate": "max"}
     )
     # An n-gram model brings a method of its own into the rows.
-    summary = summary.drop(columns="method", errors="ignore").join(more, on="arm").sort_values(
-        ["equal_budget", "bits_per_byte"], ascending=[False, True], ignore_index=True
+    summary = (
+        summary.drop(columns="method", errors="ignore")
+        .join(more, on="arm")
+        .sort_values(["equal_budget", "bits_per_byte"], ascending=[False, True], ignore_index=True)
     )
     otherwise = [Arm.parse(method).reads_stream for method in summary["method"]]
     return with_front(summary.assign(trained_otherwise=otherwise)), floor
