@@ -19,7 +19,7 @@ from newllm.benchmarks.wikitext import evaluate_wikitext
 from newllm.commands import evaluate as command
 from newllm.data.facts import FACTS, load_facts
 from newllm.data.tokenizers import load_tokenizer
-from newllm.evaluation.causality import Certificate, Check
+from newllm.evaluation.certificate import Certificate, Check
 from newllm.evaluation.reversal import evaluate_reversal_curse
 from newllm.files import FINISHED_FILE, digest_of_file, write_json
 from newllm.runs.record import RECORD_FILE, Record

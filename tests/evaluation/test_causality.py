@@ -1,11 +1,18 @@
 """The certificate passes sound models, and names the fault of each broken one."""
 
 import json
+import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from newllm.evaluation.causality import Certificate, certify
+from newllm.evaluation.causality import certify
+from newllm.evaluation.certificate import Certificate
+from newllm.evaluation.later_tokens import check_later_tokens, modes
+from newllm.evaluation.probing import probe_generator
+from newllm.models import configure
+from newllm.models.methods.pythia import PythiaModel
 from tests.evaluation import toys
 
 
@@ -111,3 +118,68 @@ def test_it_can_be_recorded():
     certificate = certify(toys.Toy())
     assert json.loads(json.dumps(certificate.as_dict()))["passed"] is True
     assert len(certificate.table()) == len(certificate.checks)
+
+
+class LeakingStates(PythiaModel):
+    """A little of each token's embedding gets into the state before it."""
+
+    size = 1e-6
+
+    def encode(self, step):
+        hidden = super().encode(step)
+        return hidden + self.size * F.pad(step.embeds[:, 1:], (0, 0, 0, 1))
+
+
+class BarelyLeakingStates(LeakingStates):
+    size = 1e-11
+
+
+class LeakingLogits(PythiaModel):
+    """Something like it behind the head, which is then no linear map of states."""
+
+    def score(self, hidden, labels, logits_to_keep=0, num_items_in_batch=None):
+        loss, logits = super().score(hidden, labels, logits_to_keep, num_items_in_batch)
+        return loss, logits if logits is None else logits + 1e-6 * F.pad(logits[:, 1:].abs(), (0, 0, 0, 1))
+
+
+class MuteHead(PythiaModel):
+    """States move, and logits never do."""
+
+    def score(self, hidden, labels, logits_to_keep=0, num_items_in_batch=None):
+        return super().score(0 * hidden, labels, logits_to_keep, num_items_in_batch)
+
+
+def of_pythia(model_class):
+    torch.manual_seed(0)
+    return model_class(configure("pythia", "tiny")).eval()
+
+
+@pytest.mark.parametrize("broken", [LeakingStates, LeakingLogits])
+def test_a_leak_is_caught_before_and_behind_the_head(broken):
+    certificate = certify(of_pythia(broken))
+    assert {"full pass", "attention mask", "left padding", "chunked prefill"} <= failed(certificate)
+    assert certificate.max_change > 1e-9
+    detail = next(check.detail for check in certificate.checks if check.name == "full pass")
+    token, position = map(int, re.findall(r"token (\d+) .*position (\d+)", detail)[0])
+    assert token == position + 1
+
+
+def test_a_leak_far_below_the_tolerance_is_told_apart_from_rounding():
+    sound, leaking = (certify(of_pythia(each)).max_change for each in (PythiaModel, BarelyLeakingStates))
+    assert sound < 1e-14
+    assert 1e-13 < leaking < 1e-11
+
+
+def test_a_head_that_says_nothing_has_no_power():
+    assert "full pass" in failed(certify(of_pythia(MuteHead)))
+
+
+def test_states_are_compared_instead_of_logits_where_the_head_makes_the_logits():
+    """The head sees the unchanged tokens, and of changed ones no more than a few positions."""
+    model = of_pythia(PythiaModel)
+    seen = []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda module, given, output: seen.append(output.shape[:-1].numel()))
+    mode = next(iter(modes(model, 40)))
+    assert check_later_tokens(model.double(), mode, 40, probe_generator()).passed
+    assert sum(seen) <= 2 * 40

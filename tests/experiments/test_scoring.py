@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from newllm.data import prepare_data
-from newllm.evaluation.causality import Certificate
+from newllm.evaluation.certificate import Certificate
 from newllm.evaluation.perplexity import evaluate
 from newllm.experiments import scoring
 from newllm.experiments.comparison import ComparisonError, compare

@@ -14,7 +14,8 @@ from newllm.config.groups import EvaluationParameters, ExperimentParameters
 from newllm.data import TextData
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.cache import measure
-from newllm.evaluation.causality import Certificate, certify
+from newllm.evaluation.causality import certify
+from newllm.evaluation.certificate import Certificate
 from newllm.evaluation.decoding import compare_decoding
 from newllm.evaluation.diagnosis import Diagnosis, diagnose
 from newllm.evaluation.perplexity import PerplexityReport, evaluate, evaluate_stream
