@@ -16,6 +16,7 @@ from newllm.commands.arguments import (
     models,
     publish,
     refresh,
+    retrofit,
     run,
     sweep,
 )
@@ -26,7 +27,17 @@ from newllm.files import project_root
 # Not of __name__, which is "__main__" under `python -m`.
 logger = logging.getLogger("newllm.cli")
 
-COMMANDS: tuple[ModuleType, ...] = (run, sweep, leaderboard, compare_parameters, evaluate, models, refresh, publish)
+COMMANDS: tuple[ModuleType, ...] = (
+    run,
+    sweep,
+    leaderboard,
+    compare_parameters,
+    evaluate,
+    retrofit,
+    models,
+    refresh,
+    publish,
+)
 
 OVERVIEW = """\
 newllm trains, verifies and compares language models that keep a smaller KV cache.

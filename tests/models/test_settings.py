@@ -49,6 +49,7 @@ OTHER = {
     "rotary_dim": 8,
     "rotary_heads": 2,
     "rotary_pairs": [[[0]]],
+    "rotary_width": 8,
     "sinks": 2,
     "token_context": "current",
     "use_cache": False,

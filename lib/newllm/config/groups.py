@@ -96,6 +96,7 @@ Whole = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[Whole, Field(gt=0)]
 WindowCount = Annotated[Count | Literal["all"], BeforeValidator(_count_or_all)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 
 Texts = Annotated[
@@ -342,7 +343,7 @@ class RunParameters(_Group):
     profile: str = Field(description="the folder of params that the values come from, such as cpu")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:<number> or mps")
     output_folder: Path | None = Field(None, description="the run folder; None: one is named after the parameters")
-    rerun: Annotated[bool, BeforeValidator(_flag)] = Field(False, description="whether to run again what is finished")
+    rerun: Flag = Field(False, description="whether to run again what is finished")
 
     @field_validator("device")
     @classmethod

@@ -52,6 +52,12 @@ class Moments:
         """Mean of x x^T (d, d), about zero."""
         return self.covariance + torch.outer(self.mean, self.mean)
 
+    @property
+    def with_constant(self) -> Tensor:
+        """Second moment (d + 1, d + 1) of the vectors with a one behind each, which a bias multiplies."""
+        mean = self.mean[:, None]
+        return torch.cat([torch.cat([self.second_moment, mean], 1), torch.cat([mean.T, torch.ones_like(mean[:1])], 1)])
+
 
 @contextmanager
 def outputs_of(modules: Mapping[int, nn.Module]) -> Iterator[dict[int, Moments]]:

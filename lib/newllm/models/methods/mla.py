@@ -54,6 +54,8 @@ class MLAPythiaConfig(DecoderConfig):
     rotary_pairs
         Which pairs of a head of another model the rotary keys are, by layer and rotary key (r / 2 numbers), where a
         retrofit took their frequencies over. Not a setting.
+    rotary_width
+        How many entries of that head were rotated; None means all of them. Not a setting.
     attention_biases
         Which linear maps of attention have a bias: ``none``, ``inputs`` (those that make queries and rotary keys), or
         ``all``. Others would change nothing: what a bias adds to an unrotated key is the same for all keys of a query,
@@ -73,11 +75,12 @@ class MLAPythiaConfig(DecoderConfig):
     rotary_dim: int = ROTARY_DIM
     rotary_heads: int = 1
     rotary_pairs: list[list[list[int]]] | None = None
+    rotary_width: int | None = None
     attention_biases: str = "none"
     attention_path: str = "auto"
     position: PositionEncodingConfig | dict | str = "alibi"
 
-    not_settings = frozenset({"attention_path", "kv_dims", "rotary_pairs"})
+    not_settings = frozenset({"attention_path", "kv_dims", "rotary_pairs", "rotary_width"})
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.position = _with_whole_rotary_key(self.position)
@@ -98,7 +101,7 @@ class MLAPythiaConfig(DecoderConfig):
         """Make the position encoding of a layer's rotary keys and of the queries for them."""
         if self.rotary_pairs is None:
             return self.build_position(self.rotary_dim)
-        whole_width = self.hidden_size // self.num_attention_heads
+        whole_width = self._width_of_pairs
         position = PositionEncodingConfig.parse(self.position)
         return ChosenPairsEncoding(position, self.rotary_pairs[layer_index], whole_width, self.num_attention_heads)
 
@@ -123,6 +126,8 @@ class MLAPythiaConfig(DecoderConfig):
             raise ValueError(f"kv_dims={self.kv_dims} must be a width of 1 or more for each layer")
         if self.rotary_pairs is not None:
             self._check_pairs(self.rotary_pairs)
+        elif self.rotary_width is not None:
+            raise ValueError(f"rotary_width={self.rotary_width} does nothing without rotary_pairs: leave it out")
         if self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ValueError(f"rotary_dim={self.rotary_dim} must be even and at least 2")
         for name, usual in (("rotary_dim", ROTARY_DIM), ("rotary_heads", 1), ("rotary_pairs", None)):
@@ -131,9 +136,14 @@ class MLAPythiaConfig(DecoderConfig):
                     f"{name}={getattr(self, name)} does nothing without RoPE: leave it out, or set position=rope"
                 )
 
+    @property
+    def _width_of_pairs(self) -> int:
+        """Entries of a head of the other model that were rotated."""
+        return self.hidden_size // self.num_attention_heads if self.rotary_width is None else self.rotary_width
+
     def _check_pairs(self, pairs: list[list[list[int]]]) -> None:
         """Refuse pairs that are not those of each layer and rotary key, or that a head does not have."""
-        whole = self.hidden_size // self.num_attention_heads // 2
+        whole = self._width_of_pairs // 2
         shapes = {(len(layer), len(key)) for layer in pairs for key in layer}
         expected = {(self.rotary_heads, self.rotary_dim // 2)}
         known = all(0 <= pair < whole for layer in pairs for key in layer for pair in key)

@@ -1,0 +1,87 @@
+"""The parameters of a retrofit: what becomes of the attention of a trained model, and how it is healed."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from newllm.config.groups import LONGEST_WINDOW, Count, Flag, Real, TrainingParameters, Whole, _Group
+
+
+class RetrofitParameters(_Group):
+    """A trained model in, one with a smaller cache out."""
+
+    method: Literal["mla", "mqa", "cla"] = Field(
+        "mla", description="what keys and values become: latents, those of fewer heads, or those of fewer layers"
+    )
+    # Latents.
+    kv_dim: Count | None = Field(None, description="width of the latent of a layer; None: as keep says")
+    keep: Annotated[Real, Field(gt=0, le=1)] | None = Field(
+        None, description="share of the cache to keep, rotary keys included; None: half of what is not rotated"
+    )
+    factorisation: Literal["weighted", "plain", "split"] = Field(
+        "weighted",
+        description="by the covariance of the inputs, of the weights alone, or by it with keys and values apart",
+    )
+    ranks: Literal["uniform", "energy"] = Field(
+        "uniform", description="widths of the latents: the same in every layer, or given out by the energy lost"
+    )
+    rotary_pairs: Annotated[Whole, Field(ge=1)] | None = Field(
+        None, description="pairs of a head that stay rotated, which no latent can hold; None: all that are"
+    )
+    rotary_choice: Literal["norm", "uniform", "high", "low"] = Field(
+        "norm", description="which pairs: the largest on the calibration text, evenly spread, or by their frequency"
+    )
+    rotary_heads: Literal["each", "shared"] = Field(
+        "each", description="whether each key head keeps a rotary key of its own, or all share the best one"
+    )
+    # Fewer heads, fewer layers.
+    num_key_value_heads: Count = Field(1, description="key-value heads that are left")
+    averaging: Literal["aligned", "naive"] = Field(
+        "aligned", description="heads are averaged after they were turned to each other, or as they are"
+    )
+    layers_sharing: Annotated[Whole, Field(ge=2)] = Field(
+        2, description="neighbouring layers that share keys and values"
+    )
+    # Calibration, healing, controls.
+    seq_length: Annotated[Whole, Field(ge=2, le=LONGEST_WINDOW)] | None = Field(
+        None, description="tokens of a window; None: as the ids are given, or 512 of a single row"
+    )
+    calibration_windows: Count = Field(64, description="windows of which the covariance is taken")
+    healing_tokens: Annotated[Whole, Field(ge=0)] = Field(0, description="tokens of training after the conversion")
+    healing_loss: Literal["cross-entropy", "kl"] = Field(
+        "cross-entropy", description="what healing follows: the text, or the original's distribution"
+    )
+    healing_parts: Literal["changed", "all"] = Field(
+        "changed", description="what healing trains: the attention that was changed, or everything"
+    )
+    healing_lr: Annotated[Real, Field(gt=0)] = Field(3e-4, description="learning rate of healing, after its warm-up")
+    batch_size: Count = Field(8, description="windows in a step of healing, and in a pass of calibration")
+    controls: Flag = Field(True, description="whether the controls are made and healed too")
+
+    # Settings that one method reads, by the method.
+    OF_METHOD: ClassVar[dict[str, frozenset[str]]] = {
+        "mla": frozenset({"kv_dim", "keep", "factorisation", "ranks", "rotary_pairs", "rotary_choice", "rotary_heads"}),
+        "mqa": frozenset({"num_key_value_heads", "averaging"}),
+        "cla": frozenset({"layers_sharing"}),
+    }
+
+    @model_validator(mode="after")
+    def _check_method(self) -> Self:
+        for method, names in self.OF_METHOD.items():
+            unread = sorted(names & self.model_fields_set)
+            if method != self.method and unread:
+                raise ValueError(f"{unread[0]} does nothing for {self.method}: it belongs to {method}, leave it out")
+        if self.kv_dim is not None and self.keep is not None:
+            raise ValueError("kv_dim and keep both say how wide a latent is: leave one out")
+        if "rotary_choice" in self.model_fields_set and self.rotary_pairs is None:
+            raise ValueError("rotary_choice does nothing where all pairs stay: give rotary_pairs too, or leave it out")
+        if self.healing_tokens == 0 and self.model_fields_set & {"healing_loss", "healing_parts", "healing_lr"}:
+            raise ValueError("healing settings do nothing without healing_tokens: give a number of tokens above 0")
+        return self
+
+    @property
+    def training(self) -> TrainingParameters:
+        """Healing as main training: one pass, a warm-up of a twentieth and a linear fall."""
+        return TrainingParameters(
+            epochs=1, lr=self.healing_lr, batch_size=self.batch_size, schedule="linear", warmup=0.05
+        )

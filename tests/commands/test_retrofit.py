@@ -1,0 +1,79 @@
+"""``newllm retrofit`` on a real folder: model, report, the second call, and what is refused with nothing written."""
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from newllm import cli
+from newllm.files import read_json
+from newllm.models import create
+from newllm.runs.saving import save_trained_model
+from tests.comparison_setup import settings
+
+
+@pytest.fixture(scope="module")
+def checkpoint(text_data, tmp_path_factory):
+    """A tiny pythia with the tokenizer of the texts."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("checkpoint") / "parent"
+    save_trained_model(folder, create("pythia", "tiny", vocab_size=320), text_data.tokenizer)
+    return folder
+
+
+def arguments(checkpoint, text_folder, output, *more):
+    text = settings(text_folder)
+    values = {"source": "text", "text_files": text.text_files[0], "seq_length": 16, "val_samples": 6, "test_samples": 6}
+    given = [part for key, value in values.items() for part in ("-p", f"{key}={value}")]
+    return ["retrofit", str(checkpoint), "--to", "mla", "--output", str(output), "--device", "cpu", *given, *more]
+
+
+def test_a_checkpoint_becomes_a_smaller_model_with_a_report(checkpoint, text_folder, tmp_path, capsys):
+    asked = arguments(checkpoint, text_folder, tmp_path / "out", "-p", "keep=0.5", "-p", "calibration_windows=8")
+    assert cli.main(asked) == 0
+    assert "factorised, weighted" in capsys.readouterr().out
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    assert model.cached_values(1) == 128
+    report = pd.read_csv(tmp_path / "out" / "report.csv")
+    assert list(report["kept"].round(3))[:3] == [1.0, 0.625, 0.5]
+    assert report["bits_per_byte"].notna().all()
+    result = read_json(tmp_path / "out" / "retrofit.json")
+    assert result["certificate"] < 1e-9 and result["described"]["parameters"]["keep"] == 0.5
+    assert cli.main(asked) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert read_json(tmp_path / "out" / "retrofit.json") == result
+    assert cli.main(arguments(checkpoint, text_folder, tmp_path / "out", "-p", "keep=0.4")) == 2
+    assert "holds another retrofit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["-p", "keep=0.01"], "rotary keys take 16"),
+        (["-p", "keeps=0.5"], "keeps is not a parameter of a retrofit; did you mean keep?"),
+        (["-p", "tokenizer=bpe:400"], "tokenizer is given by the model"),
+        (["-p", "num_key_value_heads=2"], "num_key_value_heads does nothing for mla"),
+        (["-p", "healing_lr=-1"], "healing_lr is -1"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence_and_nothing_is_written(
+    more, said, checkpoint, text_folder, tmp_path, capsys
+):
+    assert cli.main(arguments(checkpoint, text_folder, tmp_path / "out", *more)) == 2
+    output = capsys.readouterr().out
+    assert said in output and "Traceback" not in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_weights_are_refused(text_data, text_folder, tmp_path, capsys):
+    for name, said in (("mla", "is a mla, which is not retrofitted"), ("pickled", "holds no model.safetensors")):
+        folder = tmp_path / name
+        save_trained_model(
+            folder, create("mla" if name == "mla" else "pythia", "tiny", vocab_size=320), text_data.tokenizer
+        )
+        if name == "pickled":
+            (folder / "model.safetensors").unlink()
+            torch.save({}, folder / "pytorch_model.bin")
+        assert cli.main(arguments(folder, text_folder, tmp_path / "out")) == 2
+        assert said in capsys.readouterr().out
+        assert not (tmp_path / "out").exists()
