@@ -154,6 +154,12 @@ class LatentAttention(ExperimentParameters):
         return self
 
 
+class Claims(RunParameters):
+    """Notebook 13: what was claimed before, and what became of it."""
+
+    notebook = "13_claims"
+
+
 class Leaderboard(LeaderboardFilters, RunParameters):
     """Notebook 14: every record there is, compared where budgets are equal."""
 
@@ -173,6 +179,7 @@ NOTEBOOKS: dict[str, type[RunParameters]] = {
         ContextKV,
         Cascade,
         KeyAttention,
+        Claims,
         Leaderboard,
     )
 }
