@@ -53,7 +53,7 @@ OTHERS = {
     "01_projection_training": {"proj_dim": 48, "max_iterations": 40},
     "03_causal_masks": {"alibi_slope": 0.25},
     "13_claims": {},
-    "14_leaderboard": {"methods": ["mla"], "min_seeds": 2},
+    "14_leaderboard": {"methods": ["mla"]},
 }
 CASES = [pytest.param(name, arms, id=f"{name[:2]}-{'+'.join(arms)}") for name, each in ARMS.items() for arms in each]
 
