@@ -5,18 +5,18 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.installed-docs
 
-# A few minutes on two cores: DProj-Pythia beside Pythia and the control with the same cache, on real text.
-# For another run: make run RUN="02 --profile cpu", make run RUN="--profile smoke", ...
-RUN ?= 02 --profile cpu -p "arms=[pythia, narrow, dproj-oacd]" -p "seeds=[0]" -p samples=800 -p projection_samples=200 -p epochs=1 -p processes=2
+# Minutes on two cores: a baseline, a control with as small a cache and a latent model, on a page that explains them.
+# For another run: make run RUN="02 --profile cpu", make run RUN="all --profile smoke", ...
+RUN ?=
 
 .PHONY: run test lab docs install
 .DEFAULT_GOAL := run
 
 run: install
-	$(BIN)/newllm run $(RUN)
+	$(BIN)/newllm $(if $(RUN),run $(RUN),start)
 
 lab: install
-	$(BIN)/jupyter lab
+	$(BIN)/newllm lab
 
 # The documentation site, into site/; nothing is fetched while it is built or read.
 docs: $(DOCS_INSTALLED)

@@ -15,7 +15,19 @@ LIBRARY = project_root() / "lib" / "newllm"
 
 # From the ground up: each imports only what stands before it, and parts of its own.
 ORDER = (
-    *("files", "tensor_files", "runtime", "wording", "config", "models", "data", "recurrence", "evaluation", "runs"),
+    *(
+        "files",
+        "tensor_files",
+        "runtime",
+        "wording",
+        "progress",
+        "config",
+        "models",
+        "data",
+        "recurrence",
+        "evaluation",
+        "runs",
+    ),
     *("benchmarks", "training", "retrofit", "figures", "experiments", "analysis", "publication", "notebook"),
     *("commands", "cli"),
 )

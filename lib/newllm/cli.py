@@ -8,16 +8,19 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from newllm.commands.arguments import (
     compare_parameters,
     evaluate,
+    lab,
     leaderboard,
     models,
     publish,
     refresh,
     retrofit,
     run,
+    start,
     sweep,
 )
 from newllm.commands.interruption import Interruption
@@ -28,7 +31,9 @@ from newllm.files import project_root
 logger = logging.getLogger("newllm.cli")
 
 COMMANDS: tuple[ModuleType, ...] = (
+    start,
     run,
+    lab,
     sweep,
     leaderboard,
     compare_parameters,
@@ -41,10 +46,10 @@ COMMANDS: tuple[ModuleType, ...] = (
 
 OVERVIEW = """\
 newllm trains, verifies and compares language models that keep a smaller KV cache.
-  newllm run 02 --profile cpu              train and compare models, in a notebook that explains what it shows
-  newllm models --size mini --contexts     every model with its size, measured cache and causality certificate
-  newllm leaderboard                       every result there is, and newllm evaluate asks a trained model more
-  newllm --help, newllm run --help, ...    all commands, and examples of each"""
+  newllm start               minutes: three models trained on this machine, on a page that explains them
+  newllm run                 the notebooks by their questions; newllm run 02 runs one, newllm lab opens all
+  newllm leaderboard         every result; newllm models measures every model, newllm evaluate asks trained ones more
+  newllm --help, newllm run --help, ...   all commands, with examples of each"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _log_to_the_terminal() -> None:
     """Show the library's messages, and through papermill those of the notebook."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _ToTheTerminal()
     handler.setFormatter(logging.Formatter("%(message)s"))
     for name in ("newllm", "papermill"):
         named = logging.getLogger(name)
@@ -89,6 +94,18 @@ def _log_to_the_terminal() -> None:
     noise = re.compile(r"Executing (Cell|notebook)|Ending Cell|Kernel died|(Input|Output) Notebook:|\s*(0%\|.*)?$")
     logging.getLogger("papermill").addFilter(lambda message: not noise.match(message.getMessage()))
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)
+
+
+class _ToTheTerminal(logging.StreamHandler[Any]):
+    """Writes to standard output as it is at the time: a live view puts something of its own in its place."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        """Where to write."""
+        return sys.stdout
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,11 @@ def describe_seconds(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def count(number: int, thing: str) -> str:
+    """Return so many of a thing: ``1 trial``, ``2 trials``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return what an error says in its first line; the name of its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

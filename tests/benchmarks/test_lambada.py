@@ -9,6 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from newllm.benchmarks.lambada import evaluate_lambada
+from newllm.data.hub import HubUnavailableError
+from tests.data.conftest import FakeHub
 from tests.evaluation.toys import sharp_model
 
 PASSAGES = [
@@ -93,3 +95,20 @@ def test_other_files_are_refused(
         evaluate_lambada(sharp_model(), tokenizer, tmp_path / name)
     with pytest.raises(FileNotFoundError):
         evaluate_lambada(sharp_model(), tokenizer, tmp_path / "nothing.jsonl")
+
+
+def test_the_hub_and_the_file_give_the_same(
+    tokenizer: PreTrainedTokenizerFast,
+    file: Path,
+    fake_hub: FakeHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NEWLLM_CACHE", str(tmp_path / "cache"))
+    model = sharp_model()
+    fake_hub.rows = [{"text": passage} for passage in PASSAGES]
+    assert evaluate_lambada(model, tokenizer) == evaluate_lambada(model, tokenizer, file)
+    assert fake_hub.requests[-1]["repository"] == "EleutherAI/lambada_openai"
+    fake_hub.answers = False
+    with pytest.raises(HubUnavailableError, match=r"a local lambada_test\.jsonl"):
+        evaluate_lambada(model, tokenizer)

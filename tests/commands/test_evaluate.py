@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -65,6 +66,18 @@ def trial(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytes
 
 def read(trial: Path, name: str) -> BenchmarkRecord:
     return BenchmarkRecord.model_validate_json((trial / f"evaluation-{name}.json").read_bytes())
+
+
+def test_several_trials_stand_in_one_table(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = shutil.copytree(trial, trial.with_name("mla-seed0"))
+    assert cli.main(["evaluate", str(trial), str(other), "--lambada", "lambada.jsonl", "--facts", "facts.csv"]) == 0
+    table = capsys.readouterr().out.split("\n\n")[-1]
+    head, *rows = table.strip().splitlines()
+    assert head.split() == ["benchmark", "measure", "pythia-seed0", "mla-seed0"]
+    assert [row.split()[0] for row in rows] == ["lambada"] * 2 + ["reversal"] * 6
+    # Equal weights, so equal answers, each in the folder of its own.
+    assert read(trial, "lambada").details == read(other, "lambada").details
+    assert cli.main(["evaluate", str(trial), str(other), "--facts", "--output", "elsewhere"]) == 2
 
 
 def test_a_trial_is_asked_three_things_by_one_command(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:

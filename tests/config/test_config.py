@@ -7,11 +7,11 @@ from newllm.config import profiles as profiles_module
 from newllm.config.errors import ParameterError
 from newllm.config.groups import ProjectionParameters
 from newllm.config.notebooks import NOTEBOOKS, MainTraining, ProjectionTraining
-from newllm.config.profiles import load_parameters
+from newllm.config.profiles import load_parameters, notebooks_of, profiles
 from newllm.notebook import parameters
 from newllm.notebook.parameters import from_notebook
 
-EVERY_PROFILE = [(notebook, profile) for notebook in NOTEBOOKS for profile in ("smoke", "cpu", "gpu")]
+EVERY_PROFILE = [(notebook, profile) for profile in profiles() for notebook in notebooks_of(profile)]
 
 
 def main_training(**given):
@@ -161,7 +161,7 @@ def test_every_problem_is_reported_at_once():
 def test_unknown_notebook_and_profile_are_refused():
     with pytest.raises(ParameterError, match=r"did you mean 02_main_training\?"):
         load_parameters("02_main_trainin", "cpu", {})
-    with pytest.raises(ParameterError, match="profile is 'tpu', but it must be one of cpu, gpu, smoke"):
+    with pytest.raises(ParameterError, match="profile is 'tpu', but it must be one of cpu, gpu, quick, smoke"):
         load_parameters("02_main_training", "tpu", {})
 
 

@@ -12,6 +12,7 @@ from newllm.experiments import comparison as experiment
 from newllm.experiments import recipes
 from newllm.experiments.arms import ArmError
 from newllm.experiments.comparison import ComparisonError, compare
+from newllm.experiments.floor import FLOORS_FOLDER
 from newllm.experiments.running import run_trial
 from newllm.experiments.trial import Trial
 from newllm.runs.saved_model import load_model
@@ -26,7 +27,7 @@ def test_equal_trials_of_another_notebook_are_taken_over(
     monkeypatch.setattr(experiment, "run_trial", lambda *_: pytest.fail("a finished trial was run again"))
     elsewhere = compare(settings(text_folder, arms=("narrow",)), text_data, tmp_path)
     assert elsewhere["perplexity"].item() == records["perplexity"]["narrow"]
-    assert list(tmp_path.iterdir()) == [tmp_path / "narrow-seed1"]
+    assert {path.name for path in tmp_path.iterdir()} == {"narrow-seed1", FLOORS_FOLDER}
     torch.testing.assert_close(load_model(tmp_path / "narrow-seed1").state_dict(), saved(folder, "narrow").state_dict())
 
 

@@ -4,7 +4,8 @@ import functools
 from typing import Any
 
 from newllm.experiments.recipes import RECIPES, Training
-from newllm.experiments.timing import expected_seconds
+from newllm.experiments.timing import expected_stages
+from newllm.progress import PROJECTION, TRAINING
 from tests.comparison_setup import settings, trial_of
 
 
@@ -25,7 +26,10 @@ def test_what_takes_time_is_estimated_as_it_is_trained(text_folder, text_data, t
         monkeypatch.setitem(RECIPES, recipe, Training(training.train, functools.partial(estimate, recipe.name)))
     parameters = settings(text_folder, arms=arms)
     trials = [trial_of(arm, parameters, tmp_path) for arm in arms]
-    assert expected_seconds([*trials, trials[0]], text_data) == dict.fromkeys(trials, 1.0)
+    expected = expected_stages([*trials, trials[0]], text_data, processes=1)
+    assert [stages[TRAINING] for stages in expected.values()] == [1.0] * len(trials)
+    assert [PROJECTION in stages for stages in expected.values()] == [True, False, True, False]
+    assert all(seconds > 0 for stages in expected.values() for seconds in stages.values())
     assert asked == {
         "0 windows": (False, True),
         "1 windows": (True, False),

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from newllm.config.notebooks import NOTEBOOKS
-from newllm.config.profiles import profile_path, profiles
+from newllm.config.profiles import notebooks_of, profile_path, profiles
 from newllm.publication.parameters_page import parameters_page
 
 ROWS = {
@@ -25,7 +25,7 @@ def test_every_parameter_has_one_row_and_every_cell_its_column():
 @pytest.mark.parametrize("profile", profiles())
 def test_each_value_of_a_profile_stands_in_its_column(profile):
     column = COLUMNS.index(profile)
-    for notebook in NOTEBOOKS:
+    for notebook in notebooks_of(profile):
         stored = yaml.safe_load(profile_path(notebook, profile).read_text(encoding="utf-8"))
         for name, value in stored.items():
             if isinstance(value, int | str) and not ROWS[name][column].startswith("another in each"):

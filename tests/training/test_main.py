@@ -1,12 +1,10 @@
 """Main training: the best weights, the plain token mean, and a resumed run that ends as an uninterrupted one."""
 
-import itertools
 import json
 import math
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,8 @@ from newllm import models
 from newllm.models.language_model import LanguageModel
 from newllm.models.recurrent import RecurrentModel
 from newllm.training.callbacks import should_stop
-from newllm.training.main import TrainingResult, estimate_seconds
-from tests.training_setup import CPU, Data, Windows, run, tiny_model, training
+from newllm.training.main import TrainingResult
+from tests.training_setup import Data, Windows, run, tiny_model, training
 
 
 class StoppedError(Exception):
@@ -329,21 +327,6 @@ def test_bfloat16_trains_and_leaves_no_wrapper(tmp_path):
         with torch.autocast("cpu", torch.bfloat16):
             cast = model(input_ids=ids).logits.float()
     assert not torch.equal(plain, cast)
-
-
-def test_the_estimate_changes_nothing(monkeypatch):
-    model = tiny_model().eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = torch.get_rng_state()
-    seconds = estimate_seconds(model, Data(), training(), device=CPU)
-    assert 0 < seconds < 60
-    monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)
-    few, many = (estimate_seconds(model, Data(), training(epochs=epochs), device=CPU) for epochs in (2, 400))
-    assert many == pytest.approx(200 * few)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(value.grad is None for value in model.parameters())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert not model.training
 
 
 def test_files_are_readable_without_this_package(tmp_path):

@@ -1,15 +1,20 @@
 """LAMBADA: the last word of a passage, guessed from all of it."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from newllm.data.hub import dataset_revision, dataset_rows
 from newllm.data.sources import file_texts
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.endings import Ending, score_endings
+
+REPOSITORY, CONFIGURATION = "EleutherAI/lambada_openai", "default"
+OFFLINE_CHOICE = "a local lambada_test.jsonl"
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class LambadaReport:
 def evaluate_lambada(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    path: Path | str,
+    path: Path | str | None = None,
     *,
     window: int | None = None,
     batch_size: int = 8,
@@ -52,7 +57,8 @@ def evaluate_lambada(
     tokenizer
         Its tokenizer.
     path
-        A .jsonl file, each line an object whose "text" is a passage.
+        A .jsonl file, each line an object whose "text" is a passage; OpenAI's test set on the hub
+        (EleutherAI/lambada_openai) where omitted.
     window
         Tokens that the model reads of a passage, at most its last ones; its longest sequence where omitted.
     batch_size
@@ -69,6 +75,8 @@ def evaluate_lambada(
         A file that is not such JSONL, has no passages, or a passage without a word before its last.
     FileNotFoundError
         No such file.
+    HubUnavailableError
+        The hub did not answer.
     """
     scores = score_endings(
         model,
@@ -87,8 +95,8 @@ def evaluate_lambada(
     )
 
 
-def read_passages(path: Path | str) -> list[tuple[str, str]]:
-    """Read a LAMBADA file: of each passage what stands before its last word, and that word.
+def read_passages(path: Path | str | None = None) -> list[tuple[str, str]]:
+    """Read a LAMBADA file, or the test set on the hub: of each passage what stands before its last word, and that word.
 
     Raises
     ------
@@ -96,19 +104,33 @@ def read_passages(path: Path | str) -> list[tuple[str, str]]:
         A file that is not such JSONL, has no passages, or a passage without a word before its last.
     FileNotFoundError
         No such file.
+    HubUnavailableError
+        The hub did not answer.
     """
+    if path is None:
+        return _passages(_hub_texts(), REPOSITORY)
     if Path(path).suffix != ".jsonl":
         raise ValueError(f"{path} must be a .jsonl file, each line an object whose text is a passage.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path} (seen from {Path.cwd()}).")
+    return _passages(file_texts(Path(path)), str(path))
+
+
+def _hub_texts() -> Iterator[str]:
+    revision = dataset_revision(REPOSITORY, OFFLINE_CHOICE)
+    for row in dataset_rows(REPOSITORY, CONFIGURATION, "test", revision, OFFLINE_CHOICE):
+        yield row["text"]
+
+
+def _passages(texts: Iterable[str], where: str) -> list[tuple[str, str]]:
     passages = []
-    for text in file_texts(Path(path)):
+    for text in texts:
         context, _, word = text.rpartition(" ")
         if not context.strip() or not word:
             raise ValueError(f"a passage must be words with single spaces between them, got {text!r}.")
         passages.append((context, word))
     if not passages:
-        raise ValueError(f"{path} holds no passages.")
+        raise ValueError(f"{where} holds no passages.")
     return passages
 
 

@@ -136,9 +136,10 @@ class BenchmarkRecord(BaseModel):
         return "-".join(part for part in parts if part) + ".json"
 
 
-def lambada(path: Path) -> Question:
-    """Ask for the last words of OpenAI's LAMBADA file; the errors are those of `read_passages`."""
-    read_passages(path)
+def lambada(path: Path | None) -> Question:
+    """Ask for the last words of LAMBADA, from a file or the hub; the errors are those of `read_passages`."""
+    if path is not None:
+        read_passages(path)
 
     def ask(trained: TrainedModel, settings: Settings, device: torch.device) -> list[Answer]:
         report = evaluate_lambada(trained.model, trained.tokenizer, path, **settings.reading(), device=device)

@@ -6,9 +6,11 @@ import logging
 from pathlib import Path
 
 import pandas as pd
+import torch
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from newllm.benchmarks import scores as benchmarks
-from newllm.benchmarks.scores import BenchmarkRecord, Question, Settings
+from newllm.benchmarks.scores import BenchmarkRecord, Question, Score, Settings
 from newllm.commands.arguments.evaluate import NO_FILE
 from newllm.commands.shared import as_text
 from newllm.data.hub import HubUnavailableError
@@ -22,22 +24,19 @@ logger = logging.getLogger(__name__)
 
 
 def main(options: argparse.Namespace) -> int:
-    """Do ``newllm evaluate``: ask a model, show what came out and keep it as JSON."""
+    """Do ``newllm evaluate``: ask models, show what came out in one table and keep it as JSON."""
+    records: dict[str, list[BenchmarkRecord]] = {}
     try:
-        settings = _settings(options)
         device = usable_device(options.device)
-        output = _output(options)
+        # Whatever can be wrong with a model or a file is found before any model is asked.
+        outputs = {model: _output(model, options.output) for model in options.models}
         questions = _questions(options)
-        trained = load_trained_model(options.model, method=options.method)
-        move(trained.model, device)
-        logger.info("%s: %s", options.model, _described(settings))
-        change = _certificate(options.model, trained)
-        if change is None:
-            return 1
-        records = []
-        for record in benchmarks.ask_all(questions, trained, settings, device, name=options.model, certificate=change):
-            logger.info("%s", benchmarks.write_record(record, output))
-            records.append(record)
+        with logging_redirect_tqdm([logging.getLogger("newllm")]):
+            for model, output in outputs.items():
+                answers = _ask(model, questions, options, device, output)
+                if answers is None:
+                    return 1
+                records[model] = answers
     except (ValueError, FileNotFoundError, HubUnavailableError) as error:
         logger.error("%s", error)
         return 2
@@ -45,8 +44,26 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(options: argparse.Namespace) -> Settings:
-    trial = _record_of(options.model)
+def _ask(
+    model: str, questions: list[Question], options: argparse.Namespace, device: torch.device, output: Path
+) -> list[BenchmarkRecord] | None:
+    """Ask one model everything; None where it does not pass the causality certificate."""
+    settings = _settings(model, options)
+    trained = load_trained_model(model, method=options.method)
+    move(trained.model, device)
+    logger.info("%s: %s", model, _described(settings))
+    change = _certificate(model, trained)
+    if change is None:
+        return None
+    records = []
+    for record in benchmarks.ask_all(questions, trained, settings, device, name=model, certificate=change):
+        logger.info("%s", benchmarks.write_record(record, output))
+        records.append(record)
+    return records
+
+
+def _settings(model: str, options: argparse.Namespace) -> Settings:
+    trial = _record_of(model)
     trained_at = trial.parameters.get("seq_length") if trial else None
     return Settings(
         method=options.method,
@@ -75,13 +92,13 @@ def _record_of(model: str) -> Record | None:
         ) from error
 
 
-def _output(options: argparse.Namespace) -> Path:
-    output: Path | None = options.output or _trial_folder(options.model)
+def _output(model: str, asked: Path | None) -> Path:
+    output = asked or _trial_folder(model)
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; it must be a folder.")
-    find_saved_model(options.model)
+    find_saved_model(model)
     if output is None:
-        raise ValueError(f"{options.model} is a model of the hub: say with --output where the results shall go.")
+        raise ValueError(f"{model} is a model of the hub: say with --output where the results shall go.")
     return output
 
 
@@ -89,7 +106,7 @@ def _questions(options: argparse.Namespace) -> list[Question]:
     """Read and check all that is asked, before the model is loaded."""
     questions = []
     if options.lambada is not None:
-        questions.append(benchmarks.lambada(options.lambada))
+        questions.append(benchmarks.lambada(None if options.lambada == NO_FILE else options.lambada))
     if options.text is not None:
         questions.append(benchmarks.text(options.text))
     if options.wikitext is not None:
@@ -124,19 +141,33 @@ def _certificate(model: str, trained: TrainedModel) -> float | None:
     return None
 
 
-def _table(records: list[BenchmarkRecord]) -> pd.DataFrame:
-    """Show every score in a row."""
+def _table(records: dict[str, list[BenchmarkRecord]]) -> pd.DataFrame:
+    """Show every score in a row; of several models, each in a column of its own."""
+    columns = _short_names(list(records)) if len(records) > 1 else ["value"]
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for column, answers in zip(columns, records.values(), strict=True):
+        for record in answers:
+            for score in record.scores:
+                rows.setdefault((record.benchmark, score.measure), {})[column] = _written(score)
     return pd.DataFrame(
         [
-            {
-                "benchmark": record.benchmark,
-                "measure": score.measure,
-                "value": f"{score.value:.5g}",
-                "95 % interval": ""
-                if score.low is None or score.high is None or score.low != score.low
-                else f"[{score.low:.4g}, {score.high:.4g}]",
-            }
-            for record in records
-            for score in record.scores
+            {"benchmark": benchmark, "measure": measure, **{column: found.get(column, "") for column in columns}}
+            for (benchmark, measure), found in rows.items()
         ]
     )
+
+
+def _written(score: Score) -> str:
+    """Write a value with its 95 % interval, where it has one."""
+    has_interval = score.low is not None and score.high is not None and score.low == score.low
+    return f"{score.value:.5g}" + (f" [{score.low:.4g}, {score.high:.4g}]" if has_interval else "")
+
+
+def _short_names(models: list[str]) -> list[str]:
+    """Return what tells models apart: the ends of their paths, as long as that takes."""
+    parts = [Path(model).parts for model in models]
+    length = next(
+        (count for count in range(1, max(map(len, parts))) if len({part[-count:] for part in parts}) == len(parts)),
+        max(map(len, parts)),
+    )
+    return ["/".join(part[-length:]) for part in parts]

@@ -3,6 +3,8 @@
 import argparse
 import logging
 
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 from newllm.commands.shared import as_text
 from newllm.evaluation.survey import survey
 from newllm.experiments.planning import check_room_for_caches
@@ -17,7 +19,8 @@ def main(options: argparse.Namespace) -> int:
     """Do ``newllm models``: build, count, certify and time models, and show them in one table."""
     try:
         check_room_for_caches(options.models or names(), options.size, options.contexts)
-        table = survey(options.models or None, options.size, contexts=options.contexts, steps=options.steps)
+        with logging_redirect_tqdm([logging.getLogger("newllm")]):
+            table = survey(options.models or None, options.size, contexts=options.contexts, steps=options.steps)
     except ValueError as error:
         logger.error("%s", error)
         return 2

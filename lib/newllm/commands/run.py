@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,17 +12,20 @@ from papermill.exceptions import PapermillExecutionError
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import summarize_arms
 from newllm.commands.arguments.run import given_parameters, planned_runs
-from newllm.commands.shared import notebook_path, terminal_width
+from newllm.commands.shared import available_notebooks, notebook_path, notebook_title, terminal_width
+from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters
 from newllm.experiments.planning import check_before_work
 from newllm.models.registry import BASELINE
 from newllm.notebook.kernel import KernelDiedError, kernel_of_this_python
 from newllm.notebook.tables import show_arms
+from newllm.publication.report import REPORT_FILE, write_report
 from newllm.runs.folder import Run, earlier_seconds, notebook_run
 from newllm.runs.lock import RunError
 from newllm.runs.pictures import draw_pictures
 from newllm.runs.records_table import load_records
+from newllm.runs.watching import View, watched
 from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 def main(options: argparse.Namespace) -> int:
     """Do ``newllm run``: execute notebooks into their run folders and show the table of their results."""
+    if not options.notebooks:
+        show_notebooks()
+        return 0
     given = given_parameters(options)
     planned = planned_runs(options)
     try:
@@ -50,7 +55,13 @@ def main(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def run_notebook(parameters: RunParameters, given: Mapping[str, Any]) -> bool:
+def show_notebooks() -> None:
+    """Log which notebooks there are, by the question that each one asks."""
+    titles = [f"  {name[:2]}  {notebook_title(name)}" for name in available_notebooks()]
+    logger.info("Which one? For example: newllm run 02\n%s\n  all of them: newllm run all", "\n".join(titles))
+
+
+def run_notebook(parameters: RunParameters, given: Mapping[str, Any], view: View | None = None) -> bool:
     """Execute one notebook into its run folder, unless it is finished, and tell whether it is.
 
     Parameters
@@ -59,6 +70,8 @@ def run_notebook(parameters: RunParameters, given: Mapping[str, Any]) -> bool:
         The checked parameters.
     given
         What was given beside the profile; the notebook gets those of its own.
+    view
+        Where it is shown how far its comparison is; the terminal where omitted.
     """
     run = notebook_run(parameters)
     try:
@@ -68,7 +81,7 @@ def run_notebook(parameters: RunParameters, given: Mapping[str, Any]) -> bool:
             if parameters.rerun:
                 run.clear()
             # Another process may have finished it while this one waited.
-            return _say_finished(run, parameters) if run.is_finished else _run_notebook(run, parameters, given)
+            return _say_finished(run, parameters) if run.is_finished else _run_notebook(run, parameters, given, view)
     except RunError as error:
         logger.error("%s failed: %s", parameters.notebook, error)
         return False
@@ -79,7 +92,7 @@ def _say_finished(run: Run, parameters: RunParameters) -> bool:
     return True
 
 
-def _run_notebook(run: Run, parameters: RunParameters, given: Mapping[str, Any]) -> bool:
+def _run_notebook(run: Run, parameters: RunParameters, given: Mapping[str, Any], view: View | None) -> bool:
     """Execute a notebook into its run folder, which is locked."""
     seconds = earlier_seconds(parameters.notebook, parameters.profile)
     logger.info(
@@ -97,7 +110,8 @@ def _run_notebook(run: Run, parameters: RunParameters, given: Mapping[str, Any])
     }
     started = time.monotonic()
     try:
-        _execute(parameters.notebook, run, passed)
+        with watched(run.folder, view or view_of_this_terminal()):
+            _execute(parameters.notebook, run, passed)
     except PapermillExecutionError as error:
         logger.error(
             "%s failed in cell %s: %s: %s\nSee %s",
@@ -112,8 +126,9 @@ def _run_notebook(run: Run, parameters: RunParameters, given: Mapping[str, Any])
         logger.error("%s failed: %s", parameters.notebook, error)
         return False
     draw_pictures(run.folder)
+    report = write_report(run.folder / f"{parameters.notebook}.ipynb", run.folder / REPORT_FILE)
     run.finish(time.monotonic() - started)
-    logger.info("%s took %s.", parameters.notebook, describe_seconds(time.monotonic() - started))
+    logger.info("%s took %s: %s", parameters.notebook, describe_seconds(time.monotonic() - started), report)
     return True
 
 
@@ -138,7 +153,7 @@ def _execute(notebook: str, run: Run, passed: Mapping[str, Any]) -> None:
             parameters=dict(passed),
             kernel_name="python3",
             language="python",
-            progress_bar=sys.stderr.isatty(),
+            progress_bar=False,
             log_output=True,
         )
     unfinished.replace(run.folder / f"{notebook}.ipynb")

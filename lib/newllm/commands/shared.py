@@ -1,5 +1,6 @@
 """What several commands need: parameters read from the command line, notebooks by number, tables as text."""
 
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,12 @@ def notebook_path(name: str) -> Path:
 def available_notebooks() -> list[str]:
     """Return the names of the notebooks that have parameters, in their order."""
     return [name for name in sorted(NOTEBOOKS) if notebook_path(name).is_file()]
+
+
+def notebook_title(name: str) -> str:
+    """Return the heading of a notebook, without its number: the question that it asks."""
+    cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]
+    return "".join(cells[0]["source"]).splitlines()[0].lstrip("# 0123456789")
 
 
 def full_name(name: str) -> str:

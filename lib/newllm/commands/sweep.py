@@ -12,6 +12,7 @@ from newllm.analysis.learning_rates import best_learning_rates, judge, with_lear
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import summarize_arms
 from newllm.commands.shared import as_text, read_assignments, terminal_width
+from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
 from newllm.config.profiles import sweep_path
 from newllm.config.values import read_value
@@ -21,7 +22,9 @@ from newllm.models.registry import BASELINE
 from newllm.notebook.tables import show_arms
 from newllm.runs.folder import Run
 from newllm.runs.lock import RunError
+from newllm.runs.outlook import side_by_side
 from newllm.runs.pictures import draw_pictures
+from newllm.runs.watching import view_with
 from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
@@ -36,14 +39,14 @@ def main(options: argparse.Namespace) -> int:
         given = {key: text and read_value(text) for key, text in read_assignments(options.parameters).items()}
         sweep = load_sweep(path, given)
         run = SweepRun(path.stem, plan(sweep))
-        expected = run.expected_seconds()
+        expected = run.expected_stages(options.processes)
     except (ValueError, RunError, OSError) as error:
         logger.error("%s", error)
         return 2
-    seconds = sum(expected.values()) / options.processes
+    seconds = side_by_side([], [sum(stages.values()) for stages in expected.values()], options.processes)
     finished = len(run.trials) - len(set(run.trials) & set(run.waiting))
     logger.info(
-        "%s: %d trials, %d of them finished; main training of the others takes about %s at most.",
+        "%s: %d trials, %d of them finished; the others take about %s.",
         path.stem,
         len(run.trials),
         finished,
@@ -52,6 +55,7 @@ def main(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     started = time.monotonic()
+    view_with(view_of_this_terminal)
     failures = run.train(expected, options.processes)
     show(run)
     if failures:

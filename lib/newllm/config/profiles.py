@@ -69,6 +69,11 @@ def profile_path(notebook: str, profile: str) -> Path:
     return path
 
 
+def notebooks_of(profile: str) -> list[str]:
+    """Return the names of the notebooks that a profile has parameters for, in their order."""
+    return [name for name in sorted(NOTEBOOKS) if (project_root() / "params" / profile / f"{name}.yaml").is_file()]
+
+
 def load_parameters(notebook: str, profile: str, given: Mapping[str, Any]) -> RunParameters:
     """Merge a profile with what was given and check the result.
 

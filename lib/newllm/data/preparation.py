@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from newllm.config.groups import FACT_REPETITIONS, DataParameters
@@ -21,6 +20,7 @@ from newllm.data.splits import SIDES, Block, Shares, Side, SplitDocuments
 from newllm.data.tokenizers import bytes_per_token, encode_documents, load_tokenizer, tokenizer_identity
 from newllm.data.windows import CachedTokens, Tokens, TokenWindows, WindowCount, concatenate, smallest_id_type
 from newllm.files import digest, digest_of_json
+from newllm.progress import stage
 
 logger = logging.getLogger(__name__)
 
@@ -279,9 +279,7 @@ def _tokenise(
     groups: dict[Side, list[str]] = {side: [] for side in needed}
     missing = {side: math.inf if length == "all" else length for side, length in needed.items()}
     total = sum(missing.values())
-    with tqdm(
-        total=total if math.isfinite(total) else None, desc="tokenising", unit=" tokens", unit_scale=True, delay=2
-    ) as progress:
+    with stage("tokenising", int(total) if math.isfinite(total) else None, "tokens") as told:
         for block in documents:
             for side in needed:
                 side_documents: list[Document] = getattr(block, side) if missing[side] else []
@@ -291,7 +289,7 @@ def _tokenise(
                     parts[side].append(taken.astype(id_type))
                     groups[side].append(document.group)
                     missing[side] -= len(taken)
-                    progress.update(len(taken))
+                    told.advance(len(taken))
                     if not missing[side]:
                         break
             if not any(missing.values()):

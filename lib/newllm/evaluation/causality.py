@@ -25,6 +25,7 @@ from newllm.evaluation.probing import (
     random_tokens,
     untouched_randomness,
 )
+from newllm.progress import CERTIFICATE, stage
 
 # Losses may be computed in float32 by design: enough to tell one shift from another, which differ by POWER_OF_LABELS.
 LABEL_TOLERANCE = 1e-4
@@ -62,22 +63,35 @@ def certify(model: PreTrainedModel, *, period: int | None = None) -> Certificate
         Passed or not, with each check.
     """
     probed = probe_copy(model)
-    # Two whole periods and the beginning of a third.
-    length = max(SHORT_LENGTH, 2 * (period_of(model) if period is None else period) + 2)
+    length = probed_length(model, period)
     generator = probe_generator()
-    with untouched_randomness(probed.device):
-        of_logits = [
-            *(check_later_tokens(probed, mode, length, generator) for mode in modes(probed, length)),
-            check_padded_content(probed, generator),
-        ]
-        checks = [
-            *of_logits,
-            _check_gradient(probed, length, generator),
-            _check_labels(probed, generator, training=False),
-            _check_labels(probed, generator, training=True),
-            _check_training_gradient(probed, length, generator),
-        ]
+    ways = list(modes(probed, length))
+    probes: list[Callable[[], Check]] = [
+        *(functools.partial(check_later_tokens, probed, mode, length, generator) for mode in ways),
+        lambda: check_padded_content(probed, generator),
+        lambda: _check_gradient(probed, length, generator),
+        lambda: _check_labels(probed, generator, training=False),
+        lambda: _check_labels(probed, generator, training=True),
+        lambda: _check_training_gradient(probed, length, generator),
+    ]
+    checks = []
+    with untouched_randomness(probed.device), stage(CERTIFICATE, len(probes), "check") as told:
+        for probe in probes:
+            checks.append(probe())
+            told.advance()
+    of_logits = checks[: len(ways) + 1]
     return Certificate(all(check.passed for check in checks), max(check.change for check in of_logits), checks)
+
+
+def probed_length(model: PreTrainedModel, period: int | None = None) -> int:
+    """Return the tokens of the sequences that `certify` probes: two whole periods and the beginning of a third.
+
+    Parameters
+    ----------
+    model, period
+        As for `certify`.
+    """
+    return max(SHORT_LENGTH, 2 * (period_of(model) if period is None else period) + 2)
 
 
 def _input_gradients(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from newllm.evaluation.perplexity import LOGITS_AT_ONCE, score_rows, scoring
+from newllm.progress import stage
 
 # The Pythia suite's; for models whose config names no longest sequence, because they have none.
 USUAL_WINDOW = 2048
@@ -110,11 +110,11 @@ def score_endings(
             raise ValueError(f"an ending of {ending.length} tokens does not fit into a window of {longest} tokens.")
     rows = [ending.ids[-longest - 1 :] for ending in endings]
     found: dict[int, EndingScore] = {}
-    with scoring(model, device) as place, tqdm(total=len(rows), desc=description, delay=2) as progress:
+    with scoring(model, device) as place, stage(description, len(rows), "text") as told:
         for index, losses, hits in score_sequences(model, rows, place, batch_size, tokens_a_step):
             asked = slice(-endings[index].length, None)
             found[index] = EndingScore(-losses[asked].sum().item(), bool(hits[asked].all()))
-            progress.update()
+            told.advance()
     return [found[index] for index in range(len(rows))]
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from newllm.evaluation.probing import forward_in_pieces, pieces_of
+from newllm.progress import SCORING, stage
 from newllm.runtime import move
 
 # Logits held at once (rows x tokens x vocabulary): 256 MB in float32.
@@ -179,11 +180,14 @@ def _score_windows(
     logits_a_row = (tokens_a_step or seq_length) * model.config.vocab_size
     rows_at_once = max(1, min(batch_size, LOGITS_AT_ONCE // logits_a_row))
     losses, hits = [], []
-    for first in range(0, windows, rows_at_once):
-        ids = _cut(token_ids, first, min(rows_at_once, windows - first), seq_length).to(device)
-        loss, hit = score_rows(model, ids, tokens_a_step, new_cache)
-        losses.append(loss.cpu().numpy())
-        hits.append(hit.cpu().numpy())
+    with stage(SCORING, windows, "window") as told:
+        for first in range(0, windows, rows_at_once):
+            rows = min(rows_at_once, windows - first)
+            ids = _cut(token_ids, first, rows, seq_length).to(device)
+            loss, hit = score_rows(model, ids, tokens_a_step, new_cache)
+            losses.append(loss.cpu().numpy())
+            hits.append(hit.cpu().numpy())
+            told.advance(rows)
     return np.concatenate(losses), np.concatenate(hits)
 
 

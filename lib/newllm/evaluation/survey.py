@@ -13,6 +13,7 @@ from newllm.evaluation.decoding import compare_decoding
 from newllm.models import create, names
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import BASELINE
+from newllm.progress import stage
 
 logger = logging.getLogger(__name__)
 
@@ -60,27 +61,29 @@ def survey(
     built = {name: _build(name, size, seed) for name in asked}
     baseline = measure(_build(BASELINE, size, seed), MEASURED_TOKENS).bytes_per_token
     rows = []
-    for name, model in built.items():
-        report = measure(model, MEASURED_TOKENS)
-        certificate = certify(model)
-        agreement = cached_equals_uncached(model)
-        for failure in certificate.failures():
-            logger.warning("%s: %s", name, failure)
-        rows.append(
-            {
-                "model": name,
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
-                "values_per_token": report.bytes_per_token / torch.float32.itemsize,
-                "bytes_per_token": report.bytes_per_token,
-                "state_bytes": report.state_bytes,
-                "formula_agrees": report.agrees,
-                "saved": 1 - report.bytes_per_token / baseline,
-                "certificate": certificate.passed,
-                "largest_leak": certificate.max_change,
-                "cache_error": agreement.max_error,
-            }
-        )
-        logger.info("%s is certified: %s", name, certificate.passed)
+    with stage("measuring", len(built), "model") as told:
+        for name, model in built.items():
+            report = measure(model, MEASURED_TOKENS)
+            certificate = certify(model)
+            agreement = cached_equals_uncached(model)
+            for failure in certificate.failures():
+                logger.warning("%s: %s", name, failure)
+            rows.append(
+                {
+                    "model": name,
+                    "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                    "values_per_token": report.bytes_per_token / torch.float32.itemsize,
+                    "bytes_per_token": report.bytes_per_token,
+                    "state_bytes": report.state_bytes,
+                    "formula_agrees": report.agrees,
+                    "saved": 1 - report.bytes_per_token / baseline,
+                    "certificate": certificate.passed,
+                    "largest_leak": certificate.max_change,
+                    "cache_error": agreement.max_error,
+                }
+            )
+            told.advance()
+            logger.info("%s is certified: %s", name, certificate.passed)
     table = pd.DataFrame(rows)
     if len(contexts):
         speeds = compare_decoding(built, contexts, steps=steps)

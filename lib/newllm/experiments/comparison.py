@@ -1,6 +1,7 @@
 """Arms compared: every arm with every seed is run, a trial each, and their records stand in one table."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from newllm.experiments.arms import Arm
 from newllm.experiments.executor import run_side_by_side
 from newllm.experiments.floor import make_floor
 from newllm.experiments.running import run_trial, score_pretrained
-from newllm.experiments.timing import Clock, expected_seconds
+from newllm.experiments.timing import ended, expected_stages, plan_of
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import outputs_folder, reference_folder
 from newllm.runs.folder import finished_runs
+from newllm.runs.outlook import outlook
 from newllm.runs.records_table import load_records
 from newllm.runs.saved_model import check_pretrained
+from newllm.runs.watching import watched
+from newllm.wording import count, describe_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
         for source in pretrained:
             check_pretrained(source, data.tokenizer)
     make_floor(data, folder)
-    failures = run_trials(trials, data, parameters.processes)
+    failures = run_trials(trials, data, folder, parameters.processes)
     if failures:
         described = "; ".join(f"{trial}: {type(error).__name__}: {error}" for trial, error in failures.items())
         raise ComparisonError(
@@ -73,7 +77,11 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
 
 
 def run_trials(
-    trials: Sequence[Trial], data: TextData, processes: int = 1, known: Mapping[Trial, float] | None = None
+    trials: Sequence[Trial],
+    data: TextData,
+    folder: Path,
+    processes: int = 1,
+    known: Mapping[Trial, Mapping[str, float]] | None = None,
 ) -> dict[Trial, Exception]:
     """Run trials, which may differ in any parameter but those of the data, and return those that failed.
 
@@ -86,10 +94,12 @@ def run_trials(
         What to run.
     data
         Training and held-out windows, the same for all.
+    folder
+        Where it is said how far they are, while they run.
     processes
         How many trials run side by side, each on its share of the cores.
     known
-        Seconds of trials as `expected_seconds` gives them; those of the others are measured.
+        Seconds of the stages of trials as `expected_stages` gives them; those of the others are measured.
 
     Returns
     -------
@@ -103,19 +113,31 @@ def run_trials(
     waiting = unfinished(trials)
     if not waiting:
         return {}
-    seconds = dict(known or {})
-    seconds |= expected_seconds([trial for trial in waiting if trial not in seconds], data)
-    clock = Clock({trial: seconds[trial] for trial in waiting}, processes)
+    stages = dict(known or {})
+    stages |= expected_stages([trial for trial in waiting if trial not in stages], data, processes)
     lenders = {lender_of(trial) for trial in waiting}
-    failures: dict[Trial, Exception] = {}
     # Whoever lends an embedding comes first: a process that waits for another one does nothing.
-    for is_lender in (True, False):
-        stage = [trial for trial in waiting if (trial in lenders) is is_lender]
-        for trial, error in run_side_by_side(run_trial, stage, data, processes):
-            if error is not None:
-                logger.error("%s failed.", trial, exc_info=error)
-                failures[trial] = error
-            clock.finished(trial)
+    parts = [[trial for trial in waiting if (trial in lenders) is is_lender] for is_lender in (True, False)]
+    plan = plan_of([trial for part in parts for trial in part], stages, processes)
+    logger.info(
+        "%s to train: about %s.",
+        count(len(waiting), "trial"),
+        describe_seconds(outlook(plan, {}, plan.started_at).left),
+    )
+    failures: dict[Trial, Exception] = {}
+    with watched(folder), plan.written(folder):
+        for part in parts:
+            for trial, error in run_side_by_side(run_trial, part, data, processes):
+                if error is not None:
+                    logger.error("%s failed.", trial, exc_info=error)
+                    failures[trial] = error
+                plan = ended(plan, trial)
+                plan.write(folder)
+    logger.info(
+        "%s trained in %s.",
+        count(len(waiting) - len(failures), "trial"),
+        describe_seconds(time.time() - plan.started_at),
+    )
     return failures
 
 

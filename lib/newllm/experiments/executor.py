@@ -37,7 +37,7 @@ def run_side_by_side(
         for trial in trials:
             yield trial, _error_of(partial(run_trial, trial, data))
         return
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = threads_of_each(processes)
     context = multiprocessing.get_context("spawn")
     # Progress bars of several processes would write over one another; tqdm reads the variable when it is imported.
     with (
@@ -48,6 +48,11 @@ def run_side_by_side(
             futures: dict[Future[Record], Trial] = {pool.submit(run_trial, trial, data): trial for trial in trials}
         for future in as_completed(futures):
             yield futures[future], _error_of(future.result)
+
+
+def threads_of_each(processes: int) -> int:
+    """Return how many cores each of so many processes gets."""
+    return max(1, (os.cpu_count() or 1) // processes)
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.checkpoint import ProjectionMismatchError, load_projection, save_projection
 from newllm.recurrence.training import ProjectionResult, train_projections
 from newllm.training.embeddings import RANDOM, adopt_embedding, read_embedding
-from newllm.training.main import TrainingResult, estimate_seconds, train
+from newllm.training.main import TrainingResult, train
 from newllm.training.stream import estimate_stream_seconds, train_on_stream
+from newllm.training.timing import estimate_seconds
 
 logger = logging.getLogger(__name__)
 TRAINING_FOLDER = "training"
@@ -51,7 +52,7 @@ class Training:
     train
         Trains the model of a trial.
     estimate
-        Says how many seconds its main training takes at most, given what `newllm.training.main.estimate_seconds` takes.
+        Says how many seconds its main training takes, given what `newllm.training.timing.estimate_seconds` takes.
     """
 
     train: Callable[[Trial, LanguageModel, TextData, Path, torch.device], Trained]

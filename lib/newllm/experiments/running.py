@@ -11,6 +11,7 @@ from newllm.experiments.scoring import Subject, pretrained_arm, score, write_sco
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import SAVED_MODEL
 from newllm.runs.folder import Run
+from newllm.runs.progress import written_progress
 from newllm.runs.record import CertificateResult, Record
 from newllm.runs.saved_model import check_pretrained, load_trained_model
 from newllm.runs.saving import save_trained_model
@@ -55,10 +56,11 @@ def _run(trial: Trial, run: Run, data: TextData) -> Record:
     run.remove_leftovers()
     _put_weights_back(run.folder)
     start = time.perf_counter()
-    subject = _train(trial, run.folder, data)
-    record = _score(subject, data, run, start)
-    _save(subject, data, run.folder)
-    run.finish(record.duration_seconds, record)
+    with written_progress(run.folder):
+        subject = _train(trial, run.folder, data)
+        record = _score(subject, data, run, start)
+        _save(subject, data, run.folder)
+        run.finish(record.duration_seconds, record)
     return record
 
 

@@ -25,6 +25,7 @@ from newllm.files import local_folder
 from newllm.models.language_model import LanguageModel
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
+from newllm.progress import DECODING, stage
 from newllm.recurrence.convergence import EFFECTIVE_RANK_ROWS, effective_rank
 from newllm.runs.folder import Run
 from newllm.runs.record import CacheSize, Continuation
@@ -139,16 +140,23 @@ def score(subject: Subject, data: TextData) -> Scores:
     diagnosis = diagnose(
         report.perplexity, report.bits_per_byte, model.config.vocab_size, pretrained=subject.trained is None
     )
-    logger.log(logging.WARNING if diagnosis.alarming else logging.INFO, "%s: %s", subject.arm, diagnosis.message)
+    if diagnosis.alarming:
+        logger.warning("%s: %s", subject.arm, diagnosis.message)
     recall = measure_recall(model, data, report.token_losses, parameters)
+    with stage(DECODING, 3) as told:
+        metrics = _metrics(subject, data, report) | recall.metrics()
+        told.advance()
+        cache = CacheSize.model_validate(_cache_fields(model, data.test.seq_length))
+        told.advance()
+        continuations = tuple(continue_prompts(model, data.tokenizer, parameters))
     return Scores(
         report=report,
         recall=recall,
         certificate=certificate,
         diagnosis=diagnosis,
-        metrics=_metrics(subject, data, report) | recall.metrics(),
-        cache=CacheSize.model_validate(_cache_fields(model, data.test.seq_length)),
-        continuations=tuple(continue_prompts(model, data.tokenizer, parameters)),
+        metrics=metrics,
+        cache=cache,
+        continuations=continuations,
     )
 
 

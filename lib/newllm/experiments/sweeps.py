@@ -23,7 +23,7 @@ from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import run_trials, unfinished
 from newllm.experiments.floor import make_floor
 from newllm.experiments.planning import check_arms, check_text
-from newllm.experiments.timing import expected_seconds
+from newllm.experiments.timing import expected_stages
 from newllm.experiments.trial import Trial
 from newllm.files import outputs_folder, reference_folder
 from newllm.models.registry import find
@@ -307,23 +307,23 @@ class SweepRun:
         for fingerprint, data in self.data.items():
             yield fingerprint, data, [trial for trial in self.trials if trial.data == fingerprint]
 
-    def expected_seconds(self) -> dict[Trial, float]:
-        """Say how long main training of each trial that is left takes at most, by timing a few steps."""
+    def expected_stages(self, processes: int) -> dict[Trial, dict[str, float]]:
+        """Say how many seconds each stage of each trial that is left takes, by timing a few steps of each kind."""
         return {
-            trial: seconds
+            trial: stages
             for fingerprint, data, _ in self._by_data()
-            for trial, seconds in expected_seconds(
-                [trial for trial in self.waiting if trial.data == fingerprint], data
+            for trial, stages in expected_stages(
+                [trial for trial in self.waiting if trial.data == fingerprint], data, processes
             ).items()
         }
 
-    def train(self, expected: Mapping[Trial, float], processes: int) -> dict[Trial, Exception]:
+    def train(self, expected: Mapping[Trial, Mapping[str, float]], processes: int) -> dict[Trial, Exception]:
         """Run the trials that are not finished, and return those that failed.
 
         Parameters
         ----------
         expected
-            What `expected_seconds` gave.
+            What `expected_stages` gave.
         processes
             How many trials run side by side.
         """
@@ -331,7 +331,7 @@ class SweepRun:
         failures: dict[Trial, Exception] = {}
         for _, data, trials in self._by_data():
             make_floor(data, self.run.folder)
-            failures |= run_trials(trials, data, processes, expected)
+            failures |= run_trials(trials, data, self.run.folder, processes, expected)
         return failures
 
     def records(self) -> pd.DataFrame:

@@ -63,6 +63,7 @@ def prepare() -> None:
     _remember_cells()
     _show_messages()
     _show_figures()
+    _show_comparisons()
 
 
 def missing_packages() -> list[str]:
@@ -130,3 +131,13 @@ def _show_figures() -> None:
         import plotly.io  # here, because it may have been installed a moment ago
 
         plotly.io.renderers.default = "plotly_mimetype"
+
+
+def _show_comparisons() -> None:
+    """Show how far a comparison is under the cell that runs it, unless whoever runs the notebook shows it."""
+    # Here, because what they import may have been installed a moment ago.
+    from newllm.notebook.live_view import NotebookView
+    from newllm.progress import is_in_lines
+    from newllm.runs.watching import Nothing, view_with
+
+    view_with(Nothing if is_in_lines() else NotebookView)

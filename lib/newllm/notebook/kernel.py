@@ -11,6 +11,7 @@ from pathlib import Path
 from nbclient.exceptions import DeadKernelError
 
 from newllm.files import project_root
+from newllm.progress import LINES, PROGRESS_VARIABLE
 from newllm.runtime import environment
 
 # What jupyter_client says, as a plain RuntimeError, of a kernel that does not live to its first answer.
@@ -33,13 +34,15 @@ def kernel_of_this_python() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder) / "kernels" / "python3"
         kernel.mkdir(parents=True)
-        # Only errors: the kernel otherwise warns of the unencrypted connection, which does not leave this machine.
-        command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
+        # The kernel otherwise warns of its unencrypted connection, which does not leave this machine, and of the
+        # interrupt that ends it.
+        command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"]
         description = {
             "argv": command,
             "display_name": "Python 3",
             "language": "python",
-            "env": {"PYTHONPATH": _before("PYTHONPATH", project_root() / "lib")},
+            # Whoever executes a notebook shows how far it is.
+            "env": {"PYTHONPATH": _before("PYTHONPATH", project_root() / "lib"), PROGRESS_VARIABLE: LINES},
         }
         (kernel / "kernel.json").write_text(json.dumps(description), encoding="utf-8")
         # Jupyter looks into JUPYTER_PATH before the user's and the system's kernels.

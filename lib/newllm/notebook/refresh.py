@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,8 @@ from nbclient import NotebookClient
 
 from newllm.files import cache_folder, write_atomically
 from newllm.notebook.kernel import kernel_of_this_python
+from newllm.notebook.parameters_cell import renew_parameters
+from newllm.progress import without_bars
 from newllm.runs.pictures import write_pictures
 from newllm.runtime import environment
 
@@ -35,9 +36,10 @@ def refresh(path: Path) -> None:
         The notebook; replaced in one step, and only where every cell ran.
     """
     notebook = nbformat.read(path, as_version=4)
+    renew_parameters(notebook.cells, path.stem)
     with (
-        tempfile.TemporaryDirectory() as outputs,
-        environment(NEWLLM_OUTPUTS=outputs, NEWLLM_CACHE=str(cache_folder())),
+        tempfile.TemporaryDirectory() as temporary,
+        environment(NEWLLM_OUTPUTS=str(Path(temporary) / "outputs"), NEWLLM_CACHE=str(cache_folder())),
         kernel_of_this_python(),
     ):
         client = NotebookClient(
@@ -85,6 +87,9 @@ def _tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         for name in EXECUTION_METADATA:
             cell.metadata.pop(name, None)
         if cell.cell_type == "code":
+            for output in cell.outputs:
+                if output.output_type == "stream":
+                    output.text = without_bars(output.text)
             cell.outputs = [output for output in cell.outputs if not _is_passing(output)]
     return notebook
 
@@ -92,7 +97,7 @@ def _tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def _is_passing(output: nbformat.NotebookNode) -> bool:
     """Whether an output is for who waits, not for who reads: a warning or a progress bar."""
     text = output.get("data", {}).get("text/plain", "")
-    return output.get("name") == "stderr" or re.search(r"\d+%\|", text) is not None
+    return output.get("name") == "stderr" or output.get("text") == "" or without_bars(text) != text
 
 
 def _displayed(notebook: nbformat.NotebookNode) -> Iterator[dict[str, Any]]:

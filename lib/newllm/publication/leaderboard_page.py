@@ -1,7 +1,6 @@
 """The leaderboard as one HTML page: everything is in the file, nothing is fetched, and it works without scripts."""
 
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from newllm.analysis.wording import number, plus_minus, with_interval
-from newllm.figures.pareto import BREAK, Layout, front_corners, lay_out
 from newllm.files import outputs_folder, project_root
 from newllm.publication.leaderboard import Board, Budget
+from newllm.publication.picture import picture_of
 from newllm.runs.record import RECORD_FILE, read_record
 
 TEMPLATE = "leaderboard.html"
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A point of the picture, in pixels from the upper left corner of its area."""
-
-    x: float
-    y: float
-    low: float | None
-    high: float | None
-    name_x: float
-    name_y: float
-    joint_x: float
-    joint_y: float
-    joined: bool
 
 
 def render(board: Board, target: Path) -> str:
@@ -83,7 +67,6 @@ def _section(budget: Budget, first: Budget | None, target: Path) -> dict[str, An
         {**row, "id": f"{budget.name}-{index}", "records": _records(budget.records, row["arm"], target)}
         for index, row in enumerate(budget.summary.to_dict("records"))
     ]
-    layout = lay_out(budget.summary)
     return {
         "name": budget.name,
         "title": budget.title,
@@ -95,30 +78,8 @@ def _section(budget: Budget, first: Budget | None, target: Path) -> dict[str, An
         "differences": "" if first is None else budget.differences(first),
         "rows": rows,
         "floor": budget.floor.to_dict("records"),
-        "layout": layout,
-        "break": None if layout.bytes_axis.zero is None else layout.bytes_axis.zero + BREAK / 2,
-        "dots": _dots(budget.summary, layout),
-        "front": " ".join(f"{x:.1f},{y:.1f}" for x, y in front_corners(layout.points[layout.front])),
+        **picture_of(budget.summary),
     }
-
-
-def _dots(summary: pd.DataFrame, layout: Layout) -> list[Dot]:
-    _, height = layout.canvas.area
-    dots = []
-    for index, row in summary.iterrows():
-        place = int(str(index))
-        has_interval = not pd.isna(row["bits_per_byte_low"])
-        low, high = (
-            (1 - layout.bits_axis.share(row[f"bits_per_byte_{end}"])) * height if has_interval else None
-            for end in ("low", "high")
-        )
-        (x, y), (name_x, name_y), (joint_x, joint_y) = (
-            (float(pixels[place][0]), float(pixels[place][1]))
-            for pixels in (layout.points, layout.names, layout.joints)
-        )
-        ends = [None if end is None else float(end) for end in (low, high)]
-        dots.append(Dot(x, y, ends[0], ends[1], name_x, name_y, joint_x, joint_y, bool(layout.joined[place])))
-    return dots
 
 
 def _records(records: pd.DataFrame, row: str, target: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from newllm.config.notebooks import NOTEBOOKS
-from newllm.config.profiles import profile_path, profiles
+from newllm.config.profiles import notebooks_of, profile_path, profiles
 from newllm.publication.markdown import markdown_table
 
 _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
@@ -122,8 +122,8 @@ def _value(value: Any) -> str:
 def _by_notebook(name: str, profile: str) -> str:
     """Write the value that a profile gives; where notebooks differ, each value with the numbers of its notebooks."""
     found: dict[str, list[str]] = {}
-    for notebook, kind in NOTEBOOKS.items():
-        stored = _stored(notebook, profile)
+    for notebook in notebooks_of(profile):
+        kind, stored = NOTEBOOKS[notebook], _stored(notebook, profile)
         if name in kind.model_fields and name in stored:
             found.setdefault(_value(stored[name]), []).append(notebook.partition("_")[0])
     if len(found) == 1:

@@ -1,7 +1,9 @@
 """Training of the recurrence before any label is seen (OACD)."""
 
+import copy
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +12,12 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from newllm.config.groups import ProjectionParameters
 from newllm.files import DamagedFileError
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
+from newllm.progress import PROJECTION, Stage, stage
 from newllm.recurrence.convergence import compute_convergence_rate, effective_rank
 from newllm.recurrence.oacd import oacd_terms
 from newllm.recurrence.stream import check_stream
@@ -30,6 +32,9 @@ from newllm.tensor_files import (
 
 logger = logging.getLogger(__name__)
 RESUME_EVERY = 10
+
+# Passes until the target is reached, where it is: 30 to 40 for windows, and all of 59 for some context blocks.
+USUAL_PASSES = 45
 PROJECTION_SETTINGS = (
     "projection_lr",
     "initial_context_std",
@@ -117,6 +122,20 @@ def train_projection(
     ValueError
         Where the stream is not one row of at least one token, or the model has no such block.
     """
+    with stage(PROJECTION, _usual_passes(parameters), "pass") as told:
+        return _train_block(model, token_ids, parameters, block, device, seed, resume_file, told)
+
+
+def _train_block(
+    model: RecurrentModel,
+    token_ids: Tensor,
+    parameters: ProjectionParameters,
+    block: int,
+    device: torch.device | str,
+    seed: int,
+    resume_file: Path | None,
+    told: Stage,
+) -> ProjectionResult:
     check_stream(token_ids)
     count = len(model.context_blocks) if isinstance(model, RecurrentModel) else 0
     if not 0 <= block < count:
@@ -126,7 +145,35 @@ def train_projection(
     embeds = _embed(model, token_ids, parameters.projection_batch_size, device)
     with _only_these_train(projection):
         training = _Training(projection, embeds, parameters, block, torch.device(device), seed)
-        return training.run(resume_file)
+        return training.run(resume_file, told)
+
+
+def _usual_passes(parameters: ProjectionParameters) -> int:
+    return min(USUAL_PASSES, parameters.max_iterations - 1)
+
+
+def estimate_projection_seconds(
+    model: RecurrentModel, token_ids: Tensor, parameters: ProjectionParameters, *, device: torch.device | str
+) -> float:
+    """Estimate how long `train_projection` takes for one recurrence, by one pass over a part of the stream.
+
+    Neither weights nor random state change.
+
+    Parameters
+    ----------
+    model, token_ids, parameters, device
+        As for `train_projection`.
+    """
+    part = token_ids[: parameters.projection_batch_size]
+    projection = copy.deepcopy(cast(DiverseProjection, model.context_blocks[0])).requires_grad_(True)
+    embeds = _embed(model, part, parameters.projection_batch_size, device)
+    training = _Training(projection, embeds, parameters, 0, torch.device(device), seed=0)
+    training.pass_over()
+    start = time.perf_counter()
+    training.pass_over()
+    seconds = time.perf_counter() - start
+    # The rank is taken once a pass, of as many rows at most, the rest once a token.
+    return _usual_passes(parameters) * seconds * len(token_ids) / len(part)
 
 
 def train_projections(
@@ -173,22 +220,15 @@ def train_projections(
     count = len(model.context_blocks)
     check_stream(token_ids, count)
     results = []
-    for block in range(count):
-        part = slice(None)
-        if data_split == "disjoint":
-            part = slice(len(token_ids) * block // count, len(token_ids) * (block + 1) // count)
-        resume_file = None if resume_folder is None else resume_folder / f"projection_{block}.resume.safetensors"
-        results.append(
-            train_projection(
-                model,
-                token_ids[part],
-                parameters,
-                block=block,
-                device=device,
-                seed=seed + block,
-                resume_file=resume_file,
+    with stage(PROJECTION, count * _usual_passes(parameters), "pass") as told:
+        for block in range(count):
+            part = slice(None)
+            if data_split == "disjoint":
+                part = slice(len(token_ids) * block // count, len(token_ids) * (block + 1) // count)
+            resume_file = None if resume_folder is None else resume_folder / f"projection_{block}.resume.safetensors"
+            results.append(
+                _train_block(model, token_ids[part], parameters, block, device, seed + block, resume_file, told)
             )
-        )
     return ProjectionResult(
         [row for result in results for row in result.history], all(result.converged for result in results)
     )
@@ -216,21 +256,24 @@ class _Training:
         # Iteration 0: contexts are drawn, nothing is updated.
         self.contexts = self._draw(len(embeds)).mul_(parameters.initial_context_std)
 
-    def run(self, resume_file: Path | None) -> ProjectionResult:
+    def run(self, resume_file: Path | None, told: Stage) -> ProjectionResult:
         """Pass over the stream until the target or the limit is reached."""
         if resume_file is not None:
             self._resume(resume_file)
-        passes = self.parameters.max_iterations - 1
-        with tqdm(total=passes, initial=len(self.history), desc=f"projection {self.block}", unit="pass") as progress:
-            while not self._converged and len(self.history) < passes:
-                row = self._pass()
-                self.history.append(row)
-                progress.update()
-                progress.set_postfix(
-                    converged=f"{row['convergence_rate']:.1%}", rank=f"{row['effective_rank']:.0f}", refresh=False
-                )
-                if resume_file is not None and len(self.history) % RESUME_EVERY == 0:
-                    self._save(resume_file)
+        told.advance(len(self.history))
+        passes, counted = self.parameters.max_iterations - 1, _usual_passes(self.parameters)
+        while not self._converged and len(self.history) < passes:
+            row = self.pass_over()
+            self.history.append(row)
+            if len(self.history) == counted and not self._converged:
+                # From here on nobody knows: as many as are allowed are counted.
+                told.total = (told.total or 0) + passes - counted
+                counted = passes
+            told.advance(converged=row["convergence_rate"], rank=row["effective_rank"])
+            if resume_file is not None and len(self.history) % RESUME_EVERY == 0:
+                self._save(resume_file)
+        told.total = (told.total or 0) + len(self.history) - counted
+        told.advance(0)
         if resume_file is not None:
             resume_file.unlink(missing_ok=True)
         return ProjectionResult(self.history, self._converged)
@@ -242,7 +285,7 @@ class _Training:
     def _draw(self, rows: int) -> Tensor:
         return torch.randn(rows, self.projection.proj_dim, generator=self.generator, dtype=self.embeds.dtype)
 
-    def _pass(self) -> dict[str, Any]:
+    def pass_over(self) -> dict[str, Any]:
         """One pass over the stream and one optimiser step."""
         settings, tokens = self.parameters, len(self.embeds)
         starts = range(0, tokens, settings.projection_batch_size)

@@ -38,6 +38,7 @@ from newllm.files import (
     write_json,
 )
 from newllm.runs.lock import LOCK_FILE, RunError, locked
+from newllm.runs.progress import PROGRESS_FILE
 from newllm.runs.record import RECORD_FILE, Record, read_record
 
 if TYPE_CHECKING:  # Whoever loads a trained model needs neither.
@@ -49,7 +50,7 @@ TABLES_FOLDER = "tables"
 SWEEPS_FOLDER = "sweeps"
 
 # What is no result of the run, or may change after it: executed notebooks, and what evaluations add to a trial.
-NOT_SEALED = (RUN_FILE, FINISHED_FILE, "*.ipynb", "evaluation-*.json")
+NOT_SEALED = (RUN_FILE, FINISHED_FILE, PROGRESS_FILE, "*.ipynb", "evaluation-*.json")
 
 # Where the files of a run are put aside of which nobody can tell any more what was run.
 ASIDE = ".damaged"
@@ -309,7 +310,14 @@ def open_run(parameters: RunParameters) -> Run:
     if not run.is_finished:
         run.start()
         run.write_text("parameters.yaml", parameters.to_yaml())
+    logger.info("This run, with parameters.yaml: %s", _among_outputs(run.folder))
     return run
+
+
+def _among_outputs(folder: Path) -> Path:
+    """Return the place of a folder as seen from beside the outputs folder, where it is in there."""
+    beside = outputs_folder().parent
+    return folder.relative_to(beside) if folder.is_relative_to(beside) else folder
 
 
 def notebook_run(parameters: RunParameters) -> Run:

@@ -1,17 +1,13 @@
-"""What happens between the steps of main training: held-out losses, early stopping, the bar and the history."""
+"""What happens between the steps of main training: held-out losses, early stopping, progress and the history."""
 
-import logging
 import math
 import time
 from typing import Any
 
-from tqdm.auto import tqdm
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 
-from newllm.wording import describe_seconds
-
-logger = logging.getLogger(__name__)
+from newllm.progress import Stage
 
 
 def should_stop(losses: list[float], patience: int) -> bool:
@@ -108,34 +104,34 @@ class StopEarly(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """Show a bar over all steps with the last losses, and note the speed of training.
+    """Say at each step how far training is, with the last losses, and note its speed.
 
     Parameters
     ----------
+    told
+        The stage whose steps are counted.
     tokens_a_pass, steps_a_pass
         Predicted tokens, and optimiser steps, of one pass over the training windows.
     """
 
-    def __init__(self, tokens_a_pass: int, steps_a_pass: int) -> None:
+    def __init__(self, told: Stage, tokens_a_pass: int, steps_a_pass: int) -> None:
+        self.told = told
         self.tokens_a_step = tokens_a_pass / steps_a_pass
-        self.bar: tqdm[Any] | None = None
         self.start = 0.0
         self.first_step = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the bar at the step from which training goes on."""
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+        """Start the clock at the step from which training goes on."""
         self._start_clock(state)
 
     def _start_clock(self, state: TrainerState) -> None:
         self.start, self.first_step = time.perf_counter(), state.global_step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar."""
-        if self.bar is not None:
-            self.bar.update()
+        """Count the step."""
+        self.told.advance()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note the speed beside the training loss, before validation; the log is part of every checkpoint."""
@@ -145,27 +141,7 @@ class Progress(TrainerCallback):
             entry["tokens_per_second"] = self.tokens_a_step * (state.global_step - self.first_step) / entry["seconds"]
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Show the losses, and leave validation out of the next speed."""
+        """Tell the losses, and leave validation out of the next speed."""
         row = history_of(state.log_history)[-1]
-        if self.bar is not None:
-            self.bar.set_postfix_str(
-                f"train {row['train_loss']:.3f}, held-out {row['validation_loss']:.3f} nats/token", refresh=False
-            )
-        steps_left = state.max_steps - state.global_step
-        logger.info(
-            "Epoch %.3g of %d: train %.4f, held-out %.4f nats/token, %.0f tokens/s, %s left at most.",
-            row["epoch"],
-            args.num_train_epochs,
-            row["train_loss"],
-            row["validation_loss"],
-            row["tokens_per_second"],
-            describe_seconds(steps_left * self.tokens_a_step / row["tokens_per_second"]),
-        )
+        self.told.advance(0, **{"train": row["train_loss"], "held-out": row["validation_loss"]})
         self._start_clock(state)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close the bar."""
-        if self.bar is not None:
-            self.bar.close()

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +23,7 @@ from newllm.files import (
     remove_leftovers,
     write_json,
 )
+from newllm.progress import TRAINING, stage
 from newllm.runtime import move
 from newllm.tensor_files import digest_of_tensors, load_tensors, read_tensors, tensors_of, write_tensors
 from newllm.training.callbacks import (
@@ -42,19 +42,14 @@ from newllm.training.checkpoints import (
     last_good_checkpoint,
     remove_checkpoint,
 )
-from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
 SETTINGS = "settings.json"
 START = "start.safetensors"
 RESULT = "training.json"
-TIMED_STEPS = 2
 
 # Transformers' names; each begins with the warm-up.
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-
-# A forward pass costs about a third of forward and backward together.
-FORWARD_SHARE = 1 / 3
 
 # accelerate shuffles epoch e with the seed data_seed + e: neighbouring seeds must not share their epochs' orders.
 SEED_SPACING = 1000
@@ -96,49 +91,6 @@ class TrainingResult:
         """Predicted tokens per second over all epochs."""
         seconds = sum(row["seconds"] for row in self.history)
         return sum(row["tokens_per_second"] * row["seconds"] for row in self.history) / seconds
-
-
-def estimate_seconds(
-    model: PreTrainedModel, data: TrainingData, parameters: TrainingParameters, *, device: torch.device
-) -> float:
-    """Estimate how long training lasts if no epoch is saved by early stopping, by timing a few steps.
-
-    Neither weights nor random state change.
-
-    Parameters
-    ----------
-    model
-        The model that is going to be trained; it is moved to ``device``.
-    data
-        Training and held-out windows.
-    parameters
-        Epochs, batch size and precision.
-    device
-        Where training will run.
-
-    Returns
-    -------
-    float
-        Seconds.
-    """
-    steps = math.ceil(len(data.train) / parameters.batch_size)  # type: ignore[arg-type]
-    validation_steps = math.ceil(len(data.validation) / parameters.batch_size)  # type: ignore[arg-type]
-    rows = range(min(parameters.batch_size, len(data.train)))  # type: ignore[arg-type]
-    batch = {name: value.to(device) for name, value in collate([data.train[row] for row in rows]).items()}
-    was_training = model.training
-    move(model, device)
-    model.train()
-    with torch.random.fork_rng(), torch.autocast(device.type, torch.bfloat16, parameters.precision == "bfloat16"):
-        seconds = math.inf
-        for _ in range(TIMED_STEPS):
-            start = time.perf_counter()
-            model(**batch).loss.backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds = min(seconds, time.perf_counter() - start)
-    model.zero_grad()
-    model.train(was_training)
-    return parameters.epochs * seconds * (steps + FORWARD_SHARE * validation_steps * parameters.evaluations)
 
 
 def collate(windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -219,28 +171,23 @@ def train(
     done = earlier[-1]["epoch"] if earlier else 0.0
     # Nothing is left to train where the run was killed between its last checkpoint and its end.
     epochs = int(done) if should_stop(losses_of_passes(earlier), parameters.patience) else parameters.epochs
-    seconds = estimate_seconds(model, data, parameters, device=device) * (epochs - done) / parameters.epochs
-    logger.info(
-        "Training %d windows, %g of %d epochs: about %s at most.",
-        len(data.train),  # type: ignore[arg-type]
-        epochs - done,
-        epochs,
-        describe_seconds(seconds),
-    )
 
+    steps_a_pass = _steps_a_pass(data, parameters)
     use_cache = model.config.use_cache
-    kept = [CheckpointCallback(identity), *(callbacks or [])]
-    trainer = _trainer(model, data, parameters, folder, seed, device, kept)
-    trainer.args.num_train_epochs = epochs
-    try:
-        trainer.train(
-            resume_from_checkpoint=str(checkpoint) if checkpoint else None,
-            ignore_keys_for_eval=["logits", "past_key_values"],
-        )
-    finally:
-        # Whoever uses the model next shall not find the wrapper of mixed precision, nor its cache switched off.
-        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        model.config.use_cache = use_cache
+    with stage(TRAINING, epochs * steps_a_pass, done=round(done * steps_a_pass)) as told:
+        progress = Progress(told, _predicted_tokens(data.train), steps_a_pass)
+        kept = [progress, CheckpointCallback(identity), *(callbacks or [])]
+        trainer = _trainer(model, data, parameters, folder, seed, device, kept)
+        trainer.args.num_train_epochs = epochs
+        try:
+            trainer.train(
+                resume_from_checkpoint=str(checkpoint) if checkpoint else None,
+                ignore_keys_for_eval=["logits", "past_key_values"],
+            )
+        finally:
+            # Whoever uses the model next shall not find the wrapper of mixed precision, nor its cache switched off.
+            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            model.config.use_cache = use_cache
 
     history = history_of(trainer.state.log_history)
     result = TrainingResult(history, min(history, key=lambda row: row["validation_loss"])["epoch"])
@@ -336,7 +283,7 @@ def _trainer(
     device: torch.device,
     callbacks: list[TrainerCallback],
 ) -> SafeTrainer:
-    steps_a_pass = math.ceil(len(data.train) / parameters.batch_size)  # type: ignore[arg-type]
+    steps_a_pass = _steps_a_pass(data, parameters)
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=parameters.epochs,
@@ -380,7 +327,6 @@ def _trainer(
         callbacks=[
             EvaluateWithinPass(parameters.evaluations, steps_a_pass),
             StopEarly(parameters.patience),
-            Progress(_predicted_tokens(data.train), steps_a_pass),
             *callbacks,
         ],
     )
@@ -388,6 +334,10 @@ def _trainer(
     trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _steps_a_pass(data: TrainingData, parameters: TrainingParameters) -> int:
+    return math.ceil(len(data.train) / parameters.batch_size)  # type: ignore[arg-type]
 
 
 def _predicted_tokens(windows: Dataset[dict[str, torch.Tensor]]) -> int:

@@ -16,7 +16,8 @@ from newllm.models.projection import unroll_side_by_side
 from newllm.recurrence.collection import collect_model_contexts
 from newllm.runtime import move
 from newllm.training.embeddings import refuse_unknowing_embedding
-from newllm.training.main import TrainingResult, estimate_seconds, train
+from newllm.training.main import TrainingResult, train
+from newllm.training.timing import estimate_seconds
 
 logger = logging.getLogger(__name__)
 CONTEXTS = "contexts.npy"
@@ -164,12 +165,12 @@ def _window_contexts(model: BorrowedEmbeddingModel, windows: TokenWindows, devic
 def estimate_stream_seconds(
     model: BorrowedEmbeddingModel, data: TextData, parameters: StreamParameters, *, device: torch.device
 ) -> float:
-    """Estimate how long `train_on_stream` lasts at most, collection aside, by timing a few of its steps.
+    """Estimate how long `train_on_stream` lasts, collection aside, by timing a few of its steps.
 
     Parameters
     ----------
     model
-        The model; what must not train is frozen already.
+        A model such as the one that is going to be trained, frozen like it; it takes a few steps.
     data, parameters, device
         As for `train_on_stream`.
 

@@ -7,11 +7,11 @@ from newllm.config.errors import ParameterError
 from newllm.config.methods import method_names
 from newllm.files import why_no_model
 
-SUMMARY = "ask a trained model by a text, LAMBADA, WikiText, harness tasks, facts"
+SUMMARY = "ask trained models by a text, LAMBADA, WikiText, harness tasks, facts"
 
 EXAMPLES = """\
-newllm evaluate outputs/02_main_training/cpu-1234abcd/mla-seed0 --facts
-newllm evaluate EleutherAI/pythia-70m --tasks hellaswag,piqa --limit 200 --output pythia"""
+newllm evaluate outputs/02_main_training/cpu-1234abcd/{pythia,mla,mqa}-seed0 --lambada --wikitext --facts
+newllm evaluate EleutherAI/pythia-70m --tasks arc_easy,arc_challenge,hellaswag,piqa --limit 200 --output pythia"""
 
 WHEN_INTERRUPTED = "benchmarks that were finished are written; ask for the others alone"
 
@@ -21,10 +21,20 @@ NO_FILE = Path()
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "model",
-        help="the folder of a run's trial or of a saved model, or the hub id of a Pythia (EleutherAI/pythia-70m)",
+        "models",
+        metavar="model",
+        nargs="+",
+        help="the folder of a run's trial or of a saved model, or the hub id of a Pythia (EleutherAI/pythia-70m); "
+        "several stand side by side in one table",
     )
-    parser.add_argument("--lambada", type=Path, metavar="FILE", help="last words of a file of OpenAI's JSONL format")
+    parser.add_argument(
+        "--lambada",
+        type=Path,
+        nargs="?",
+        const=NO_FILE,
+        metavar="FILE",
+        help="last words of a file of OpenAI's JSONL format; without FILE, of its test set on the hub",
+    )
     parser.add_argument(
         "--text", type=Path, metavar="FILE", help="perplexities of any text file; of a .jsonl, of the text of each line"
     )
@@ -46,7 +56,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "without FILE, the 33 of the workbench",
     )
     parser.add_argument(
-        "--tasks", metavar="NAMES", help="tasks of the lm-evaluation-harness, such as hellaswag,piqa (the extra eval)"
+        "--tasks",
+        metavar="NAMES",
+        help="tasks of the lm-evaluation-harness, such as arc_easy,arc_challenge,hellaswag,piqa (the extra eval)",
     )
     parser.add_argument("--task-folder", type=Path, metavar="FOLDER", help="your own task files, YAML and JSONL")
     parser.add_argument("--limit", type=int, metavar="DOCUMENTS", help="the first documents of each task only")
@@ -72,14 +84,19 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="what the model reads at most (a trial: the length it was trained at; else the model's longest sequence)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (the accelerator, if there is one)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the results go (the model's folder)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where the results of one model go (the model's folder)"
+    )
 
 
 def check(options: argparse.Namespace) -> None:
     """Refuse a model that is nowhere, numbers that count nothing, and options that belong to another one."""
-    reason = why_no_model(options.model)
-    if reason is not None:
-        raise ParameterError(reason)
+    for model in options.models:
+        reason = why_no_model(model)
+        if reason is not None:
+            raise ParameterError(reason)
+    if options.output is not None and len(options.models) > 1:
+        raise ParameterError("--output is for one model: the results of several go into the folder of each.")
     for name in ("window", "tokens_a_step", "limit"):
         value = getattr(options, name)
         if value is not None and value < 1:

@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from newllm.commands.shared import available_notebooks, full_name, read_assignments
+from newllm.commands.shared import full_name, read_assignments
 from newllm.config.errors import ParameterError
 from newllm.config.groups import ComparisonParameters, RunParameters
 from newllm.config.methods import method_names, method_of
 from newllm.config.notebooks import NOTEBOOKS
-from newllm.config.profiles import load_parameters, profiles, refuse_unknown
+from newllm.config.profiles import load_parameters, notebooks_of, profiles, refuse_unknown
 from newllm.wording import did_you_mean
 
 SUMMARY = "execute notebooks and show the table of their results"
@@ -17,7 +17,9 @@ SUMMARY = "execute notebooks and show the table of their results"
 EXAMPLES = """\
 newllm run 02 --profile cpu
 newllm run 02 -p "arms=[pythia, mla@kv_dim=64]" -p "seeds=[0, 1, 2]" -p samples=500
-newllm run --profile smoke"""
+newllm run all --profile smoke"""
+
+ALL = "all"
 
 WHEN_INTERRUPTED = "what was finished is kept; the same command goes on from there"
 
@@ -25,7 +27,9 @@ WHEN_INTERRUPTED = "what was finished is kept; the same command goes on from the
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "notebooks", nargs="*", help="numbers, names or paths, such as 02 or 02_main_training; all of them if none"
+        "notebooks",
+        nargs="*",
+        help="numbers, names or paths, such as 02 or 02_main_training, or all; their list is shown if none",
     )
     parser.add_argument("--profile", default="smoke", choices=profiles(), help="whose parameters (smoke)")
     parser.add_argument(
@@ -41,6 +45,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Refuse unknown notebooks, parameters and models, and impossible values."""
+    check_planned(options)
+
+
+def check_planned(options: argparse.Namespace) -> None:
+    """Refuse what the runs that are asked for cannot be."""
     for parameters in planned_runs(options):
         if isinstance(parameters, ComparisonParameters):
             for arm in parameters.arms:
@@ -69,7 +78,8 @@ def planned_runs(options: argparse.Namespace) -> list[RunParameters]:
         If a notebook is unknown, no notebook knows a parameter, or a value is impossible.
     """
     given: Mapping[str, Any] = given_parameters(options)
-    notebooks = [full_name(name) for name in options.notebooks or available_notebooks()]
+    names = notebooks_of(options.profile) if options.notebooks == [ALL] else options.notebooks
+    notebooks = [full_name(name) for name in names]
     refuse_unknown(given, notebooks)
     return [
         load_parameters(

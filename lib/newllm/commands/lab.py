@@ -1,0 +1,45 @@
+"""``newllm lab``: the notebooks in JupyterLab, as copies that may be run and changed."""
+
+import argparse
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from newllm.commands.shared import available_notebooks, notebook_path
+from newllm.files import outputs_folder, project_root
+
+logger = logging.getLogger(__name__)
+
+COPIES = "notebooks"
+
+
+def main(options: argparse.Namespace) -> int:
+    """Do ``newllm lab``: copy the notebooks that are not there yet, and open them at the root of the project."""
+    copies = copy_notebooks(outputs_folder() / COPIES)
+    logger.info("The notebooks are copies, in %s; delete one to get it anew.", copies)
+    first = copies / f"{available_notebooks()[0]}.ipynb"
+    root = project_root()
+    # From the project's root its outputs and documents are in reach; Lab opens nothing above the folder it starts in.
+    shown = first.relative_to(root) if first.is_relative_to(root) else notebook_path(first.stem).relative_to(root)
+    command = [sys.executable, "-m", "jupyter", "lab", shown.as_posix()]
+    command += [f"--port={options.port}"] if options.port else []
+    command += [] if options.browser else ["--no-browser"]
+    return subprocess.run(command, cwd=root, check=False).returncode
+
+
+def copy_notebooks(folder: Path) -> Path:
+    """Copy each notebook that a folder has not into it, and return the folder.
+
+    Parameters
+    ----------
+    folder
+        Where to; what is there already is left as it is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in available_notebooks():
+        copy = folder / notebook_path(name).name
+        if not copy.exists():
+            shutil.copyfile(notebook_path(name), copy)
+    return folder

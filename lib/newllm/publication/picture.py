@@ -1,0 +1,57 @@
+"""The picture of quality against bytes for a page, as the numbers that its template draws as SVG."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from newllm.figures.pareto import BREAK, Layout, front_corners, lay_out
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of the picture, in pixels from the upper left corner of its area."""
+
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    name_x: float
+    name_y: float
+    joint_x: float
+    joint_y: float
+    joined: bool
+
+
+def picture_of(summary: pd.DataFrame) -> dict[str, Any]:
+    """Say what the template ``picture.html`` draws, beside the name and the rows: layout, break, dots and front.
+
+    Parameters
+    ----------
+    summary
+        Rows as `newllm.figures.pareto.lay_out` takes them.
+    """
+    layout = lay_out(summary)
+    return {
+        "layout": layout,
+        "break": None if layout.bytes_axis.zero is None else layout.bytes_axis.zero + BREAK / 2,
+        "dots": _dots(summary, layout),
+        "front": " ".join(f"{x:.1f},{y:.1f}" for x, y in front_corners(layout.points[layout.front])),
+    }
+
+
+def _dots(summary: pd.DataFrame, layout: Layout) -> list[Dot]:
+    _, height = layout.canvas.area
+    dots = []
+    for place, row in enumerate(summary.to_dict("records")):
+        has_interval = not pd.isna(row["bits_per_byte_low"])
+        low, high = (
+            float((1 - layout.bits_axis.share(row[f"bits_per_byte_{end}"])) * height) if has_interval else None
+            for end in ("low", "high")
+        )
+        (x, y), (name_x, name_y), (joint_x, joint_y) = (
+            (float(pixels[place][0]), float(pixels[place][1]))
+            for pixels in (layout.points, layout.names, layout.joints)
+        )
+        dots.append(Dot(x, y, low, high, name_x, name_y, joint_x, joint_y, bool(layout.joined[place])))
+    return dots

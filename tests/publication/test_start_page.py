@@ -1,0 +1,92 @@
+"""The page of ``newllm start``: whole from its first version on, in words, and nothing in it is fetched."""
+
+import re
+
+import pandas as pd
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from newllm.evaluation.cache import measure
+from newllm.models import create
+from newllm.publication import start_content
+from newllm.publication.start_content import TOKENS, calculator, speak
+from newllm.publication.start_page import Progress, Result, Spoken, StartPage, render, verdict
+from tests.publication.board_records import write_record
+
+SPOKEN = Spoken("The <people>", (" of", " the"), (100, 200))
+RESULT = Result("mla@note=</script>", "one vector", 1024.0, 120.0, 2.0, "half of the bytes, no loss found", SPOKEN)
+
+
+def test_the_first_page_needs_nothing_and_asks_to_be_read_again(tmp_path):
+    page = render(StartPage("Getting ready.", first_picture=tmp_path / "missing.png"))
+    assert "Getting ready." in page and "location.reload" in page and "<img" not in page
+    assert "location.reload" not in render(StartPage("Done.", is_done=True))
+
+
+def test_what_is_shown_is_escaped_and_nothing_is_fetched(tmp_path):
+    (tmp_path / "known.png").write_bytes(b"picture")
+    progress = (Progress("<b>arm", "training", 0.5, "train 3.2", "9 s left"),)
+    for page in (
+        render(StartPage("At work.", progress=progress, first_picture=tmp_path / "known.png")),
+        render(
+            StartPage("Done.", is_done=True, results=(RESULT,), paths={"report": "/a/<b>"}, commands={"go": "a && b"})
+        ),
+    ):
+        assert "<b>arm" not in page and '</script>"' not in page and "/a/<b>" not in page and "<people>" not in page
+        assert page.count("</script>") == 1
+        assert re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*", page) == []
+
+
+@given(
+    st.sampled_from([1.0, 0.5, 0.25, 0.125, 0.3, 0.07]),
+    st.floats(-0.5, 0.5),
+    st.floats(0.001, 0.3),
+    st.floats(0.001, 0.3),
+)
+def test_a_verdict_claims_no_more_than_its_interval(share, mean, below, above):
+    words = verdict(share, (mean, mean - below, mean + above))
+    assert ("predicts worse" in words) == (mean - below > 0)
+    assert ("predicts better" in words) == (mean + above < 0)
+    assert ("no loss found at this budget" in words) == (mean - below <= 0 <= mean + above)
+
+
+def test_shares_are_said_as_a_reader_says_them():
+    assert verdict(0.25, (0.0, -0.1, 0.1)).startswith("a quarter of the bytes, no loss found at this budget")
+    assert verdict(0.1875, (0.2, 0.1, 0.3)).startswith("18.8% of the bytes, it predicts worse by 0.200")
+
+
+def test_the_calculator_counts_what_caches_hold(monkeypatch):
+    monkeypatch.setattr(start_content, "SIZES", ("tiny",))
+    values = calculator()["values"]["tiny"]
+    torch.manual_seed(0)
+    for name in ("pythia", "mla"):
+        measured = measure(create(name, "tiny"), TOKENS[0]).measured_bytes
+        assert values[name][0] * torch.float32.itemsize == measured
+
+
+def test_a_model_speaks_beside_the_bytes_of_its_cache(text_data):
+    torch.manual_seed(0)
+    model = create("mla", "tiny", vocab_size=len(text_data.tokenizer)).eval()
+    spoken = speak(model, text_data.tokenizer, "The river", seed=1)
+    assert spoken == speak(model, text_data.tokenizer, "The river", seed=1)
+    assert len(spoken.pieces) == len(spoken.cache_bytes) > 0
+    per_token = model.cached_values(2) - model.cached_values(1)
+    steps = {later - earlier for earlier, later in zip(spoken.cache_bytes, spoken.cache_bytes[1:], strict=False)}
+    assert steps <= {per_token * torch.float32.itemsize}
+
+
+def test_own_results_stand_among_the_published_ones_and_move_no_front(tmp_path, monkeypatch):
+    monkeypatch.setattr(start_content, "reference_folder", lambda: tmp_path)
+    assert start_content.published() == (None, ())
+    for arm, bits, kept in (("pythia", 2.0, 8192.0), ("mla", 2.1, 1024.0)):
+        write_record(tmp_path / arm, arm, bits=bits, kept=kept)
+    picture, methods = start_content.published()
+    assert picture is not None and {method.arm for method in methods} == {"pythia", "mla"}
+    own = pd.DataFrame([picture["rows"][0]]).drop(columns="id").assign(bits_per_byte=0.1, arm="mine")
+    both, same = start_content.published(own)
+    assert both is not None and same == methods
+    assert [row["arm"] for row in both["rows"]][-1] == "here: mine"
+    assert not both["layout"].front[-1]
+    page = render(StartPage("Done.", is_done=True, published=both, methods=methods))
+    assert page.count('class="point') == len(both["rows"])

@@ -1,0 +1,83 @@
+"""How long a comparison still takes: what was expected, corrected by what was seen."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from newllm.progress import stage
+from newllm.runs.outlook import describe_outlook, look, outlook, side_by_side
+from newllm.runs.progress import Plan, PlannedTrial, TrialState, read_state, written_progress
+
+EXPECTED = {"projection training": 20.0, "training": 100.0, "certificate": 10.0}
+seconds = st.floats(0, 1e4)
+
+
+def plan_of(count: int) -> Plan:
+    trials = [PlannedTrial(arm="mla", seed=seed, folder=Path(str(seed)), expected=EXPECTED) for seed in range(count)]
+    return Plan(started_at=0.0, processes=1, trials=tuple(trials))
+
+
+@given(st.lists(seconds, max_size=4), st.lists(seconds, max_size=8), st.integers(1, 4))
+def test_work_side_by_side_takes_no_less_than_its_longest_piece_and_no_more_than_one_after_another(
+    running, waiting, processes
+):
+    running = running[:processes]
+    total = side_by_side(running, waiting, processes)
+    bound = max([*running, *waiting, (sum(running) + sum(waiting)) / processes])
+    assert bound - 1e-6 <= total <= sum(running) + sum(waiting) + 1e-6
+
+
+@given(st.integers(1, 6), st.floats(0.25, 4.0), st.floats(0.15, 1.0), st.sampled_from(list(EXPECTED)))
+def test_a_trial_at_its_own_pace_is_foreseen(count, pace, share, name):
+    """Where everything takes ``pace`` times what was expected, that is said once a part of it was seen."""
+    before = sum(EXPECTED[earlier] for earlier in list(EXPECTED)[: list(EXPECTED).index(name)])
+    now = pace * (before + share * EXPECTED[name])
+    state = TrialState(
+        stage=name,
+        done=round(1000 * share),
+        total=1000,
+        seconds={stage: pace * EXPECTED[stage] for stage in EXPECTED} | {name: pace * share * EXPECTED[name]},
+        started_at=0.0,
+        written_at=now,
+    )
+    found = outlook(plan_of(count), {Path("0"): state}, now)
+    assert found.rows[0].is_running
+    # Of less than two seconds nothing is concluded.
+    if now > 2:
+        assert found.left == pytest.approx(count * pace * sum(EXPECTED.values()) - now, rel=0.05, abs=2)
+
+
+def test_other_seeds_take_as_long_as_the_one_that_is_done():
+    plan = plan_of(3).ended(Path("0"), 50.0, loss=4.0)
+    found = outlook(plan, {}, 60.0)
+    assert found.left == pytest.approx(100.0)
+    assert [row.stage for row in found.rows] == ["done", "waiting", "waiting"]
+    assert "1 of 3 trials done, about 1 min 40 s left" in describe_outlook(found)
+    failed = outlook(plan.ended(Path("1"), 0.0, loss=None), {}, 60.0)
+    assert failed.rows[1].stage == "failed" and failed.left == pytest.approx(50.0)
+
+
+def test_what_a_trial_does_is_read_from_its_folder_while_it_does_it(tmp_path):
+    folder = tmp_path / "mla-seed0"
+    folder.mkdir()
+    trial = PlannedTrial(arm="mla", seed=0, folder=folder, expected=EXPECTED)
+    plan = Plan(started_at=0.0, processes=1, trials=(trial,))
+    assert look(tmp_path) is None
+    with plan.written(tmp_path):
+        with written_progress(folder), stage("training", 4) as told:
+            told.ended = True  # the last state of a stage is written at once
+            told.advance(3, train=2.5)
+            found = look(tmp_path)
+            assert found is not None and found.rows[0].stage == "training" and found.rows[0].numbers == {"train": 2.5}
+            # What was begun before the comparison is what a killed process left.
+            state = read_state(folder)
+            assert state is not None
+            later = plan.model_copy(update={"started_at": state.started_at + 1})
+            later.write(tmp_path)
+            left = look(tmp_path)
+            assert left is not None and left.rows[0].stage == "waiting"
+            assert look(tmp_path, since=later.started_at + 1) is None
+        assert list(folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [folder]
