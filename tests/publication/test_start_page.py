@@ -53,7 +53,7 @@ def test_a_verdict_claims_no_more_than_its_interval(share, mean, below, above):
 
 def test_shares_are_said_as_a_reader_says_them():
     assert verdict(0.25, (0.0, -0.1, 0.1)).startswith("a quarter of the bytes, no loss found at this budget")
-    assert verdict(0.1875, (0.2, 0.1, 0.3)).startswith("18.8% of the bytes, it predicts worse by 0.200")
+    assert verdict(0.1875, (0.2, 0.1, 0.3)).startswith("18.8% of the bytes, in this run it predicts worse by 0.200")
 
 
 def test_the_calculator_counts_what_caches_hold(monkeypatch):
@@ -84,8 +84,10 @@ def test_own_results_stand_among_the_published_ones_and_move_no_front(tmp_path, 
     picture, methods = start_content.published()
     assert picture is not None and {method.arm for method in methods} == {"pythia", "mla"}
     own = pd.DataFrame([picture["rows"][0]]).drop(columns="id").assign(bits_per_byte=0.1, arm="mine")
-    both, same = start_content.published(own)
+    both, same = start_content.published(own, "mini")
     assert both is not None and same == methods
+    other, _ = start_content.published(own, "tiny")
+    assert other is not None and len(other["rows"]) == len(methods)
     assert [row["arm"] for row in both["rows"]][-1] == "here: mine"
     assert not both["layout"].front[-1]
     page = render(StartPage("Done.", is_done=True, published=both, methods=methods))

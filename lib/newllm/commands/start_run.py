@@ -155,7 +155,7 @@ def outcome(folder: Path, parameters: ExperimentParameters) -> dict[str, Any]:
     """
     records = load_records(folder)
     found, floor, summary = results(records, parameters.prompts[0])
-    picture, methods = published(own=summary)
+    picture, methods = published(summary, parameters.size)
     return {
         "state": "Done. Each model was trained from nothing on the same text, and tested on text that none saw.",
         "is_done": True,
@@ -182,4 +182,4 @@ def _talk(model: Path) -> str:
         "import newllm.models; from transformers import pipeline; "
         f"print(pipeline('text-generation', {str(model)!r})('The people', max_new_tokens=60)[0]['generated_text'])"
     )
-    return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+    return f'{shlex.quote(sys.executable)} -c "{program}"'

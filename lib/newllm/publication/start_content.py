@@ -31,13 +31,15 @@ TEMPERATURE = 0.8
 LIKELIEST = 40
 
 
-def published(own: pd.DataFrame | None = None) -> tuple[dict[str, Any] | None, tuple[Method, ...]]:
+def published(own: pd.DataFrame | None = None, size: str = "") -> tuple[dict[str, Any] | None, tuple[Method, ...]]:
     """Return the picture of the fullest published budget and a sentence for each of its methods.
 
     Parameters
     ----------
     own
         A summary of results of one's own, which stand among the published ones as trained otherwise.
+    size
+        Of those models; beside models of another size they would say nothing.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def published(own: pd.DataFrame | None = None) -> tuple[dict[str, Any] | None, t
         Method(row["arm"], find(row["method"]).summary, row["kv_bytes_per_token"], row["bits_per_byte"])
         for row in summary.to_dict("records")
     )
-    if own is not None:
+    if own is not None and size == board.budgets[0].settings["size"]:
         mine = own.assign(arm=HERE + own["arm"], trained_otherwise=True)
         summary = pd.concat([summary, mine], ignore_index=True)
     rows = [{**row, "id": str(index)} for index, row in enumerate(summary.to_dict("records"))]

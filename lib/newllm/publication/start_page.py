@@ -148,10 +148,12 @@ def verdict(share: float, difference: Sequence[float] | None) -> str:
     mean, low, high = difference
     if math.isnan(mean):
         cost = "and no difference was taken"
+    elif low == high:
+        cost = f"a difference of {mean:+.3f} nats a token, which so little text cannot judge"
     elif low > 0:
-        cost = f"it predicts worse by {mean:.3f} nats a token [{low:.3f}, {high:.3f}]"
+        cost = f"in this run it predicts worse by {mean:.3f} nats a token [{low:.3f}, {high:.3f}]"
     elif high < 0:
-        cost = f"it predicts better by {-mean:.3f} nats a token [{-high:.3f}, {-low:.3f}]"
+        cost = f"in this run it predicts better by {-mean:.3f} nats a token [{-high:.3f}, {-low:.3f}]"
     else:
         cost = f"no loss found at this budget ({mean:+.3f} nats a token [{low:+.3f}, {high:+.3f}])"
     return f"{_share(share)} of the bytes, {cost}"
