@@ -17,6 +17,7 @@ from newllm.data.hub import HubUnavailableError
 from newllm.evaluation.causality import certify
 from newllm.files import SAVED_MODEL, digest_of_json, outputs_folder, read_json, write_atomically, write_json
 from newllm.models.methods.pythia import PythiaModel
+from newllm.retrofit.report import REPORT_FILE, RESULT_FILE, report_table
 from newllm.retrofit.stages import convert
 from newllm.runs.provenance import Provenance
 from newllm.runs.record import RECORD_FILE, read_record
@@ -25,8 +26,6 @@ from newllm.runs.saving import save_trained_model
 from newllm.runtime import move, usable_device
 
 logger = logging.getLogger(__name__)
-RESULT = "retrofit.json"
-REPORT = "report.csv"
 HEALING = "healing"
 # Of the text, from the record of the trial that trained the model, where there is one.
 OF_TRIAL = ("source", "text_files", "seq_length", "validation_percent", "test_percent")
@@ -55,8 +54,8 @@ def main(options: argparse.Namespace) -> int:
     except (ValueError, FileNotFoundError, HubUnavailableError) as error:
         logger.error("%s", error)
         return 2
-    logger.info("\n%s\n", as_text(pd.DataFrame(finished["report"]).drop(columns="energy_lost_by_layer")))
-    logger.info("The model is in %s, the report in %s.", folder / SAVED_MODEL, folder / REPORT)
+    logger.info("\n%s\n", as_text(report_table(pd.DataFrame(finished["report"]))))
+    logger.info("The model is in %s, the report in %s.", folder / SAVED_MODEL, folder / REPORT_FILE)
     return 0
 
 
@@ -106,9 +105,9 @@ def _usual_folder(options: argparse.Namespace, described: dict[str, Any]) -> Pat
 
 def _finished(folder: Path, described: dict[str, Any]) -> dict[str, Any] | None:
     """Read what an earlier call finished; ValueError where the folder holds another retrofit."""
-    if not (folder / RESULT).is_file():
+    if not (folder / RESULT_FILE).is_file():
         return None
-    written = read_json(folder / RESULT)
+    written = read_json(folder / RESULT_FILE)
     if written.get("described") != described:
         raise ValueError(f"{folder} holds another retrofit: give another --output.")
     logger.info("%s is finished.", folder)
@@ -133,7 +132,7 @@ def _convert(
     if not certificate.passed:
         raise ValueError(f"the converted model does not pass the causality certificate: {certificate.failures()[0]}")
     save_trained_model(folder / SAVED_MODEL, converted, trained.tokenizer)
-    write_atomically(folder / REPORT, report.to_csv(index=False))
+    write_atomically(folder / REPORT_FILE, report.to_csv(index=False))
     rows = report.astype(object).where(report.notna(), None).to_dict("records")
     result = {
         "described": described,
@@ -141,5 +140,5 @@ def _convert(
         "report": rows,
         "provenance": Provenance.collect().model_dump(mode="json"),
     }
-    write_json(folder / RESULT, result)
+    write_json(folder / RESULT_FILE, result)
     return result

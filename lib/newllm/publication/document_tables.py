@@ -15,7 +15,13 @@ from newllm.files import project_root, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
-from newllm.publication.reference import UnpublishedError, published_evidence, published_sweep, published_table
+from newllm.publication.reference import (
+    UnpublishedError,
+    published_evidence,
+    published_retrofits,
+    published_sweep,
+    published_table,
+)
 from newllm.runs.records_table import load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")
@@ -111,6 +117,29 @@ def claims() -> pd.DataFrame:
             for row in judged.to_dict("records")
         ]
     )
+
+
+def retrofits() -> pd.DataFrame:
+    """Write what each published retrofit of a trained model loses, its controls beside it, the most bytes first."""
+    rows = []
+    for said in published_retrofits().values():
+        original, *stages = said["report"]
+        for row in (original, *stages):
+            if row["stage"] != "position absorbable":  # where nothing is left out yet
+                rows.append(row | {"method": said["described"]["parameters"]["method"], "from": original["perplexity"]})
+    table = pd.DataFrame(rows).sort_values(["bytes_per_token", "perplexity"], ascending=[False, True])
+    written = [
+        {
+            "what became of it": row["stage"] if row["stage"] == "original" else f"{row['method']}, {row['stage']}",
+            "": "control" if row["control"] else "",
+            "KV bytes a token (measured)": f"{row['bytes_per_token']:,.0f}",
+            "perplexity": f"{row['perplexity']:,.1f}",
+            "nats/token lost": f"{math.log(row['perplexity'] / row['from']):+.3f}",
+            "energy lost": "" if pd.isna(row["energy_lost"]) else f"{row['energy_lost']:.1%}",
+        }
+        for row in table.to_dict("records")
+    ]
+    return pd.DataFrame(written).drop_duplicates()
 
 
 def models_at_70m() -> pd.DataFrame:
@@ -279,6 +308,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "stdlib": stdlib,
     "learning rates": learning_rates,
     "claims": claims,
+    "retrofits": retrofits,
     "models at 70m": models_at_70m,
     "decoding": decoding,
     "reversal curse": reversal_curse,

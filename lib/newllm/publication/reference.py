@@ -2,16 +2,18 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from newllm import figures
 from newllm.experiments.floor import FLOORS_FOLDER, floor_files
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
-from newllm.files import reference_folder, write_atomically
+from newllm.files import read_json, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.leaderboard import read_board
 from newllm.publication.memory_page import PAGE_FILE, render, write_passage
+from newllm.retrofit.report import REPORT_FILE, RESULT_FILE
 from newllm.runs.folder import SWEEPS_FOLDER, TABLES_FOLDER
 from newllm.runs.pictures import FIGURES_FOLDER, write_pictures
 from newllm.runs.publishing import publish_run
@@ -22,6 +24,7 @@ KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
 KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
 PICTURE = "quality_against_bytes.png"
 LEADING_SWEEP = "sotu"
+RETROFITS_FOLDER = "retrofit"
 
 # Tables that claims are judged by, below the reference folder.
 EVIDENCE = {
@@ -47,7 +50,7 @@ def publish(run: Path) -> None:
     Parameters
     ----------
     run
-        Folder of a finished run of a notebook, or of a sweep.
+        Folder of a finished run of a notebook, of a sweep, or of a retrofit.
 
     Raises
     ------
@@ -56,6 +59,9 @@ def publish(run: Path) -> None:
     RuntimeError
         Where kaleido finds no Chrome or Chromium to draw the picture.
     """
+    if (run / RESULT_FILE).is_file():
+        _publish_retrofit(run)
+        return
     records = sorted(run.rglob(RECORD_FILE))
     if not records:
         raise ValueError(f"{run} holds no record: give the folder of a finished run.")
@@ -82,6 +88,27 @@ def publish(run: Path) -> None:
             target.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / path.name)
     draw_reference()
+
+
+def _publish_retrofit(folder: Path) -> None:
+    target = reference_folder() / RETROFITS_FOLDER / folder.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (RESULT_FILE, REPORT_FILE):
+        shutil.copyfile(folder / name, target / name)
+
+
+def published_retrofits() -> dict[str, dict[str, Any]]:
+    """Read what the published retrofits said, by the names of their folders.
+
+    Raises
+    ------
+    UnpublishedError
+        Where there are none.
+    """
+    files = sorted((reference_folder() / RETROFITS_FOLDER).glob(f"*/{RESULT_FILE}"))
+    if not files:
+        raise UnpublishedError("not published yet: `newllm retrofit`")
+    return {file.parent.name: read_json(file) for file in files}
 
 
 def draw_reference() -> None:
