@@ -43,9 +43,11 @@ ARMS = {
     "04_position_encodings": (["unified@position=none"], ["ka", "mla"]),
     "05_reversal_curse": (["dproj-random"],),
     "06_latent_attention": (["pythia"], ["mla"]),
+    "07_context_pythia": (["context-random"],),
     "08_context_kv": (["context-kv-random"], ["context-kv-end-to-end", "context-kv-random"], ["pythia"]),
     "09_cascade": (["cascade-random"], ["cascade-end-to-end", "cascade-end-to-end@context_dim=80"], ["pythia"]),
     "10_key_attention_and_projected_values": (["pythia", "vdproj@value_dim=32"], ["ka"], ["narrow"]),
+    "11_recall": (["context-kv-random"],),
 }
 # Those that compare no arms: what is given beside the profile.
 OTHERS = {

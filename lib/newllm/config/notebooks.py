@@ -5,6 +5,7 @@ A new notebook adds a class of a few lines, an entry in `NOTEBOOKS` and its YAML
 
 import itertools
 import math
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -72,6 +73,18 @@ class Cascade(StudyParameters):
     base_method = "cascade"
 
     loop_tokens: Count = Field(20_000, description="tokens collected one by one, to time and check the parallel way")
+
+
+class ContextPythia(ExperimentParameters):
+    """Notebook 07: one context for all layers, beside the controls that keep its bytes."""
+
+    notebook = "07_context_pythia"
+
+    lambada_file: Path | None = Field(None, description="a LAMBADA .jsonl file to score the models on; None: none")
+    wikitext_file: Path | None = Field(
+        None, description="a raw WikiText file, such as wiki.test.raw, to score the models on; None: none"
+    )
+    memory_contexts: Lengths = Field((64, 256, 1024), description="tokens of context whose memory is counted")
 
 
 class ContextKV(StudyParameters):
@@ -154,6 +167,12 @@ class LatentAttention(ExperimentParameters):
         return self
 
 
+class Recall(ExperimentParameters):
+    """Notebook 11: what of the past the models use, which perplexity hides."""
+
+    notebook = "11_recall"
+
+
 class Claims(RunParameters):
     """Notebook 13: what was claimed before, and what became of it."""
 
@@ -176,9 +195,11 @@ NOTEBOOKS: dict[str, type[RunParameters]] = {
         PositionEncodings,
         ReversalCurse,
         LatentAttention,
+        ContextPythia,
         ContextKV,
         Cascade,
         KeyAttention,
+        Recall,
         Claims,
         Leaderboard,
     )
