@@ -120,6 +120,9 @@ def two_way_difference(
     error = float(np.sqrt(draws.var(ddof=1) + missing))
     # Documents carry the degrees of freedom: there are more of them than seeds, whose variance is pooled.
     reach = float(stats.t.ppf((1 + confidence) / 2, max(count - 1, 1))) * error
+    if count == 1 and seeds == 1:
+        # One document read with one seed: how far another one would be from it, nobody knows.
+        return Difference(Interval(mean, np.nan, np.nan, count), np.nan, 1.0)
     p_value = float(2 * stats.t.sf(abs(mean) / error, max(count - 1, 1))) if error else float(mean == 0)
     return Difference(Interval(mean, mean - reach, mean + reach, count), error, p_value)
 

@@ -151,7 +151,9 @@ def _is_number(texts: Sequence[str]) -> bool:
 
 def _column(name: str, texts: list[str]) -> list[str]:
     """Return the lines of a column, all as wide: its heading over several, then its texts."""
-    words = textwrap.wrap(name, max(HEADING_WIDTH, *map(len, texts)), break_long_words=False)
+    room = max(HEADING_WIDTH, *map(len, texts))
+    while len(words := textwrap.wrap(name, room, break_long_words=False)) > HEADING_LINES:
+        room += 1
     heading = [""] * (HEADING_LINES - len(words)) + words
     width = max(map(len, [*heading, *texts]))
     return [line.rjust(width) if _is_number(texts) else line.ljust(width) for line in [*heading, *texts]]
