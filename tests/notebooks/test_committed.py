@@ -60,6 +60,7 @@ def test_begins_with_the_bootstrap_and_the_smoke_profile(notebook, path):
     values: dict[str, object] = {}
     exec(second.source, values)
     del values["__builtins__"]
+    values.pop("__annotations__", None)
     assert values.pop("profile") == "smoke"
     assert set(values) == set(NOTEBOOKS[path.stem].model_fields) - {"profile"}
     assert set(values.values()) == {None}
