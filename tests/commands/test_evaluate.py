@@ -215,7 +215,7 @@ def test_a_damaged_file_is_named_in_one_sentence(
         (["--facts", "--device", "cuda:77"], "device cuda:77 cannot be used here"),
         (["--facts", "--device", "tpv"], "device tpv cannot be used here"),
         (["--facts", "--output", "facts.csv"], "is a file"),
-        (["--facts", "--as", "mla"], "rotary_fraction=0.25 is not free"),
+        (["--facts", "--as", "mla"], "cannot be loaded as mla"),
     ],
 )
 def test_nothing_is_written_where_something_is_wrong(

@@ -25,4 +25,4 @@ def with_weights(records: pd.DataFrame, parameters: RunParameters) -> pd.DataFra
     if len(missing):
         command = f"newllm run {parameters.notebook[:2]} --profile {parameters.profile} --rerun"
         logger.info("The weights of %s are not published: %s trains them.", ", ".join(missing), command)
-    return records[here]
+    return records[pd.Series(here, index=records.index, dtype=bool)]
