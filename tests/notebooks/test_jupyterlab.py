@@ -29,7 +29,7 @@ NOTEBOOK = "03_causal_masks.ipynb"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Some seconds and some twenty seconds on an idle machine; but other tests may be running on it.
 LAB_SECONDS = 300
-RUN_ALL_SECONDS = 900
+RUN_ALL_SECONDS = 400
 # A slider and its figure at once: what is outside the window may not be drawn.
 WINDOW = {"width": 1300, "height": 1600}
 # Every cell in the page, whether seen or not; no news from the network.
@@ -43,7 +43,7 @@ FAILED = """() => [...document.querySelectorAll(".jp-OutputArea-output")].map(ou
     text => text.includes("Traceback (most recent call last)"))"""
 # All cells have run, or one of them has failed and no other will.
 EXECUTED = rf"""count => {{
-    const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map(prompt => prompt.innerText);
+    const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map(prompt => prompt.textContent);
     const done = prompts.length === count && prompts.every(prompt => /\[\d+\]/.test(prompt));
     return done || ({FAILED})().length > 0;
 }}"""
