@@ -43,8 +43,10 @@ FAILED = """() => [...document.querySelectorAll(".jp-OutputArea-output")].map(ou
     text => text.includes("Traceback (most recent call last)"))"""
 # All cells have run, or one of them has failed and no other will.
 EXECUTED = rf"""count => {{
-    const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map(prompt => prompt.textContent);
-    const done = prompts.length === count && prompts.every(prompt => /\[\d+\]/.test(prompt));
+    const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
+    // The prompt of a cell whose source is folded away is not shown; the saved file says below that it has run.
+    const ran = prompt => prompt.offsetParent === null || /\[\d+\]/.test(prompt.innerText);
+    const done = prompts.length === count && prompts.every(ran);
     return done || ({FAILED})().length > 0;
 }}"""
 # Lowest number that the figure below a slider shows: the bias of the last query for the first key.
