@@ -33,6 +33,16 @@ def test_a_run_of_ones_own_is_wanted_more(tmp_path, published):
     assert list(found.values()) == [tmp_path / "outputs" / "pythia-seed0"]
 
 
+def test_one_of_ones_own_is_wanted_more_than_those_published_below_it(tmp_path):
+    """As the published results lie below the outputs of a clone, before the folder of sweeps."""
+    outputs = tmp_path / "outputs"
+    run = Run(outputs / "sweeps" / "pythia-seed0", {"lr": 1.0})
+    run.start()
+    run.finish(12.5)
+    publish_run(run.folder, outputs / "reference" / "pythia-seed0", [])
+    assert list(finished_runs(outputs, outputs / "reference").values()) == [run.folder]
+
+
 def test_a_published_file_that_was_changed_is_not_taken_over(tmp_path, published):
     file = published / "evaluation.json"
     file.write_text(file.read_text().replace("1.5", "1.4"))

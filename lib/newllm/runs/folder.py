@@ -279,12 +279,14 @@ def finished_runs(*folders: Path) -> dict[str, Path]:
     Parameters
     ----------
     folders
-        Folders to walk through, those first whose runs are wanted more; they need not exist.
+        Folders to walk through, those first whose runs are wanted more; they need not exist. One that lies within
+        another is walked through in its own place only.
     """
     found: dict[str, Path] = {}
     for folder in folders:
+        within = [other for other in folders if other != folder and other.is_relative_to(folder)]
         for path in sorted(folder.rglob(FINISHED_FILE)):
-            if is_hidden(path, folder):
+            if is_hidden(path, folder) or any(path.is_relative_to(other) for other in within):
                 continue
             try:
                 found.setdefault(_key(path.parent, read_json(path)["identity"]), path.parent)
