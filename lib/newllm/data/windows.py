@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -76,6 +77,11 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         start = index * self.seq_length
         ids = torch.from_numpy(self.token_ids[start : start + self.seq_length + 1].astype(np.int64))
         return {"input_ids": ids, "labels": ids}
+
+    def rows(self) -> NDArray[np.integer]:
+        """Ids of all windows (windows, seq_length + 1), without a copy."""
+        ids: NDArray[np.integer] = np.asarray(self.token_ids)
+        return sliding_window_view(ids, self.seq_length + 1)[:: self.seq_length]
 
     @cached_property
     def document_groups(self) -> NDArray[np.int64]:

@@ -89,9 +89,10 @@ def measure_recall(
     passages = pd.DataFrame()
     if distances:
         passages = repeated_passages(model, ids, distances, passages=parameters.repeated_passages, device=model.device)
-    windows = ids[np.arange(len(data.test))[:, None] * length + np.arange(length + 1)]
     return RecallReport(
-        tokens=recall_losses(losses, recall_tokens(windows, data.train.token_ids[None], model.config.vocab_size)),
+        tokens=recall_losses(
+            losses, recall_tokens(data.test.rows(), data.train.token_ids[None], model.config.vocab_size)
+        ),
         passages=passages,
         positions=position_gain(losses) if length >= SIXTEENTHS else None,
         places=by_place_in_period(losses, period, skip=period) if 1 < period <= length // 2 else pd.DataFrame(),

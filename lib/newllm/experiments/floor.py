@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from newllm.data import TextData, TokenWindows
+from newllm.data import TextData
 from newllm.data.tokenizers import bytes_per_token
 from newllm.evaluation.ngram import KEY_BITS, KneserNey
 from newllm.evaluation.perplexity import perplexity_of
@@ -129,8 +127,8 @@ def count_floor(data: TextData) -> Floor:
 
 
 def _score(order: int, data: TextData, vocabulary: int) -> NGramScore:
-    model = KneserNey(_windows(data.train), order, vocabulary)
-    test = _windows(data.test)
+    model = KneserNey(data.train.rows(), order, vocabulary)
+    test = data.test.rows()
     losses = np.concatenate(
         [
             model.token_losses(test[start : start + WINDOWS_AT_ONCE]).mean(1)
@@ -144,12 +142,6 @@ def _score(order: int, data: TextData, vocabulary: int) -> NGramScore:
         bits_per_byte=loss * losses.size * data.test.seq_length / math.log(2) / data.test.text_bytes,
         window_losses=tuple(losses.round(LOSS_DIGITS).tolist()),
     )
-
-
-def _windows(windows: TokenWindows) -> NDArray[np.integer]:
-    """Ids of all windows (N, T + 1), without a copy."""
-    ids: NDArray[np.integer] = np.asarray(windows.token_ids)
-    return sliding_window_view(ids, windows.seq_length + 1)[:: windows.seq_length]
 
 
 def floors_of(records: pd.DataFrame) -> Iterator[Floor]:

@@ -1,5 +1,7 @@
 """Figures of comparisons: arms, differences, positions, quality against bytes."""
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -83,16 +85,8 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
         figure.add_annotation(text="no other arm to take a difference of", showarrow=False, xref="paper", yref="paper")
     for index, (study, rows) in enumerate(studies.groupby("study", sort=False)):
         figure.add_scatter(
-            x=rows["difference"],
-            y=rows["change"],
-            mode="markers",
+            **_differences(rows, rows["change"]),
             marker={"color": COLOURS[index % len(COLOURS)], "size": 9},
-            error_x={
-                "array": rows["difference_high"] - rows["difference"],
-                "arrayminus": rows["difference"] - rows["difference_low"],
-                "thickness": 2,
-                "width": 6,
-            },
             name=str(study),
             showlegend=False,
         )
@@ -101,6 +95,15 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
     figure = finish(figure, title, f"nats per token from {base}, held out", "")
     figure.update_layout(height=180 + 34 * max(len(studies), 2))
     return figure.update_yaxes(autorange="reversed", automargin=True)
+
+
+def _differences(rows: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:
+    """Place a point for each difference on the line of its label, with its interval."""
+    ends = {
+        "array": rows["difference_high"] - rows["difference"],
+        "arrayminus": rows["difference"] - rows["difference_low"],
+    }
+    return {"x": rows["difference"], "y": labels, "mode": "markers", "error_x": {**ends, "thickness": 2, "width": 6}}
 
 
 def claims(judged: pd.DataFrame) -> go.Figure:
@@ -126,16 +129,8 @@ def claims(judged: pd.DataFrame) -> go.Figure:
     labels = [f"{row['claim']} {row['words']}" for row in measured.to_dict("records")]
     for index, (verdict, rows) in enumerate(measured.assign(label=labels).groupby("verdict", sort=False)):
         figure.add_scatter(
-            x=rows["difference"],
-            y=rows["label"],
-            mode="markers",
+            **_differences(rows, rows["label"]),
             marker={"color": COLOURS[index % len(COLOURS)], "size": 10},
-            error_x={
-                "array": rows["difference_high"] - rows["difference"],
-                "arrayminus": rows["difference"] - rows["difference_low"],
-                "thickness": 2,
-                "width": 6,
-            },
             name=str(verdict),
         )
     figure.add_vline(x=0, line_dash="dot")

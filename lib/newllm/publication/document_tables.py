@@ -8,8 +8,9 @@ import pandas as pd
 
 from newllm.analysis.claims import judge_claims
 from newllm.analysis.learning_rates import with_learning_rate
+from newllm.analysis.recall import recall_by_arm
 from newllm.analysis.summary import summarize_arms
-from newllm.analysis.tables import arms_table
+from newllm.analysis.tables import arms_table, readable
 from newllm.analysis.wording import with_interval
 from newllm.files import project_root, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
@@ -25,15 +26,6 @@ from newllm.publication.reference import (
 from newllm.runs.records_table import load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")
-
-# What the table of recall shows of the metrics of a record.
-RECALL = {
-    "recall_hits_loss": "completing a pair seen before",
-    "recall_misses_loss": "another end of a pair",
-    "recall_others_loss": "all others",
-    "position_gain": "gained late in the window",
-    "repeated_passage_gain": "gained on a repeated passage",
-}
 
 # Columns of words, which stand on the left.
 WORDS = ("verdict", "experiment", "numbers", "what would tell", "read as", "control")
@@ -92,14 +84,9 @@ def _sweep(name: str) -> pd.DataFrame:
 
 
 def recall() -> pd.DataFrame:
-    """Write what of the past each arm uses on State of the Union addresses, the mean over its seeds."""
-    records = published_sweep("sotu")
-    means = records.groupby("arm")[list(RECALL)].mean().sort_values("recall_hits_loss")
-    rows = [
-        {"arm": f"`{arm}`", **{words: f"{row[measure]:.3f}" for measure, words in RECALL.items()}}
-        for arm, row in means.iterrows()
-    ]
-    return pd.DataFrame(rows)
+    """Write what of the past each arm uses on State of the Union addresses."""
+    table = readable(recall_by_arm(published_sweep("sotu")))
+    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
 
 
 def claims() -> pd.DataFrame:

@@ -8,12 +8,12 @@ from urllib.parse import quote
 
 import pandas as pd
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from newllm.analysis.wording import number, plus_minus, with_interval
 from newllm.files import outputs_folder, project_root
 from newllm.publication.leaderboard import Board, Budget
 from newllm.publication.picture import picture_of
+from newllm.publication.templates import page_template
 from newllm.runs.record import RECORD_FILE, read_record
 
 TEMPLATE = "leaderboard.html"
@@ -34,16 +34,9 @@ def render(board: Board, target: Path) -> str:
     str
         HTML. Every text from a record is escaped.
     """
-    environment = Environment(
-        loader=PackageLoader("newllm.publication", "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "plus_minus": plus_minus, "with_interval": with_interval}
+    template = page_template(TEMPLATE, number=number, plus_minus=plus_minus, with_interval=with_interval)
     first = board.budgets[0] if board.budgets else None
-    return environment.get_template(TEMPLATE).render(
+    return template.render(
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         sections=[_section(budget, first, target) for budget in board.budgets],
         set_apart=[_apart(row) for _, row in board.set_apart.iterrows()],

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from newllm.config.groups import DataParameters, ExperimentParameters
@@ -17,6 +16,7 @@ from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import EVALUATION_FILE
 from newllm.files import read_json, read_plain_json, write_json
 from newllm.models.registry import BASELINE
+from newllm.publication.templates import page_template
 from newllm.runs.record import Record, read_record
 
 TEMPLATE = "memory.html"
@@ -152,14 +152,7 @@ def render(folder: Path) -> str:
     except FileNotFoundError as error:
         raise NoPassageError(f"{folder} holds no {PASSAGE_FILE}: publish a run with newllm publish.") from error
     rows = _rows(folder, passage)
-    environment = Environment(
-        loader=PackageLoader("newllm.publication", "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
+    return page_template(TEMPLATE).render(
         passage=passage,
         rows=rows,
         length=len(passage.hits),

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from newllm.publication.templates import page_template
 
 TEMPLATE = "start.html"
 READ_AGAIN_SECONDS = 3
@@ -115,17 +115,9 @@ class StartPage:
 
 def render(page: StartPage) -> str:
     """Write the page as HTML; every text is escaped."""
-    environment = Environment(
-        loader=PackageLoader("newllm.publication", "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number}
     picture = page.first_picture
     encoded = base64.b64encode(picture.read_bytes()).decode() if picture is not None and picture.is_file() else ""
-    return environment.get_template(TEMPLATE).render(
+    return page_template(TEMPLATE, number=_number).render(
         page=page,
         first_picture=encoded,
         spoken=[None if result.spoken is None else asdict(result.spoken) for result in page.results],

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from newllm.commands.arguments.assignments import add_assignments
 from newllm.commands.shared import read_assignments
 from newllm.config.errors import ParameterError
 from newllm.files import why_no_model
@@ -23,14 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "model", help="the folder of a run's trial or of a saved model, or a hub id: a Pythia, Llama, SmolLM2 or Qwen2"
     )
     parser.add_argument("--to", dest="method", required=True, choices=("mla", "mqa", "cla"), help="what it becomes")
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="a setting of the retrofit or of its text (source, text_files, seq_length, ...); repeatable",
-    )
+    add_assignments(parser, "a setting of the retrofit or of its text (source, text_files, seq_length, ...)")
     parser.add_argument("--seed", type=int, default=0, help="of healing and of the random control (0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (the accelerator, if there is one)")
     parser.add_argument(

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from newllm.commands.arguments.assignments import add_assignments
 from newllm.commands.shared import full_name, read_assignments
 from newllm.config.errors import ParameterError
 from newllm.config.groups import ComparisonParameters, RunParameters
@@ -32,14 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="numbers, names or paths, such as 02 or 02_main_training, or all; their list is shown if none",
     )
     parser.add_argument("--profile", default="smoke", choices=profiles(), help="whose parameters (smoke)")
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="replace a parameter; repeatable",
-    )
+    add_assignments(parser, "replace a parameter")
     parser.add_argument("--rerun", action="store_true", help="delete what is finished and run it again")
 
 

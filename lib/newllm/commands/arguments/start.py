@@ -2,6 +2,7 @@
 
 import argparse
 
+from newllm.commands.arguments.assignments import add_assignments
 from newllm.commands.arguments.run import check_planned
 from newllm.config.profiles import profiles
 
@@ -19,14 +20,7 @@ NOTEBOOK = "02_main_training"
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--profile", default="quick", choices=profiles(), help="whose parameters (quick)")
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="replace a parameter of notebook 02; repeatable",
-    )
+    add_assignments(parser, "replace a parameter of notebook 02")
     parser.add_argument("--rerun", action="store_true", help="delete what is finished and run it again")
     parser.add_argument("--no-browser", dest="browser", action="store_false", help="write the page, and do not open it")
     parser.set_defaults(notebooks=[NOTEBOOK])

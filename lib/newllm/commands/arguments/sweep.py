@@ -2,6 +2,7 @@
 
 import argparse
 
+from newllm.commands.arguments.assignments import add_assignments
 from newllm.commands.shared import read_assignments
 from newllm.config.errors import ParameterError
 from newllm.config.profiles import available_sweeps, sweep_path
@@ -19,14 +20,7 @@ WHEN_INTERRUPTED = "finished trials are kept; the same command goes on with the 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("sweep", help=f"a YAML file, or one of {', '.join(available_sweeps())}")
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="replace a parameter, the profile, or the values of an axis; repeatable",
-    )
+    add_assignments(parser, "replace a parameter, the profile, or the values of an axis")
     parser.add_argument("--processes", type=int, default=1, help="trials trained side by side (1)")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say how long it takes, train nothing")
 
