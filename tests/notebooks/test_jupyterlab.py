@@ -44,8 +44,8 @@ FAILED = """() => [...document.querySelectorAll(".jp-OutputArea-output")].map(ou
 # All cells have run, or one of them has failed and no other will.
 EXECUTED = rf"""count => {{
     const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
-    // The prompt of a cell whose source is folded away is not shown; the saved file says below that it has run.
-    const ran = prompt => prompt.offsetParent === null || /\[\d+\]/.test(prompt.innerText);
+    // A cell whose source is folded away shows no number; the saved file says below that it has run.
+    const ran = prompt => prompt.closest(".jp-Placeholder") !== null || /\[\d+\]/.test(prompt.innerText);
     const done = prompts.length === count && prompts.every(ran);
     return done || ({FAILED})().length > 0;
 }}"""
