@@ -187,11 +187,19 @@ def adapts_all_linear_maps(model: Any) -> None:
 
 
 def adapts_called_linear_maps(model: Any) -> None:
-    adapt(model, CALLED.get(model.config.model_type, ["dense", "dense_h_to_4h", "dense_4h_to_h"]))
+    of_backbone = CALLED_BY_BACKBONE[getattr(model.config, "backbone", "neox")]
+    adapt(model, CALLED.get(model.config.model_type, of_backbone))
 
 
-# Linear maps that a method calls as modules, where they are not those of a decoder.
-CALLED = {"newllm-cascade": ["token_block.linear"], "newllm-context-kv": ["query", "dense_h_to_4h", "dense_4h_to_h"]}
+# Linear maps that a decoder calls as modules, and those of a method where they are others.
+CALLED_BY_BACKBONE = {
+    "neox": ["dense", "dense_h_to_4h", "dense_4h_to_h"],
+    "llama": ["q_proj", "o_proj", "gate_proj", "down_proj"],
+}
+CALLED = {
+    "newllm-cascade": ["token_block.linear"],
+    "newllm-context-kv": ["query", "dense_h_to_4h", "dense_4h_to_h"],
+}
 
 
 def compiles(model: Any) -> None:

@@ -271,7 +271,7 @@ class LatentAttention(Attention):
             asked.append(rotary_queries)
             turned = shared if self.shares_rotary_key else rotary_keys
             keys.append(turned.repeat_interleave(self.num_heads // turned.shape[1], dim=1))
-        return attend(torch.cat(asked, dim=-1), torch.cat(keys, dim=-1), values, step, self.position, self.scale)
+        return attend(_side_by_side(asked), _side_by_side(keys), values, step, self.position, self.scale)
 
     def _absorbed(
         self, queries: Tensor, rotary_queries: Tensor | None, latents: Tensor, rotary_keys: Tensor, step: Step
@@ -307,6 +307,11 @@ class LatentAttention(Attention):
     def _split_heads(states: Tensor, heads: int) -> Tensor:
         """(B, T, heads w) -> (B, heads, T, w)."""
         return states.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    """Join parts along their last dimension; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 @register(
