@@ -3,7 +3,10 @@
 import argparse
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
@@ -11,11 +14,14 @@ from newllm import figures
 from newllm.analysis.learning_rates import best_learning_rates, judge, with_learning_rate
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import summarize_arms
+from newllm.commands.arguments.sweep import LOCAL, SLURM
 from newllm.commands.shared import as_text, read_assignments, terminal_width
 from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
 from newllm.config.profiles import sweep_path
 from newllm.config.values import read_value
+from newllm.experiments.comparison import Runner
+from newllm.experiments.jobs import run_as_jobs
 from newllm.experiments.sweeps import SweepRun, load_sweep, plan
 from newllm.experiments.trial import Trial
 from newllm.models.registry import BASELINE
@@ -37,26 +43,19 @@ def main(options: argparse.Namespace) -> int:
     try:
         path = sweep_path(options.sweep)
         given = {key: text and read_value(text) for key, text in read_assignments(options.parameters).items()}
-        sweep = load_sweep(path, given)
-        run = SweepRun(path.stem, plan(sweep))
-        expected = run.expected_stages(options.processes)
+        run = SweepRun(path.stem, plan(load_sweep(path, given)))
+        with open_place(options.on, options.processes or 1, is_rehearsal=options.dry_run) as place:
+            expected = run.expected_stages(place.shared_by)
+            announce(run, expected, place.count)
+            if options.dry_run:
+                logger.info("\n%s", as_text(run.outline(expected)))
+                return 0
+            started = time.monotonic()
+            view_with(view_of_this_terminal)
+            failures = run.train(expected, place.count, place.run_part)
     except (ValueError, RunError, OSError) as error:
         logger.error("%s", error)
         return 2
-    seconds = side_by_side([], [sum(stages.values()) for stages in expected.values()], options.processes)
-    finished = len(run.trials) - len(set(run.trials) & set(run.waiting))
-    logger.info(
-        "%s: %d trials, %d of them finished; the others take about %s.",
-        path.stem,
-        len(run.trials),
-        finished,
-        describe_seconds(seconds),
-    )
-    if options.dry_run:
-        return 0
-    started = time.monotonic()
-    view_with(view_of_this_terminal)
-    failures = run.train(expected, options.processes)
     show(run)
     if failures:
         report(failures)
@@ -64,6 +63,66 @@ def main(options: argparse.Namespace) -> int:
     run.run.finish(time.monotonic() - started)
     logger.info("%s", run.run.folder)
     return 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the trials run.
+
+    Attributes
+    ----------
+    count
+        How many run at a time.
+    shared_by
+        How many of them share this machine's cores.
+    run_part
+        Runs some of them; None for processes of this command.
+    """
+
+    count: int
+    shared_by: int
+    run_part: Runner | None = None
+
+
+@contextmanager
+def open_place(where: str | None, processes: int, *, is_rehearsal: bool) -> Iterator[Place]:
+    """Open the workers on which the trials shall run.
+
+    Parameters
+    ----------
+    where
+        As ``--on`` gives it.
+    processes
+        How many are asked for.
+    is_rehearsal
+        Whether nothing will run: no process is started, no job is submitted, and the script of a job is shown.
+    """
+    if where is None or (is_rehearsal and where == LOCAL):
+        yield Place(processes, processes)
+        return
+    # Here, because Dask is an extra.
+    from newllm.experiments import workers
+
+    if is_rehearsal and where == SLURM:
+        logger.info("Each job:\n%s", workers.slurm_job_script())
+        yield Place(processes, 1)
+        return
+    with workers.open_workers(where, processes) as opened:
+        run_part = partial(run_as_jobs, executor=opened.executor)
+        yield Place(opened.count, processes if where == LOCAL else 1, run_part)
+
+
+def announce(run: SweepRun, expected: Mapping[Trial, Mapping[str, float]], count: int) -> None:
+    """Log how many trials are finished, and how long the others take on so many workers."""
+    seconds = side_by_side([], [sum(stages.values()) for stages in expected.values()], count)
+    logger.info(
+        "%s: %d trials, %d of them finished; the others take about %s%s.",
+        run.run.folder.name,
+        len(run.trials),
+        len(run.trials) - len(set(run.trials) & set(run.waiting)),
+        describe_seconds(seconds),
+        f" on {count} workers like this machine" if count > 1 else "",
+    )
 
 
 def show(run: SweepRun) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +24,10 @@ from newllm.runs.watching import watched
 from newllm.wording import count, describe_seconds
 
 logger = logging.getLogger(__name__)
+
+
+# Runs trials of which none needs another one, and yields each when it is done, with its error if it failed.
+Runner = Callable[[Sequence[Trial]], Iterator[tuple[Trial, Exception | None]]]
 
 
 class ComparisonError(RuntimeError):
@@ -82,6 +86,7 @@ def run_trials(
     folder: Path,
     processes: int = 1,
     known: Mapping[Trial, Mapping[str, float]] | None = None,
+    run_part: Runner | None = None,
 ) -> dict[Trial, Exception]:
     """Run trials, which may differ in any parameter but those of the data, and return those that failed.
 
@@ -100,6 +105,8 @@ def run_trials(
         How many trials run side by side, each on its share of the cores.
     known
         Seconds of the stages of trials as `expected_stages` gives them; those of the others are measured.
+    run_part
+        Runs them somewhere else, so many at a time; omitted, they run in processes of this machine.
 
     Returns
     -------
@@ -127,7 +134,8 @@ def run_trials(
     failures: dict[Trial, Exception] = {}
     with watched(folder), plan.written(folder):
         for part in parts:
-            for trial, error in run_side_by_side(run_trial, part, data, processes):
+            done = run_part(part) if run_part else run_side_by_side(run_trial, part, data, processes)
+            for trial, error in done:
                 if error is not None:
                     logger.error("%s failed.", trial, exc_info=error)
                     failures[trial] = error

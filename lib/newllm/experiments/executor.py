@@ -35,7 +35,7 @@ def run_side_by_side(
     """
     if processes == 1:
         for trial in trials:
-            yield trial, _error_of(partial(run_trial, trial, data))
+            yield trial, error_of(partial(run_trial, trial, data))
         return
     threads = threads_of_each(processes)
     context = multiprocessing.get_context("spawn")
@@ -47,7 +47,7 @@ def run_side_by_side(
         with _interrupt_held_back():
             futures: dict[Future[Record], Trial] = {pool.submit(run_trial, trial, data): trial for trial in trials}
         for future in as_completed(futures):
-            yield futures[future], _error_of(future.result)
+            yield futures[future], error_of(future.result)
 
 
 def threads_of_each(processes: int) -> int:
@@ -74,7 +74,7 @@ def _start_worker(threads: int) -> None:
     transformers_logging.set_verbosity_error()
 
 
-def _error_of(run: Callable[[], Record]) -> Exception | None:
+def error_of(run: Callable[[], object]) -> Exception | None:
     """Return what went wrong, if anything did."""
     try:
         run()

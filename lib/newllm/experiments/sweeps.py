@@ -20,7 +20,7 @@ from newllm.config.profiles import load_parameters
 from newllm.config.values import ValueFormatError, read_file, write_value
 from newllm.data import TextData, prepare_data
 from newllm.experiments.arms import Arm
-from newllm.experiments.comparison import run_trials, unfinished
+from newllm.experiments.comparison import Runner, run_trials, unfinished
 from newllm.experiments.floor import make_floor
 from newllm.experiments.planning import check_arms, check_text
 from newllm.experiments.timing import expected_stages
@@ -29,6 +29,7 @@ from newllm.files import outputs_folder, reference_folder
 from newllm.models.registry import find
 from newllm.runs.folder import SWEEPS_FOLDER, Run, finished_runs
 from newllm.runs.records_table import load_records
+from newllm.wording import describe_seconds
 
 ARM, SEED = "arm", "seed"
 COMPARISON = ExperimentParameters.model_fields
@@ -317,7 +318,35 @@ class SweepRun:
             ).items()
         }
 
-    def train(self, expected: Mapping[Trial, Mapping[str, float]], processes: int) -> dict[Trial, Exception]:
+    def outline(self, expected: Mapping[Trial, Mapping[str, float]]) -> pd.DataFrame:
+        """Say of each trial, and of those that lend an embedding, whether it is finished, and how long it takes.
+
+        Parameters
+        ----------
+        expected
+            What `expected_stages` gave.
+        """
+        trials = dict.fromkeys([*self.trials, *self.waiting])
+        rows = [
+            {
+                "arm": trial.arm.name,
+                "seed": trial.seed,
+                **{axis: getattr(trial.parameters, axis) for axis in self.axes},
+                "state": self._state(trial),
+                "takes about": describe_seconds(sum(expected.get(trial, {}).values())) if trial in expected else "",
+            }
+            for trial in trials
+        ]
+        return pd.DataFrame(rows)
+
+    def _state(self, trial: Trial) -> str:
+        if trial not in self.waiting:
+            return "finished" if trial.run().is_finished else "finished elsewhere, is taken over"
+        return "begun" if trial.run().is_started else "to be run"
+
+    def train(
+        self, expected: Mapping[Trial, Mapping[str, float]], processes: int, run_part: Runner | None = None
+    ) -> dict[Trial, Exception]:
         """Run the trials that are not finished, and return those that failed.
 
         Parameters
@@ -326,12 +355,14 @@ class SweepRun:
             What `expected_stages` gave.
         processes
             How many trials run side by side.
+        run_part
+            As `newllm.experiments.comparison.run_trials` takes it.
         """
         self.run.start()
         failures: dict[Trial, Exception] = {}
         for _, data, trials in self._by_data():
             make_floor(data, self.run.folder)
-            failures |= run_trials(trials, data, self.run.folder, processes, expected)
+            failures |= run_trials(trials, data, self.run.folder, processes, expected, run_part)
         return failures
 
     def records(self) -> pd.DataFrame:
