@@ -1,9 +1,12 @@
 """``newllm retrofit`` on a real folder: model, report, the second call, and what is refused with nothing written."""
 
+import json
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from newllm import cli
 from newllm.files import read_json
@@ -37,13 +40,20 @@ def test_a_checkpoint_becomes_a_smaller_model_with_a_report(checkpoint, text_fol
     report = pd.read_csv(tmp_path / "out" / "report.csv")
     assert list(report["kept"].round(3))[:3] == [1.0, 0.625, 0.5]
     assert report["bits_per_byte"].notna().all()
+    losses = json.loads((tmp_path / "out" / "window_losses.json").read_text())
+    assert set(losses["window_losses"]) == set(report["stage"]) and len(losses["window_groups"]) == 6
+    assert np.allclose(
+        np.exp([np.mean(losses["window_losses"][stage]) for stage in report["stage"]]), report["perplexity"], rtol=1e-5
+    )
+    assert not (tmp_path / "out" / "healing").exists()
     result = read_json(tmp_path / "out" / "retrofit.json")
+    assert [set(each) for each in result["continuations"]] == 2 * [{"prompt", "before", "after"}]
     assert result["certificate"] < 1e-9 and result["described"]["parameters"]["keep"] == 0.5
     assert cli.main(asked) == 0
     assert "is finished" in capsys.readouterr().out
     assert read_json(tmp_path / "out" / "retrofit.json") == result
     assert cli.main(arguments(checkpoint, text_folder, tmp_path / "out", "-p", "keep=0.4")) == 2
-    assert "holds another retrofit" in capsys.readouterr().out
+    assert "holds a run with another parameters" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -57,8 +67,9 @@ def test_a_checkpoint_becomes_a_smaller_model_with_a_report(checkpoint, text_fol
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence_and_nothing_is_written(
-    more, said, checkpoint, text_folder, tmp_path, capsys
+    more, said, checkpoint, text_folder, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setattr("newllm.retrofit.running.prepare_data", None)
     assert cli.main(arguments(checkpoint, text_folder, tmp_path / "out", *more)) == 2
     output = capsys.readouterr().out
     assert said in output and "Traceback" not in output
@@ -66,11 +77,17 @@ def test_what_cannot_be_is_refused_in_a_sentence_and_nothing_is_written(
 
 
 def test_other_weights_are_refused(text_data, text_folder, tmp_path, capsys):
-    for name, said in (("mla", "is a mla, which is not retrofitted"), ("pickled", "holds no model.safetensors")):
+    for name, said in (
+        ("mla", "is a mla, which is not retrofitted"),
+        ("gpt2", "holds a model of the type 'gpt2'"),
+        ("pickled", "holds no model.safetensors"),
+    ):
         folder = tmp_path / name
         save_trained_model(
             folder, create("mla" if name == "mla" else "pythia", "tiny", vocab_size=320), text_data.tokenizer
         )
+        if name == "gpt2":
+            GPT2LMHeadModel(GPT2Config(vocab_size=320, n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder)
         if name == "pickled":
             (folder / "model.safetensors").unlink()
             torch.save({}, folder / "pytorch_model.bin")

@@ -1,7 +1,7 @@
 import pytest
 
-from newllm.files import project_root, reference_folder, write_json
-from newllm.publication import document_tables, reference
+from newllm.files import project_root, reference_folder
+from newllm.publication import reference
 from newllm.publication.leaderboard import read_board
 from newllm.runs.folder import SWEEPS_FOLDER
 
@@ -30,26 +30,3 @@ def test_the_picture_of_the_readme_is_there():
 def test_a_folder_without_records_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no record"):
         reference.publish(tmp_path)
-
-
-def test_a_retrofit_is_published_and_stands_in_a_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(reference, "reference_folder", lambda: tmp_path / "reference")
-    with pytest.raises(reference.UnpublishedError, match="newllm retrofit"):
-        document_tables.retrofits()
-    run = tmp_path / "retrofit" / "pythia-seed0-mla-1234"
-    run.mkdir(parents=True)
-    common = {"accuracy": 0.2, "bits_per_byte": 1.5, "kept": 0.5, "healing_tokens": 0}
-    report = [
-        {"stage": "original", "bytes_per_token": 8192.0, "perplexity": 50.0, "energy_lost": None, "control": False},
-        {"stage": "factorised", "bytes_per_token": 2048.0, "perplexity": 60.0, "energy_lost": 0.02, "control": False},
-        {"stage": "random", "bytes_per_token": 2048.0, "perplexity": 500.0, "energy_lost": None, "control": True},
-    ]
-    said = {"described": {"parameters": {"method": "mla"}}, "report": [row | common for row in report]}
-    write_json(run / "retrofit.json", said)
-    (run / "report.csv").write_text("stage\n")
-    reference.publish(run)
-    table = document_tables.retrofits()
-    assert list(table["what became of it"]) == ["original", "mla, factorised", "mla, random"]
-    assert list(table["nats/token lost"]) == ["+0.000", "+0.182", "+2.303"]
-    assert list(table["energy lost"]) == ["", "2.0%", ""]
-    assert list(table[""]) == ["", "", "control"]

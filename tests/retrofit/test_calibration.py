@@ -1,5 +1,7 @@
 """Moments gathered in a stream are those of all vectors at once, whatever the pieces, and of a real model's layers."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
@@ -39,6 +41,29 @@ def test_the_inputs_of_a_model_s_layers_are_seen():
     assert torch.allclose(moments[0].second_moment, expected.T @ expected / len(expected), atol=1e-12)
     assert set(moments) == {0, 1}
     assert not any(module._forward_hooks for module in norms.values())
+
+
+def test_memory_does_not_grow_with_the_text():
+    """Of what was read before, nothing is alive but the moments: no batch, and no state of a layer."""
+    model = create("pythia", "tiny")
+    norm = model.gpt_neox.layers[0].input_layernorm
+    seen: list[weakref.ref] = []
+    norm.register_forward_hook(lambda module, inputs, output: seen.append(weakref.ref(output)))
+
+    def batches():
+        for number in range(8):
+            # The loop that reads still holds the batch before.
+            assert [ref for ref in seen[: 2 * number - 2] if ref() is not None] == []
+            ids = torch.randint(0, 512, (2, 9))
+            seen.append(weakref.ref(ids))
+            yield ids
+
+    moments = calibrate(model, {0: norm}, batches())
+    assert len(seen) == 16 and moments[0].count == 8 * 18
+    assert {name: value.shape for name, value in vars(moments[0]).items() if isinstance(value, torch.Tensor)} == {
+        "mean": (64,),
+        "_scatter": (64, 64),
+    }
 
 
 def test_no_text_is_refused():

@@ -92,6 +92,25 @@ def test_no_other_allotment_loses_less(layers, data):
     assert lost(ranks) <= min(map(lost, others)) + 1e-12
 
 
+def test_a_direction_that_float32_loses_is_found():
+    """Energies are squares: of directions that differ by 1e5 they differ by 1e10, more than float32 can hold."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64))[0] for _ in "ab")
+    sizes = torch.logspace(0, -5, 8, dtype=torch.float64)
+    weight = (left * sizes @ right.T).float()
+    last = right[:, -1]
+    factors = factorise(weight, 8)
+    assert torch.allclose(factors.energies.sqrt(), sizes, rtol=0.02)
+    assert torch.allclose(factors.expand @ factors.compress, weight.double(), atol=1e-12)
+    assert float((factors.expand[:, -1] @ left[:, -1]).abs()) > 0.999
+    # What a covariance leaves of the input is told apart likewise.
+    covariance = torch.eye(8, dtype=torch.float64) - (1 - 1e-12) * torch.outer(last, last)
+    kept = factorise(weight, 7, covariance)
+    assert float(((kept.expand @ kept.compress - weight.double()) @ right[:, 0]).norm()) < 1e-9
+    values = torch.linalg.eigvalsh(weight @ weight.T)
+    assert not torch.allclose(values.clamp(min=0).sqrt().flip(0).double(), sizes, rtol=0.02)
+
+
 def test_impossible_ranks_are_refused():
     weight, _ = problem(0)
     with pytest.raises(ValueError, match="rank=7 must be between 1 and 6"):

@@ -1,7 +1,10 @@
 """A retrofit is exact where nothing is left out, keeps the bytes it says, and refuses what it cannot convert."""
 
 import copy
+from pkgutil import resolve_name as resolve
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -128,6 +131,12 @@ def test_the_report_has_a_row_a_stage_and_the_controls():
     losses = report["energy_lost_by_layer"].iloc[2]
     assert len(losses) == 2 and min(losses) > 0
     assert report["perplexity"].notna().all()
+    assert report["recall_others_loss"].notna().all() and report["position_gain"].notna().all()
+    # Nothing is lost by what is exact; one group of documents gives no interval.
+    assert pd.isna(report["difference"].iloc[0]) and abs(report["difference"].iloc[1]) < 1e-9
+    lost = np.log(report["perplexity"] / report["perplexity"].iloc[0])
+    assert np.allclose(report["difference"].iloc[1:].astype(float), lost.iloc[1:], atol=1e-9)
+    assert report["difference_low"].isna().all()
 
 
 def test_ranks_that_are_given_out_keep_their_sum():
@@ -234,6 +243,39 @@ def test_healing_brings_the_model_back_and_is_resumed(loss, tmp_path):
     )
 
 
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+@pytest.mark.parametrize(
+    ("part", "calls"),
+    [
+        ("newllm.retrofit.calibration.Moments.add", 3),  # the second batch
+        ("newllm.training.checkpoints.SafeTrainer.training_step", 2),  # of the model
+        ("newllm.training.checkpoints.SafeTrainer.training_step", 6),  # of a control, after the model was healed
+    ],
+)
+def test_what_is_killed_ends_with_equal_numbers(part, calls, tmp_path, monkeypatch):
+    settings = {"kv_dim": 8, "healing_tokens": 64, "batch_size": 2, "healing_evaluations": 2, "healing_lr": 0.01}
+    whole = retrofit(trained("neox").float(), TEXT, folder=tmp_path / "whole", **settings)
+    module, name = part.rsplit(".", 1)
+    with monkeypatch.context() as patch:
+        original, done = resolve(part), []
+
+        def dies(*arguments, **named):
+            done.append(1)
+            if len(done) == calls:
+                raise Killed
+            return original(*arguments, **named)
+
+        patch.setattr(resolve(module), name, dies)
+        with pytest.raises(Killed):
+            retrofit(trained("neox").float(), TEXT, folder=tmp_path / "killed", **settings)
+    again = retrofit(trained("neox").float(), TEXT, folder=tmp_path / "killed", **settings)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+    pd.testing.assert_frame_equal(again.report, whole.report)
+
+
 def test_following_the_teacher_is_its_divergence():
     teacher, model = trained("neox"), trained("neox")
     with torch.no_grad():
@@ -265,10 +307,13 @@ def test_following_the_teacher_is_its_divergence():
         ({"method": "mla", "num_key_value_heads": 2}, "num_key_value_heads does nothing for mla"),
         ({"method": "mqa", "num_key_value_heads": 3}, "must divide the 4 key-value heads"),
         ({"method": "mqa", "healing_lr": 0.1}, "without healing_tokens"),
+        ({"method": "mla", "factorisation": "split", "kv_dim": 1}, "a latent of one entry cannot be split"),
+        ({"method": "cla", "layers_sharing": 5}, "layers_sharing=5 must be at most"),
         ({"method": "vdproj"}, "mla"),
     ],
 )
-def test_impossible_settings_are_refused(settings, reason):
+def test_impossible_settings_are_refused_before_anything_is_read(settings, reason, monkeypatch):
+    monkeypatch.setattr("newllm.retrofit.stages.calibrate", None)
     with pytest.raises(ValueError, match=reason):
         retrofit(trained("neox"), TEXT, **settings)
 

@@ -6,16 +6,9 @@ import math
 import pandas as pd
 
 from newllm.evaluation.recall import can_tell
+from newllm.evaluation.recall_report import MEASURES
 from newllm.evaluation.statistics import Interval, mean_interval
 from newllm.experiments.scoring import EVALUATION_FILE
-
-MEASURES = {
-    "recall_hits_loss": "loss on pairs seen before (nats)",
-    "recall_misses_loss": "loss on the same pairs with another end",
-    "recall_others_loss": "loss on all other tokens",
-    "position_gain": "gain of late positions (nats)",
-    "repeated_passage_gain": "gain on a passage said twice (nats)",
-}
 
 
 def recall_part(records: pd.DataFrame, part: str) -> pd.DataFrame:

@@ -55,6 +55,9 @@ class RetrofitParameters(_Group):
         "changed", description="what healing trains: the attention that was changed, or everything"
     )
     healing_lr: Annotated[Real, Field(gt=0)] = Field(3e-4, description="learning rate of healing, after its warm-up")
+    healing_evaluations: Count = Field(
+        1, description="held-out losses in healing, evenly spaced; with each a checkpoint is written"
+    )
     batch_size: Count = Field(8, description="windows in a step of healing, and in a pass of calibration")
     controls: Flag = Field(True, description="whether the controls are made and healed too")
 
@@ -64,6 +67,10 @@ class RetrofitParameters(_Group):
         "mqa": frozenset({"num_key_value_heads", "averaging"}),
         "cla": frozenset({"layers_sharing"}),
     }
+
+    OF_HEALING: ClassVar[frozenset[str]] = frozenset(
+        {"healing_loss", "healing_parts", "healing_lr", "healing_evaluations"}
+    )
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:
@@ -75,7 +82,7 @@ class RetrofitParameters(_Group):
             raise ValueError("kv_dim and keep both say how wide a latent is: leave one out")
         if "rotary_choice" in self.model_fields_set and self.rotary_pairs is None:
             raise ValueError("rotary_choice does nothing where all pairs stay: give rotary_pairs too, or leave it out")
-        if self.healing_tokens == 0 and self.model_fields_set & {"healing_loss", "healing_parts", "healing_lr"}:
+        if self.healing_tokens == 0 and self.model_fields_set & self.OF_HEALING:
             raise ValueError("healing settings do nothing without healing_tokens: give a number of tokens above 0")
         return self
 
@@ -83,5 +90,10 @@ class RetrofitParameters(_Group):
     def training(self) -> TrainingParameters:
         """Healing as main training: one pass, a warm-up of a twentieth and a linear fall."""
         return TrainingParameters(
-            epochs=1, lr=self.healing_lr, batch_size=self.batch_size, schedule="linear", warmup=0.05
+            epochs=1,
+            lr=self.healing_lr,
+            batch_size=self.batch_size,
+            schedule="linear",
+            warmup=0.05,
+            evaluations=self.healing_evaluations,
         )

@@ -1,14 +1,14 @@
 """All recall measures of one model, from its losses on the test windows and one more pass over repeated passages."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from newllm.config.groups import EvaluationParameters
-from newllm.data import TextData
+from newllm.data.windows import TokenWindows
 from newllm.evaluation.recall import (
     PASSAGE_TOKENS,
     SIXTEENTHS,
@@ -20,6 +20,27 @@ from newllm.evaluation.recall import (
 )
 from newllm.evaluation.statistics import Interval
 from newllm.models.language_model import LanguageModel
+
+# The numbers of a record, and what they mean.
+MEASURES = {
+    "recall_hits_loss": "loss on pairs seen before (nats)",
+    "recall_misses_loss": "loss on the same pairs with another end",
+    "recall_others_loss": "loss on all other tokens",
+    "position_gain": "gain of late positions (nats)",
+    "repeated_passage_gain": "gain on a passage said twice (nats)",
+}
+
+
+class Sides(Protocol):
+    """What recall is measured on: the training windows say which pairs of tokens are rare."""
+
+    @property
+    def train(self) -> TokenWindows:
+        """Training windows."""
+
+    @property
+    def test(self) -> TokenWindows:
+        """Held-out windows."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +90,7 @@ class RecallReport:
 
 
 def measure_recall(
-    model: LanguageModel, data: TextData, losses: NDArray[np.float64], parameters: EvaluationParameters
+    model: LanguageModel, data: Sides, losses: NDArray[np.float64], parameters: EvaluationParameters
 ) -> RecallReport:
     """Measure what of the past a model uses.
 

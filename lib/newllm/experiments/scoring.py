@@ -8,14 +8,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
-from newllm.config.groups import EvaluationParameters, ExperimentParameters
+from newllm.config.groups import ExperimentParameters
 from newllm.data import TextData
-from newllm.data.tokenizers import encode_text
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
 from newllm.evaluation.certificate import Certificate
+from newllm.evaluation.continuations import continue_prompts
 from newllm.evaluation.decoding import compare_decoding
 from newllm.evaluation.diagnosis import Diagnosis, diagnose
 from newllm.evaluation.perplexity import PerplexityReport, evaluate, evaluate_stream
@@ -148,7 +147,10 @@ def score(subject: Subject, data: TextData) -> Scores:
         told.advance()
         cache = CacheSize.model_validate(_cache_fields(model, data.test.seq_length))
         told.advance()
-        continuations = tuple(continue_prompts(model, data.tokenizer, parameters))
+        continuations = tuple(
+            Continuation(prompt=prompt, text=text)
+            for prompt, text in continue_prompts(model, data.tokenizer, parameters)
+        )
     return Scores(
         report=report,
         recall=recall,
@@ -237,23 +239,3 @@ def _contexts(model: RecurrentModel, data: TextData, device: torch.device) -> It
     embeds = model.normed_embeddings(torch.stack(windows).to(device))
     for block in model.context_blocks:
         yield cast(DiverseProjection, block).unroll(embeds).flatten(0, 1)
-
-
-@torch.no_grad()
-def continue_prompts(
-    model: LanguageModel, tokenizer: PreTrainedTokenizerFast, parameters: EvaluationParameters
-) -> Iterator[Continuation]:
-    """Continue the prompts greedily, so that a reader sees what the model says."""
-    for prompt in parameters.prompts:
-        ids = torch.tensor([encode_text(tokenizer, prompt)], device=model.device)
-        generated = model.generate(  # type: ignore[misc]
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=parameters.continuation_tokens,
-            do_sample=False,
-            # Ids beyond the tokenizer's are padding of the vocabulary and stand for no text.
-            suppress_tokens=list(range(len(tokenizer), model.config.vocab_size)) or None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
-        )
-        yield Continuation(prompt=prompt, text=tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True))

@@ -9,9 +9,11 @@ import pandas as pd
 from newllm.analysis.claims import judge_claims
 from newllm.analysis.learning_rates import with_learning_rate
 from newllm.analysis.recall import recall_by_arm
+from newllm.analysis.retrofits import retrofit_stages
 from newllm.analysis.summary import summarize_arms
 from newllm.analysis.tables import arms_table, readable
 from newllm.analysis.wording import with_interval
+from newllm.evaluation.recall_report import MEASURES
 from newllm.files import project_root, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.markdown import markdown_table
@@ -23,6 +25,7 @@ from newllm.publication.reference import (
     published_sweep,
     published_table,
 )
+from newllm.retrofit.report import ORIGINAL, difference_text
 from newllm.runs.records_table import load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")
@@ -107,26 +110,45 @@ def claims() -> pd.DataFrame:
 
 
 def retrofits() -> pd.DataFrame:
-    """Write what each published retrofit of a trained model loses, its controls beside it, the most bytes first."""
+    """Write what a trained model has lost where nothing was trained after it, the most bytes first."""
+    stages = retrofit_stages(published_retrofits())
+    # Where only the position encoding was made absorbable, nothing is left out yet.
+    return _stages(stages[(stages["healing_tokens"] == 0) & (stages["stage"] != "position absorbable")])
+
+
+def healed_retrofits() -> pd.DataFrame:
+    """Write what is lost after some training, beside the same training of what the controls are."""
+    stages = retrofit_stages(published_retrofits())
+    healed = stages[stages["healing_tokens"] > 0]
+    if healed.empty:
+        raise UnpublishedError("not published yet: `newllm retrofit ... -p healing_tokens=...`")
+    return _stages(pd.concat([stages[stages["stage"] == ORIGINAL], healed]))
+
+
+def _stages(stages: pd.DataFrame) -> pd.DataFrame:
+    is_healed = (stages["healing_tokens"] > 0).any()
     rows = []
-    for said in published_retrofits().values():
-        original, *stages = said["report"]
-        for row in (original, *stages):
-            if row["stage"] != "position absorbable":  # where nothing is left out yet
-                rows.append(row | {"method": said["described"]["parameters"]["method"], "from": original["perplexity"]})
-    table = pd.DataFrame(rows).sort_values(["bytes_per_token", "perplexity"], ascending=[False, True])
-    written = [
-        {
-            "what became of it": row["stage"] if row["stage"] == "original" else f"{row['method']}, {row['stage']}",
+    for row in stages.to_dict("records"):
+        written = {
+            "what became of it": row["what"],
             "": "control" if row["control"] else "",
             "KV bytes a token (measured)": f"{row['bytes_per_token']:,.0f}",
+            "tokens of healing": f"{row['healing_tokens']:,}" if row["healing_tokens"] else "",
             "perplexity": f"{row['perplexity']:,.1f}",
-            "nats/token lost": f"{math.log(row['perplexity'] / row['from']):+.3f}",
-            "energy lost": "" if pd.isna(row["energy_lost"]) else f"{row['energy_lost']:.1%}",
+            "bits/byte": f"{row['bits_per_byte']:.3f}",
+            "accuracy": f"{row['accuracy']:.1%}",
+            "nats/token lost": difference_text(row),
+            MEASURES["repeated_passage_gain"]: _optional(row["repeated_passage_gain"], "{:.3f}"),
+            "energy lost": _optional(row["energy_lost"], "{:.1%}"),
+            "seeds": str(row["seeds"] or ""),
         }
-        for row in table.to_dict("records")
-    ]
-    return pd.DataFrame(written).drop_duplicates()
+        rows.append(written)
+    unused = ["energy lost"] if is_healed else ["tokens of healing"]
+    return pd.DataFrame(rows).drop(columns=unused)
+
+
+def _optional(value: float, pattern: str) -> str:
+    return "" if pd.isna(value) else pattern.format(value)
 
 
 def models_at_70m() -> pd.DataFrame:
@@ -296,6 +318,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "learning rates": learning_rates,
     "claims": claims,
     "retrofits": retrofits,
+    "healed retrofits": healed_retrofits,
     "models at 70m": models_at_70m,
     "decoding": decoding,
     "reversal curse": reversal_curse,

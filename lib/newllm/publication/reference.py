@@ -2,18 +2,18 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from newllm import figures
 from newllm.experiments.floor import FLOORS_FOLDER, floor_files
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
-from newllm.files import read_json, reference_folder, write_atomically
+from newllm.files import reference_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.leaderboard import read_board
 from newllm.publication.memory_page import PAGE_FILE, render, write_passage
-from newllm.retrofit.report import REPORT_FILE, RESULT_FILE
+from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE
+from newllm.retrofit.running import RETROFITS_FOLDER
 from newllm.runs.folder import SWEEPS_FOLDER, TABLES_FOLDER
 from newllm.runs.pictures import FIGURES_FOLDER, write_pictures
 from newllm.runs.publishing import publish_run
@@ -24,7 +24,6 @@ KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
 KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
 PICTURE = "quality_against_bytes.png"
 LEADING_SWEEP = "sotu"
-RETROFITS_FOLDER = "retrofit"
 
 # Tables that claims are judged by, below the reference folder.
 EVIDENCE = {
@@ -60,7 +59,7 @@ def publish(run: Path) -> None:
         Where kaleido finds no Chrome or Chromium to draw the picture.
     """
     if (run / RESULT_FILE).is_file():
-        _publish_retrofit(run)
+        publish_run(run, reference_folder() / RETROFITS_FOLDER / run.name, (RESULT_FILE, REPORT_FILE, LOSSES_FILE))
         return
     records = sorted(run.rglob(RECORD_FILE))
     if not records:
@@ -90,15 +89,8 @@ def publish(run: Path) -> None:
     draw_reference()
 
 
-def _publish_retrofit(folder: Path) -> None:
-    target = reference_folder() / RETROFITS_FOLDER / folder.name
-    target.mkdir(parents=True, exist_ok=True)
-    for name in (RESULT_FILE, REPORT_FILE):
-        shutil.copyfile(folder / name, target / name)
-
-
-def published_retrofits() -> dict[str, dict[str, Any]]:
-    """Read what the published retrofits said, by the names of their folders.
+def published_retrofits() -> list[Path]:
+    """Return the folders of the published retrofits.
 
     Raises
     ------
@@ -108,7 +100,7 @@ def published_retrofits() -> dict[str, dict[str, Any]]:
     files = sorted((reference_folder() / RETROFITS_FOLDER).glob(f"*/{RESULT_FILE}"))
     if not files:
         raise UnpublishedError("not published yet: `newllm retrofit`")
-    return {file.parent.name: read_json(file) for file in files}
+    return [file.parent for file in files]
 
 
 def draw_reference() -> None:

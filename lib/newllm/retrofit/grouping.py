@@ -19,8 +19,9 @@ from newllm.models.attention import MultiHeadAttention
 from newllm.models.methods.pythia import PythiaConfig, PythiaModel
 from newllm.retrofit.calibration import Moments
 from newllm.retrofit.heads import Heads, read_heads, write_heads
-from newllm.retrofit.latent import copy_rest, shared_fields
-from newllm.retrofit.parents import blocks_of, rotary_dim_of
+from newllm.retrofit.latent import copy_rest
+from newllm.retrofit.parents import blocks_of, config_of
+from newllm.retrofit.planning import shape_of, shared_fields
 from newllm.runtime import move
 
 ROUNDS = 10
@@ -29,20 +30,8 @@ ROUNDS = 10
 def build_grouped_model(
     parent: PythiaModel, heads: Sequence[Heads], moments: Sequence[Moments], parameters: RetrofitParameters
 ) -> tuple[PythiaModel, list[float]]:
-    """Build the baseline with fewer key-value heads, and say what share of the energy each layer has lost.
-
-    Raises
-    ------
-    ValueError
-        Where the heads that are left do not divide those that there are.
-    """
-    theirs = parent.config
-    assert isinstance(theirs, PythiaConfig)
-    groups, left = len(heads[0].keys), parameters.num_key_value_heads
-    if left >= groups or groups % left:
-        raise ValueError(
-            f"num_key_value_heads={left} must divide the {groups} key-value heads of the model, and be fewer"
-        )
+    """Build the baseline with fewer key-value heads, and say what share of the energy each layer has lost."""
+    theirs, left = config_of(parent), parameters.num_key_value_heads
     config = PythiaConfig(
         **shared_fields(theirs),
         position=theirs.position,
@@ -52,7 +41,7 @@ def build_grouped_model(
     model = PythiaModel(config)
     torch.nn.Module.to(model, parent.dtype)
     copy_rest(parent, model)
-    rotary_dim = rotary_dim_of(parent)
+    rotary_dim = shape_of(theirs, parameters).rotary_dim
     lost = []
     for layer, part, seen in zip(blocks_of(model), heads, moments, strict=True):
         if parameters.averaging == "aligned":

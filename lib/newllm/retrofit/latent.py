@@ -14,26 +14,20 @@ import torch
 from torch import Tensor
 
 from newllm.config.retrofit import RetrofitParameters
-from newllm.models.config import DecoderConfig
 from newllm.models.methods.mla import LatentAttention, MLAPythiaConfig, MLAPythiaModel
-from newllm.models.methods.pythia import PythiaConfig, PythiaModel
+from newllm.models.methods.pythia import PythiaModel
 from newllm.models.position import PositionEncodingConfig
 from newllm.retrofit.calibration import Moments
 from newllm.retrofit.factorisation import Factors, allot_ranks, factorise, factorise_apart, principal_directions
 from newllm.retrofit.heads import Heads, fill
-from newllm.retrofit.parents import rotary_dim_of
+from newllm.retrofit.parents import config_of
+from newllm.retrofit.planning import Shape, shape_of, shared_fields
 from newllm.retrofit.rotary import Split, choose_pairs, share_rotary_keys, split_entries
 from newllm.runtime import move
 
 # Share of the mean variance that is added to every direction of the input, so that directions which the calibration
 # text hardly has are ordered by the weights, and none of them is lost at full rank.
 RIDGE = 1e-9
-# What a retrofit takes over of the parent's config as it is.
-DECODER_FIELDS = (
-    *("vocab_size", "hidden_size", "initializer_range", "layer_norm_eps", "use_cache", "bos_token_id", "eos_token_id"),
-    *("pad_token_id", "tie_word_embeddings", "backbone", "num_hidden_layers", "num_attention_heads"),
-    *("intermediate_size", "max_position_embeddings"),
-)
 
 
 @dataclass(frozen=True)
@@ -65,11 +59,6 @@ class Layer:
         return self.heads.values.flatten(0, 1)
 
     @property
-    def full_rank(self) -> int:
-        """Width of a latent that loses nothing: as many entries as keys and values have, or as the input has."""
-        return min(len(self.keys) + len(self.values), self.values.shape[1])
-
-    @property
     def covariance(self) -> Tensor:
         """Covariance (d, d) of the input, with a ridge."""
         covariance = self.moments.covariance
@@ -83,8 +72,6 @@ class Layer:
         """Factorise keys and values to a latent of ``rank`` entries, by one of the kinds of the parameters."""
         if kind == "split" and len(self.keys):
             of_keys = min(max(1, round(rank * len(self.keys) / (len(self.keys) + len(self.values)))), rank - 1)
-            if of_keys < 1:
-                raise ValueError("a latent of one entry cannot be split into one for keys and one for values: widen it")
             return factorise_apart([self.keys, self.values], [of_keys, rank - of_keys], self.covariance)
         return factorise(torch.cat([self.keys, self.values]), rank, None if kind == "plain" else self.covariance)
 
@@ -96,67 +83,26 @@ def _rows(weight: Tensor, index: Tensor) -> Tensor:
 
 
 def prepare_layers(
-    parent: PythiaModel, heads: Sequence[Heads], moments: Sequence[Moments], parameters: RetrofitParameters
+    heads: Sequence[Heads], moments: Sequence[Moments], shape: Shape, parameters: RetrofitParameters
 ) -> list[Layer]:
-    """Choose what stays rotated in every layer; ValueError where that is more than is rotated."""
-    config = parent.config
-    assert isinstance(config, PythiaConfig)
-    head_dim = config.hidden_size // config.num_attention_heads
-    rotary_dim = rotary_dim_of(parent)
-    count = rotary_dim // 2 if parameters.rotary_pairs is None else parameters.rotary_pairs
-    if count > rotary_dim // 2:
-        raise ValueError(f"rotary_pairs={count} is more than the {rotary_dim // 2} pairs of a head that are rotated")
+    """Choose what stays rotated in every layer."""
     shared = parameters.rotary_heads == "shared"
+    # Where all pairs stay there is nothing to choose.
+    choice = parameters.rotary_choice if 2 * shape.pairs < shape.rotary_dim else "high"
     layers = []
     for part, seen in zip(heads, moments, strict=True):
-        choice = parameters.rotary_choice if count < rotary_dim // 2 else "high"
-        pairs = choose_pairs(part, rotary_dim, count, choice, seen, same_for_all=shared)
-        layers.append(Layer(part, split_entries(pairs, rotary_dim, head_dim), seen))
+        pairs = choose_pairs(part, shape.rotary_dim, shape.pairs, choice, seen, same_for_all=shared)
+        layers.append(Layer(part, split_entries(pairs, shape.rotary_dim, shape.head_dim), seen))
     return layers
 
 
-def rotary_values(layer: Layer, parameters: RetrofitParameters) -> int:
-    """Values a token that rotary keys take beside the latent of a layer."""
-    keys, width = layer.split.rotated.shape
-    return width if parameters.rotary_heads == "shared" else keys * width
-
-
-def latent_widths(layers: Sequence[Layer], values_of_parent: int, parameters: RetrofitParameters) -> list[int]:
-    """Widths of the latents of all layers.
-
-    Parameters
-    ----------
-    layers
-        As prepared.
-    values_of_parent
-        Values a token and layer that the parent keeps.
-    parameters
-        ``kv_dim`` or ``keep``, and how ranks are given out.
-
-    Raises
-    ------
-    ValueError
-        Where the share to keep does not hold the rotary keys, or a width is more than loses nothing.
-    """
-    rotary, full = rotary_values(layers[0], parameters), layers[0].full_rank
-    width = parameters.kv_dim
-    if parameters.keep is not None:
-        goal = int(parameters.keep * values_of_parent)
-        width = goal - rotary
-        if width < 1:
-            raise ValueError(
-                f"keep={parameters.keep} leaves {goal} values a token and layer, but rotary keys take {rotary}: keep "
-                "more, rotate fewer pairs (rotary_pairs), or let heads share them (rotary_heads=shared)"
-            )
-        width = min(width, full)
-    elif width is None:
-        width = max(1, min(full, (len(layers[0].keys) + len(layers[0].values)) // 2))
-    if width > full:
-        raise ValueError(f"kv_dim={width} is more than {full}, which loses nothing: take that or less")
+def latent_widths(layers: Sequence[Layer], shape: Shape, width: int, parameters: RetrofitParameters) -> list[int]:
+    """Widths of the latents of all layers: ``width`` in each, or as much in the mean, given out by the energy lost."""
     if parameters.ranks == "uniform":
         return [width] * len(layers)
-    energies = [layer.energies(weighted=parameters.factorisation != "plain")[:full] for layer in layers]
-    return allot_ranks(energies, width * len(layers))
+    energies = [layer.energies(weighted=parameters.factorisation != "plain")[: shape.full_rank] for layer in layers]
+    # A latent that is split has an entry of each at least.
+    return allot_ranks(energies, width * len(layers), least=2 if parameters.factorisation == "split" else 1)
 
 
 def build_latent_model(
@@ -175,12 +121,7 @@ def build_latent_model(
     parameters
         Whether rotary keys are shared.
     """
-    config = _config(parent, layers[0], widths, parameters)
-    if config.has_rotary_key and parameters.rotary_pairs is not None:
-        kept = [layer.split.pairs if config.rotary_heads > 1 else layer.split.pairs[:1] for layer in layers]
-        config.rotary_pairs = [pairs.tolist() for pairs in kept]
-        config.rotary_width = rotary_dim_of(parent)
-    model = MLAPythiaModel(config)
+    model = MLAPythiaModel(_config(parent, layers, widths, parameters))
     torch.nn.Module.to(model, parent.dtype)
     copy_rest(parent, model)
     lost = []
@@ -195,21 +136,25 @@ def build_latent_model(
 
 
 def _config(
-    parent: PythiaModel, layer: Layer, widths: Sequence[int], parameters: RetrofitParameters
+    parent: PythiaModel, layers: Sequence[Layer], widths: Sequence[int], parameters: RetrofitParameters
 ) -> MLAPythiaConfig:
     """Make the config of the model with latents."""
-    theirs = parent.config
-    assert isinstance(theirs, PythiaConfig)
+    theirs = config_of(parent)
+    shape = shape_of(theirs, parameters)
     position = PositionEncodingConfig.parse(theirs.position)
-    keys, rotary_dim = layer.split.rotated.shape
+    keys = 1 if parameters.rotary_heads == "shared" else shape.groups
+    rotary_dim = 2 * shape.pairs
     rotary: dict[str, Any] = {}
     if rotary_dim:
         position = PositionEncodingConfig("rope", rotary_fraction=1.0, rotary_base=position.rotary_base)
         rotary = {
             "rotary_dim": rotary_dim,
-            "rotary_heads": 1 if parameters.rotary_heads == "shared" else keys,
-            "key_dim": layer.split.unrotated.shape[1],
+            "rotary_heads": keys,
+            "key_dim": shape.head_dim - rotary_dim,
         }
+        if parameters.rotary_pairs is not None:
+            rotary["rotary_pairs"] = [layer.split.pairs[:keys].tolist() for layer in layers]
+            rotary["rotary_width"] = shape.rotary_dim
     unequal = len(set(widths)) > 1
     return MLAPythiaConfig(
         **shared_fields(theirs),
@@ -219,11 +164,6 @@ def _config(
         kv_dims=list(widths) if unequal else None,
         attention_biases="all",
     )
-
-
-def shared_fields(config: DecoderConfig) -> dict[str, Any]:
-    """Return the fields that all decoders have, but for the position encoding."""
-    return {name: getattr(config, name) for name in DECODER_FIELDS}
 
 
 @torch.no_grad()

@@ -9,24 +9,18 @@ from collections.abc import Sequence
 import torch
 
 from newllm.config.retrofit import RetrofitParameters
-from newllm.models.methods.cla import CLAPythiaConfig, CLAPythiaModel, CrossLayerAttention
-from newllm.models.methods.pythia import PythiaConfig, PythiaModel
+from newllm.models.methods.cla import CLAPythiaModel, CrossLayerAttention
+from newllm.models.methods.pythia import PythiaModel
 from newllm.retrofit.heads import Heads, fill
-from newllm.retrofit.latent import copy_rest, shared_fields
+from newllm.retrofit.latent import copy_rest
+from newllm.retrofit.parents import config_of
+from newllm.retrofit.planning import cla_config
 from newllm.runtime import move
 
 
 def build_sharing_model(parent: PythiaModel, heads: Sequence[Heads], parameters: RetrofitParameters) -> CLAPythiaModel:
     """Build the model whose layers share keys and values, each run's weights averaged."""
-    theirs = parent.config
-    assert isinstance(theirs, PythiaConfig)
-    config = CLAPythiaConfig(
-        **shared_fields(theirs),
-        position=theirs.position,
-        num_key_value_heads=theirs.num_key_value_heads,
-        layers_sharing=parameters.layers_sharing,
-    )
-    model = CLAPythiaModel(config)
+    model = CLAPythiaModel(cla_config(config_of(parent), parameters))
     torch.nn.Module.to(model, parent.dtype)
     copy_rest(parent, model)
     for number, (layer, part) in enumerate(zip(model.stack.layers, heads, strict=True)):

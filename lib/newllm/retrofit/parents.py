@@ -13,11 +13,9 @@ from newllm.models.published_llama import READERS
 GPT_NEOX = "gpt_neox"
 
 
-def rotary_dim_of(parent: PythiaModel) -> int:
-    """Entries of a baseline's head that are rotated."""
-    config = parent.config
-    assert isinstance(config, PythiaConfig)
-    return config.build_position(config.hidden_size // config.num_attention_heads).rotary_dim
+def config_of(parent: PythiaModel) -> PythiaConfig:
+    """Return the config of a baseline, by its type."""
+    return cast(PythiaConfig, parent.config)
 
 
 def blocks_of(parent: PythiaModel) -> list[NeoXLayer | LlamaLayer]:

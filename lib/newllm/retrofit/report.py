@@ -1,9 +1,104 @@
-"""The report of a retrofit: the files that it leaves, and its table as a reader needs it."""
+"""The report of a retrofit: what is measured of each stage, and its table as a reader needs it."""
 
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from newllm.config.groups import EvaluationParameters
+from newllm.evaluation.cache import measure
+from newllm.evaluation.comparison_statistics import two_way_difference
+from newllm.evaluation.perplexity import evaluate
+from newllm.evaluation.recall_report import MEASURES, measure_recall
+from newllm.models.decoder import Decoder
+from newllm.retrofit.text import Sides
+
+logger = logging.getLogger(__name__)
 RESULT_FILE = "retrofit.json"
 REPORT_FILE = "report.csv"
+LOSSES_FILE = "window_losses.json"
+ORIGINAL = "original"
+HEALED = "healed"
+
+# Tokens after which a cache is measured, or all of a window where that is shorter.
+MEASURED_TOKENS = 64
+# Recall columns of the table, of those that `newllm.evaluation.recall_report` has.
+SHOWN_RECALL = ("recall_hits_loss", "position_gain", "repeated_passage_gain")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A model on the way, and what is to be said of it beside its scores."""
+
+    name: str
+    model: Decoder
+    energy_lost: Sequence[float] = ()
+    healing_tokens: int = 0
+    is_control: bool = False
+
+
+@dataclass(frozen=True)
+class ScoredStage:
+    """What was measured of a stage.
+
+    Attributes
+    ----------
+    row
+        Its row of the report.
+    window_losses
+        Mean loss of each test window (N,), nats a token.
+    """
+
+    row: dict[str, Any]
+    window_losses: NDArray[np.float64]
+
+
+def score_stage(
+    stage: Stage, text: Sides, parameters: EvaluationParameters, original: ScoredStage | None
+) -> ScoredStage:
+    """Score a stage on the test windows, measure its cache, and what of the past it uses.
+
+    Parameters
+    ----------
+    stage
+        The model.
+    text
+        Test windows; the training windows say which pairs of tokens are rare.
+    parameters
+        Of the recall measures.
+    original
+        What the differences are taken from; None for the original itself.
+    """
+    score = evaluate(stage.model, text.test)
+    cache = measure(stage.model, min(MEASURED_TOKENS, text.test.seq_length))
+    assert cache.agrees
+    recall = measure_recall(stage.model, text, score.token_losses, parameters).metrics()
+    losses = score.window_losses
+    row: dict[str, Any] = {
+        "stage": stage.name,
+        "bytes_per_token": cache.bytes_per_token,
+        "kept": 1.0 if original is None else cache.bytes_per_token / original.row["bytes_per_token"],
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte if score.text_bytes else None,
+        "accuracy": score.accuracy,
+    }
+    row |= dict.fromkeys(("difference", "difference_low", "difference_high"))
+    if original is not None:
+        found = two_way_difference(losses[None], original.window_losses[None], text.test.document_groups)
+        row |= found.interval.columns("difference")
+    row |= {
+        **{name: recall.get(name) for name in MEASURES},
+        "energy_lost": float(np.mean(stage.energy_lost)) if len(stage.energy_lost) else None,
+        "energy_lost_by_layer": [round(share, 6) for share in stage.energy_lost] or None,
+        "healing_tokens": stage.healing_tokens,
+        "control": stage.is_control,
+    }
+    logger.info("%s: perplexity %.2f, %.0f bytes a token.", stage.name, score.perplexity, cache.bytes_per_token)
+    return ScoredStage(row, losses)
 
 
 def report_table(report: pd.DataFrame) -> pd.DataFrame:
@@ -26,11 +121,25 @@ def report_table(report: pd.DataFrame) -> pd.DataFrame:
                 "KV bytes a token (measured)": f"{row['bytes_per_token']:,.0f}",
                 "kept": f"{row['kept']:.1%}",
                 "perplexity": f"{row['perplexity']:,.2f}",
-                "bits/byte": f"{row['bits_per_byte']:.3f}",
+                "bits/byte": _number(row["bits_per_byte"], "{:.3f}"),
                 "accuracy": f"{row['accuracy']:.1%}",
-                "energy lost": "" if pd.isna(row["energy_lost"]) else f"{row['energy_lost']:.1%}",
+                "nats/token lost": difference_text(row),
+                **{MEASURES[name]: _number(row[name], "{:.3f}") for name in SHOWN_RECALL},
+                "energy lost": _number(row["energy_lost"], "{:.1%}"),
                 "tokens of healing": f"{row['healing_tokens']:,}" if row["healing_tokens"] else "",
             }
             for row in report.to_dict("records")
         ]
     )
+
+
+def difference_text(row: Any) -> str:
+    """Write a difference with half of its 95 % interval; the interval is left out where nobody knows it."""
+    if pd.isna(row["difference"]):
+        return ""
+    mean, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
+    return f"{mean:+.3f}" + ("" if pd.isna(low) else f" ± {(high - low) / 2:.3f}")
+
+
+def _number(value: float | None, pattern: str) -> str:
+    return "" if pd.isna(value) else pattern.format(value)

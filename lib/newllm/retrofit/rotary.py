@@ -15,8 +15,6 @@ from torch import Tensor
 from newllm.retrofit.calibration import Moments
 from newllm.retrofit.heads import Heads
 
-CHOICES = ("norm", "uniform", "high", "low")
-
 
 @dataclass(frozen=True)
 class Split:

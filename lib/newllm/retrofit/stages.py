@@ -1,12 +1,13 @@
 """A trained model in, one with a smaller cache out, and what each stage on the way has lost."""
 
-import contextlib
 import copy
 import logging
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +17,44 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from newllm.config.groups import EvaluationParameters
 from newllm.config.retrofit import RetrofitParameters
-from newllm.data.windows import TokenWindows, smallest_id_type
-from newllm.evaluation.cache import measure
-from newllm.evaluation.perplexity import evaluate
-from newllm.files import digest
 from newllm.models.decoder import Decoder
-from newllm.models.methods.pythia import PythiaConfig, PythiaModel
+from newllm.models.methods.pythia import PythiaModel
 from newllm.retrofit.calibration import Moments, calibrate
 from newllm.retrofit.grouping import build_grouped_model, read_all
 from newllm.retrofit.heads import Heads
 from newllm.retrofit.healing import heal, with_random_attention
 from newllm.retrofit.latent import build_latent_model, latent_widths, prepare_layers
 from newllm.retrofit.layers import build_sharing_model
-from newllm.retrofit.parents import as_baseline, blocks_of
+from newllm.retrofit.parents import as_baseline, blocks_of, config_of
+from newllm.retrofit.planning import check, latent_width, shape_of
+from newllm.retrofit.report import HEALED, ORIGINAL, Stage, score_stage
+from newllm.retrofit.text import Sides, healing_text, read_ids
+from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
-# Of a single row of ids.
-USUAL_WINDOW = 512
-# One window in so many is held out, where no others are given to score.
-HELD_OUT = 5
+# Passes over a token that a step of training costs, beside one that only reads it (Kaplan et al. 2020, sec. 2.1).
+TRAINING_PASSES = 3
 
 
 @dataclass(frozen=True)
-class Text:
-    """The windows of a retrofit; `newllm.data.TextData` has these fields too.
+class Retrofit:
+    """What became of a model.
 
     Attributes
     ----------
-    train
-        To calibrate and to heal on.
-    validation, test
-        Held out: for healing's best weights, and to score every stage.
-    identity
-        What they depend on.
+    model
+        The model of the last stage.
+    report
+        One row a stage, as `retrofit` describes it.
+    window_losses
+        Mean loss of each test window (N,), nats a token, by stage.
     """
 
-    train: TokenWindows
-    validation: TokenWindows
-    test: TokenWindows
-    identity: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A model on the way, and what is to be said of it beside its scores."""
-
-    name: str
     model: Decoder
-    energy_lost: Sequence[float] = ()
-    healing_tokens: int = 0
+    report: pd.DataFrame
+    window_losses: dict[str, NDArray[np.float64]]
 
 
 def retrofit(
@@ -105,8 +94,10 @@ def retrofit(
     -------
     Decoder
         The new model, in the parent's dtype; its ``report`` is a frame with one row a stage: stage, bytes_per_token
-        (measured, float32), kept (share of the original's), perplexity, bits_per_byte, accuracy, energy_lost (share of
-        the energy of keys and values, mean over layers), energy_lost_by_layer, healing_tokens, control.
+        (measured, float32), kept (share of the original's), perplexity, bits_per_byte, accuracy, difference (nats a
+        token from the original on the same windows, with its 95 % interval over document groups), the measures of
+        recall of `newllm.evaluation.recall_report.MEASURES`, energy_lost (share of the energy of keys and values, mean
+        over layers), energy_lost_by_layer, healing_tokens, control.
 
     Raises
     ------
@@ -115,137 +106,127 @@ def retrofit(
     """
     parent = as_baseline(model)
     parameters = RetrofitParameters(method=method, **settings)
-    train, length = _windows_of(calibration_ids, parent, parameters.seq_length)
-    scored = train[-max(1, len(train) // HELD_OUT) :]
-    if scored_ids is None:
-        train = train[: -len(scored)]
-    else:
-        scored = _windows_of(scored_ids, parent, length)[0]
-    if not len(train):
-        raise ValueError("calibration_ids hold one window, which is held out to score: give two or more, or scored_ids")
-    table = np.zeros(parent.config.vocab_size, np.int64) if bytes_per_token is None else bytes_per_token
-    sides = [TokenWindows(_joined(rows), length, table) for rows in (train, scored)]
-    identity = {"calibration": digest(train.tobytes()), "scored": digest(scored.tobytes())}
-    text = Text(sides[0], sides[1], sides[1], identity)
-    converted, report = convert(parent, text, parameters, folder=folder, seed=seed)
-    vars(converted)["report"] = report
-    return converted
-
-
-def _windows_of(ids: Any, parent: PythiaModel, seq_length: int | None) -> tuple[NDArray[np.int64], int]:
-    """Cut ids into rows that are read one after the other; ValueError where they are no ids of the model."""
-    array = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
-    if array.ndim not in (1, 2) or array.size < 2 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError("calibration_ids and scored_ids must be token ids, a row (N,) or windows (B, T)")
-    vocabulary = parent.config.vocab_size
-    if array.min() < 0 or array.max() >= vocabulary:
-        wrong = int(array.min() if array.min() < 0 else array.max())
-        raise ValueError(
-            f"the text has the id {wrong}, but the model knows ids from 0 to {vocabulary - 1}: tokenise it by the "
-            "tokenizer of the model"
-        )
-    flat = array.astype(np.int64).ravel()
-    length = seq_length or (array.shape[1] if array.ndim == 2 else min(USUAL_WINDOW, max(2, len(flat) // HELD_OUT)))
-    rows = len(flat) // length
-    if rows < 1:
-        raise ValueError(f"{len(flat)} ids are less than one window of {length}: give more, or a smaller seq_length")
-    return flat[: rows * length].reshape(rows, length), length
-
-
-def _joined(rows: NDArray[np.int64]) -> Any:
-    """Rows of ids as one run with one id more, of a type that windows take; the last id stands twice."""
-    run = np.append(rows.ravel(), rows[-1, -1])
-    return run.astype(smallest_id_type(int(run.max()) + 1))
+    text = read_ids(parent, parameters, calibration_ids, scored_ids, bytes_per_token)
+    converted = convert(parent, text, parameters, folder=folder, seed=seed)
+    vars(converted.model)["report"] = converted.report
+    return converted.model
 
 
 def convert(
-    parent: PythiaModel, text: Any, parameters: RetrofitParameters, *, folder: Path | None = None, seed: int = 0
-) -> tuple[Decoder, pd.DataFrame]:
-    """Take a baseline through all stages.
+    parent: PythiaModel,
+    text: Sides,
+    parameters: RetrofitParameters,
+    evaluation: EvaluationParameters | None = None,
+    *,
+    folder: Path | None = None,
+    seed: int = 0,
+) -> Retrofit:
+    """Take a baseline through all stages; of the models on the way no more are kept than are needed at once.
 
     Parameters
     ----------
     parent
         The trained model.
     text
-        A `Text`, or `newllm.data.TextData`.
+        The windows.
     parameters
         What becomes of it.
+    evaluation
+        How recall is measured; as everywhere where omitted.
     folder
         Where healing keeps its checkpoints; a temporary one where omitted.
     seed
         Of healing and of the random control.
 
-    Returns
-    -------
-    Decoder, pandas.DataFrame
-        The model of the last stage, and the report as `retrofit` describes it.
+    Raises
+    ------
+    ValueError
+        As `retrofit`.
     """
+    check(config_of(parent), parameters)
+    evaluation = evaluation or EvaluationParameters()
     heads = read_all(parent)
+    start = time.perf_counter()
+    moments, seen = _moments(parent, text, parameters)
+    _say_how_long(text, parameters, seen / (time.perf_counter() - start))
+    stage = Stage(ORIGINAL, parent)
+    scored = [score_stage(stage, text, evaluation, None)]
+    with _place(folder) as place:
+        for stage in _conversion(parent, heads, moments, parameters):
+            scored.append(score_stage(stage, text, evaluation, scored[0]))
+        result = stage
+        if parameters.healing_tokens:
+            result = replace(stage, name=HEALED, model=copy.deepcopy(stage.model))
+            result = _heal(result, parent, text, parameters, Path(place), seed)
+            scored.append(score_stage(result, text, evaluation, scored[0]))
+        if parameters.controls:
+            for control in _controls(parent, stage.model, heads, moments, parameters, seed):
+                healed = _heal(control, parent, text, parameters, Path(place), seed)
+                scored.append(score_stage(healed, text, evaluation, scored[0]))
+    report = pd.DataFrame([each.row for each in scored])
+    return Retrofit(result.model, report, {each.row["stage"]: each.window_losses for each in scored})
+
+
+def _moments(parent: PythiaModel, text: Sides, parameters: RetrofitParameters) -> tuple[list[Moments], int]:
+    """Gather the moments of the inputs of all layers, and count the tokens that were read."""
     norms = {number: layer.input_layernorm for number, layer in enumerate(blocks_of(parent))}
     ids = text.train.stream(parameters.calibration_windows).view(-1, text.train.seq_length)
     by_layer = calibrate(parent, norms, ids.split(parameters.batch_size))
-    moments = [by_layer[number] for number in range(len(heads))]
-    stages = [Stage("original", parent), *_conversion(parent, heads, moments, parameters)]
-    converted = stages[-1].model
-    controls = _controls(parent, converted, heads, moments, parameters, seed) if parameters.controls else []
-    if parameters.healing_tokens:
-        stages.append(Stage("healed", copy.deepcopy(converted)))
-        with _place(folder) as place:
-            healing = _healing_text(text, parameters.healing_tokens)
-            tokens = len(healing.train) * healing.train.seq_length
-            for index, stage in enumerate([stages[-1], *controls]):
-                logger.info("Healing: %s, %d tokens.", stage.name, tokens)
-                named = Path(place) / stage.name.replace(" ", "_")
-                heal(stage.model, parent, healing, parameters, named, seed)
-                healed = Stage(stage.name, stage.model, stage.energy_lost, tokens)
-                if index:
-                    controls[index - 1] = healed
-                else:
-                    stages[-1] = healed
-    rows = [_row(stage, text, False) for stage in stages] + [_row(stage, text, True) for stage in controls]
-    report = pd.DataFrame(rows)
-    report.insert(2, "kept", report["bytes_per_token"] / report["bytes_per_token"].iloc[0])
-    return stages[-1].model, report
+    return [by_layer[number] for number in range(len(norms))], ids.numel()
 
 
-def _place(folder: Path | None) -> Any:
-    """Give the folder, or a temporary one that goes away again, as a context."""
-    if folder is None:
-        return tempfile.TemporaryDirectory(prefix="newllm-retrofit-")
+def _say_how_long(text: Sides, parameters: RetrofitParameters, tokens_per_second: float) -> None:
+    """Say how long scoring and healing will take, at most, by the speed of calibration."""
+    stages = {"mla": 3, "mqa": 2, "cla": 2}[parameters.method]
+    controls = (2 + bool(parameters.healing_tokens)) if parameters.controls else 0
+    trained = (1 + controls) if parameters.healing_tokens else 0
+    held_out = len(text.test) * text.test.seq_length
+    healing = TRAINING_PASSES * parameters.healing_tokens + len(text.validation) * text.validation.seq_length
+    # Half as much again for recall.
+    tokens = 1.5 * held_out * (stages + controls + bool(trained)) + healing * trained
+    logger.info(
+        "%d stages and controls to score, %d to heal: about %s.",
+        stages + controls + bool(trained),
+        trained,
+        describe_seconds(tokens / tokens_per_second),
+    )
 
-    return contextlib.nullcontext(folder)
+
+def _place(folder: Path | None) -> AbstractContextManager[Path | str]:
+    """Give the folder, or a temporary one that goes away again."""
+    return tempfile.TemporaryDirectory(prefix="newllm-retrofit-") if folder is None else nullcontext(folder)
 
 
-def _healing_text(text: Any, tokens: int) -> Text:
-    """Take the first windows of the training text, of at least that many tokens, or all there are."""
-    length = text.train.seq_length
-    count = min(len(text.train), -(-tokens // length))
-    ids = text.train.token_ids[: count * length + 1]
-    windows = TokenWindows(ids, length, np.zeros(int(ids.max()) + 1, np.int64))
-    return Text(windows, text.validation, text.test, {**text.identity, "healing_windows": str(count)})
+def _heal(
+    stage: Stage, parent: PythiaModel, text: Sides, parameters: RetrofitParameters, place: Path, seed: int
+) -> Stage:
+    """Heal the model of a stage in place; without tokens to heal on it stays as it is."""
+    if not parameters.healing_tokens:
+        return stage
+    healing = healing_text(text, parameters.healing_tokens)
+    tokens = len(healing.train) * healing.train.seq_length
+    logger.info("Healing: %s, %d tokens.", stage.name, tokens)
+    heal(stage.model, parent, healing, parameters, place / stage.name.replace(" ", "_"), seed)
+    return replace(stage, healing_tokens=tokens)
 
 
 def _conversion(
     parent: PythiaModel, heads: Sequence[Heads], moments: Sequence[Moments], parameters: RetrofitParameters
-) -> list[Stage]:
-    """Make the stages between the original and healing."""
-    config = parent.config
-    assert isinstance(config, PythiaConfig)
+) -> Iterator[Stage]:
+    """Make the stages between the original and healing, one at a time."""
     if parameters.method == "mqa":
         grouped, lost = build_grouped_model(parent, heads, moments, parameters)
-        return [Stage(f"heads averaged, {parameters.averaging}", grouped, lost)]
-    if parameters.method == "cla":
-        return [Stage("layers averaged", build_sharing_model(parent, heads, parameters))]
-    layers = prepare_layers(parent, heads, moments, parameters)
-    widths = latent_widths(layers, 2 * heads[0].keys.shape[0] * heads[0].keys.shape[1], parameters)
-    full = [layer.full_rank for layer in layers]
-    absorbable, _ = build_latent_model(parent, layers, full, "plain", parameters)
-    factorised, lost = build_latent_model(parent, layers, widths, parameters.factorisation, parameters)
-    return [
-        Stage("position absorbable", absorbable),
-        Stage(f"factorised, {parameters.factorisation}", factorised, lost),
-    ]
+        yield Stage(f"heads averaged, {parameters.averaging}", grouped, lost)
+    elif parameters.method == "cla":
+        yield Stage("layers averaged", build_sharing_model(parent, heads, parameters))
+    else:
+        shape = shape_of(config_of(parent), parameters)
+        layers = prepare_layers(heads, moments, shape, parameters)
+        full = [shape.full_rank] * len(layers)
+        yield Stage("position absorbable", build_latent_model(parent, layers, full, "plain", parameters)[0])
+        widths = latent_widths(layers, shape, latent_width(config_of(parent), parameters), parameters)
+        factorised, lost = build_latent_model(parent, layers, widths, parameters.factorisation, parameters)
+        yield Stage(f"factorised, {parameters.factorisation}", factorised, lost)
 
 
 def _controls(
@@ -255,11 +236,12 @@ def _controls(
     moments: Sequence[Moments],
     parameters: RetrofitParameters,
     seed: int,
-) -> list[Stage]:
-    """Make what the converted model is to be compared with, before healing."""
-    controls = [Stage("replaced parts random", with_random_attention(copy.deepcopy(converted), seed))]
+) -> Iterator[Stage]:
+    """Make what the converted model is to be compared with, before healing, one at a time."""
+    random = with_random_attention(copy.deepcopy(converted), seed)
+    yield Stage("replaced parts random", random, is_control=True)
     if parameters.healing_tokens:
-        controls.append(Stage("not compressed", copy.deepcopy(parent)))
+        yield Stage("not compressed", copy.deepcopy(parent), is_control=True)
     groups = heads[0].keys.shape[0]
     kept = _values_per_token(converted) / _values_per_token(parent)
     fewer = [count for count in range(1, groups) if groups % count == 0]
@@ -267,29 +249,9 @@ def _controls(
         nearest = min(fewer, key=lambda count: abs(math.log(count / groups / kept)))
         averaging = RetrofitParameters(method="mqa", num_key_value_heads=nearest)
         grouped, lost = build_grouped_model(parent, heads, moments, averaging)
-        controls.append(Stage(f"{nearest} averaged head{'s' if nearest > 1 else ''}", grouped, lost))
-    return controls
+        yield Stage(f"{nearest} averaged head{'s' if nearest > 1 else ''}", grouped, lost, is_control=True)
 
 
 def _values_per_token(model: Decoder) -> int:
     """Values that a model keeps of each token, by formula."""
     return model.cached_values(2) - model.cached_values(1)
-
-
-def _row(stage: Stage, text: Any, control: bool) -> dict[str, Any]:
-    """Score a stage."""
-    score = evaluate(stage.model, text.test)
-    cache = measure(stage.model, min(64, text.test.seq_length))
-    assert cache.agrees
-    logger.info("%s: perplexity %.2f, %.0f bytes a token.", stage.name, score.perplexity, cache.bytes_per_token)
-    return {
-        "stage": stage.name,
-        "bytes_per_token": cache.bytes_per_token,
-        "perplexity": score.perplexity,
-        "bits_per_byte": score.bits_per_byte if score.text_bytes else None,
-        "accuracy": score.accuracy,
-        "energy_lost": float(np.mean(stage.energy_lost)) if len(stage.energy_lost) else None,
-        "energy_lost_by_layer": [round(share, 6) for share in stage.energy_lost] or None,
-        "healing_tokens": stage.healing_tokens,
-        "control": control,
-    }

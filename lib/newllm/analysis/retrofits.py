@@ -1,0 +1,111 @@
+"""What finished retrofits say together: every stage once, its seeds averaged, beside the model that it came from."""
+
+import json
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference
+from newllm.evaluation.recall_report import MEASURES
+from newllm.files import digest_of_json, read_json
+from newllm.retrofit.report import LOSSES_FILE, ORIGINAL, RESULT_FILE
+
+AVERAGED = ("perplexity", "bits_per_byte", "accuracy", *MEASURES, "energy_lost")
+RANDOM = "replaced parts random"
+
+
+def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
+    """Gather the stages of finished retrofits of one model, each once.
+
+    Parameters
+    ----------
+    folders
+        Of retrofits, of one parent and on one text; others than those of the first are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a stage, the most bytes first: ``what`` became of it in words; ``stage``, ``control``, ``method``,
+        ``healing_tokens``, ``bytes_per_token``, ``kept``; means over seeds of `AVERAGED`; the difference from the
+        original in nats a token with its interval over documents and seeds; ``seeds`` (0 where no seed decides it);
+        ``energy_lost_by_layer`` and ``folder`` of the first.
+    """
+    read = [(folder, read_json(folder / RESULT_FILE)) for folder in folders]
+    about = [digest_of_json([found["described"]["weights"], found["described"]["data"]]) for _, found in read]
+    rows = [
+        _row(folder, found, row)
+        for (folder, found), of in zip(read, about, strict=True)
+        if of == about[0]
+        for row in found["report"]
+    ]
+    stages = pd.DataFrame(rows).drop_duplicates(["what", "healing_tokens", "bytes_per_token", "seed"])
+    losses: dict[Hashable, ArmLosses | None] = {}
+    gathered = []
+    for key, group in stages.groupby(["what", "healing_tokens", "bytes_per_token"], sort=False):
+        first = group.iloc[0]
+        decides = bool((group["healing_tokens"] > 0).any()) or first["stage"] == RANDOM
+        group = group if decides else group.iloc[:1]
+        losses[key] = _losses(group, decides)
+        gathered.append(
+            {**first.drop("seed").to_dict(), "key": key, "seeds": len(group) if decides else 0}
+            | {name: group[name].astype(float).mean() for name in AVERAGED}
+        )
+    original = next(row["key"] for row in gathered if row["stage"] == ORIGINAL)
+    pairs = [(row["key"], original) for row in gathered if row["key"] != original]
+    differences = dict(zip([key for key, _ in pairs], compare_pairs(losses, pairs), strict=True))
+    table = pd.DataFrame([row | no_difference() | differences.get(row.pop("key"), {}) for row in gathered])
+    return table.sort_values(
+        ["bytes_per_token", "healing_tokens", "perplexity"], ascending=[False, True, True], ignore_index=True
+    )
+
+
+def _row(folder: Path, found: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    described = found["described"]
+    parameters = described["parameters"]
+    what = _words(row["stage"], parameters)
+    if row["healing_tokens"] and (unusual := _healing_words(parameters)):
+        what += f", {unusual}"
+    return row | {"what": what, "method": parameters["method"], "seed": described["seed"], "folder": folder}
+
+
+def _words(stage: str, parameters: dict[str, Any]) -> str:
+    """Say in words what became of a model."""
+    if stage in (ORIGINAL, RANDOM, "not compressed") or "averaged head" in stage:
+        return f"{RANDOM} ({parameters['method']})" if stage == RANDOM else stage
+    if parameters["method"] == "mqa":
+        return f"heads averaged, {parameters['averaging']}"
+    if parameters["method"] == "cla":
+        return f"{parameters['layers_sharing']} layers averaged"
+    if stage == "position absorbable":
+        return stage
+    words = [f"latent, {parameters['factorisation']}"]
+    if parameters["ranks"] == "energy":
+        words.append("ranks by energy")
+    if parameters["rotary_pairs"] is not None:
+        words.append(f"{parameters['rotary_pairs']} rotary pairs by {parameters['rotary_choice']}")
+    if parameters["rotary_heads"] == "shared":
+        words.append("one rotary key")
+    return ", ".join(words)
+
+
+def _healing_words(parameters: dict[str, Any]) -> str:
+    """Say how it was healed, as far as that is not the text on what was changed."""
+    words = []
+    if parameters["healing_loss"] == "kl":
+        words.append("healed by the original's distribution")
+    if parameters["healing_parts"] == "all":
+        words.append("all weights healed")
+    return ", ".join(words)
+
+
+def _losses(group: pd.DataFrame, has_seeds: bool) -> ArmLosses:
+    """Read the losses of a stage, by seed."""
+    by_seed, groups = {}, np.zeros(0, np.int64)
+    for row in group.to_dict("records"):
+        stored = json.loads((row["folder"] / LOSSES_FILE).read_bytes())
+        by_seed[row["seed"]] = np.asarray(stored["window_losses"][row["stage"]])
+        groups = np.asarray(stored["window_groups"], dtype=np.int64)
+    return ArmLosses(by_seed, groups, has_seeds=has_seeds)

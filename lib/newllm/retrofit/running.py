@@ -1,0 +1,171 @@
+"""A retrofit as a run: one folder with the model, its certificate and its report; what was killed goes on."""
+
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from newllm.config.groups import DataParameters, EvaluationParameters
+from newllm.config.retrofit import RetrofitParameters
+from newllm.data import TextData, prepare_data
+from newllm.evaluation.causality import certify
+from newllm.evaluation.continuations import continue_prompts
+from newllm.files import SAVED_MODEL, digest_of_json, outputs_folder, read_json, write_json
+from newllm.models.methods.pythia import PythiaModel
+from newllm.retrofit.parents import config_of
+from newllm.retrofit.planning import check
+from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE
+from newllm.retrofit.stages import Retrofit, convert
+from newllm.runs.folder import Run
+from newllm.runs.provenance import Provenance
+from newllm.runs.saved_model import TrainedModel
+from newllm.runs.saving import save_trained_model
+from newllm.runtime import move, no_progress_bar
+
+logger = logging.getLogger(__name__)
+RETROFITS_FOLDER = "retrofit"
+HEALING_FOLDER = "healing"
+
+# Digits of losses in the file that is published.
+LOSS_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class RetrofitPlan:
+    """What becomes of which model, on which text.
+
+    Attributes
+    ----------
+    parent
+        The trained model.
+    name
+        What the folder of the run is named after.
+    parameters
+        What becomes of the model.
+    text
+        What it is calibrated, healed and scored on.
+    evaluation
+        How recall is measured, and what is continued.
+    seed
+        Of healing and of the random control.
+    trained_on
+        Parameters of the trial that trained the model; None where that is not known.
+    """
+
+    parent: TrainedModel
+    name: str
+    parameters: RetrofitParameters
+    text: DataParameters
+    evaluation: EvaluationParameters
+    seed: int = 0
+    trained_on: dict[str, Any] | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as plain JSON values, what decides the result."""
+        return {
+            "weights": self.parent.digest,
+            "parameters": self.parameters.model_dump(mode="json"),
+            "text": self.text.model_dump(mode="json", exclude={"tokenizer"}),
+            "evaluation": self.evaluation.model_dump(mode="json", include=set(EvaluationParameters.model_fields)),
+            "seed": self.seed,
+        }
+
+    def usual_folder(self) -> Path:
+        """Return the folder among the outputs, named after the model, what becomes of it, and everything else."""
+        known = f"{self.name}-{self.parameters.method}-{digest_of_json(self.identity())[:8]}"
+        return outputs_folder() / RETROFITS_FOLDER / known
+
+
+def check_plan(plan: RetrofitPlan) -> PythiaModel:
+    """Refuse what cannot be, before any text is read; return the parent by its type.
+
+    Raises
+    ------
+    ValueError
+        In one sentence.
+    """
+    parent = plan.parent.model
+    if type(parent) is not PythiaModel:
+        raise ValueError(f"{plan.name} is a {plan.parent.method}, which is not retrofitted: give a pythia or llama.")
+    check(config_of(parent), plan.parameters)
+    return parent
+
+
+def run_retrofit(plan: RetrofitPlan, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Convert, heal, certify and save a model; what is finished is read, what was killed goes on.
+
+    The folder then holds ``retrofit.json`` (report, certificate, continuations, provenance), ``report.csv``,
+    ``window_losses.json`` and ``model``, which ``from_pretrained`` loads with its tokenizer.
+
+    Parameters
+    ----------
+    plan
+        What becomes of which model.
+    folder
+        Of the run.
+    device
+        Where to compute.
+
+    Returns
+    -------
+    dict
+        What ``retrofit.json`` says.
+
+    Raises
+    ------
+    ValueError
+        Where the plan cannot be, or the result does not pass the causality certificate.
+    newllm.runs.lock.RunError
+        Where the folder holds something else.
+    """
+    parent = check_plan(plan)
+    run = Run(folder, plan.identity())
+    if run.is_finished:
+        logger.info("%s is finished.", folder)
+        return read_json(folder / RESULT_FILE)
+    data = prepare_data(plan.text)
+    with run.work():
+        if run.is_finished:  # Another process may have finished it while this one waited.
+            return read_json(folder / RESULT_FILE)
+        run.start()
+        run.remove_leftovers()
+        start = time.perf_counter()
+        move(parent, device)
+        before = dict(continue_prompts(parent, data.tokenizer, plan.evaluation))
+        found = convert(parent, data, plan.parameters, plan.evaluation, folder=folder / HEALING_FOLDER, seed=plan.seed)
+        _write(plan, found, before, data, run)
+        shutil.rmtree(folder / HEALING_FOLDER, ignore_errors=True)
+        run.finish(time.perf_counter() - start)
+    return read_json(folder / RESULT_FILE)
+
+
+def _write(plan: RetrofitPlan, found: Retrofit, before: dict[str, str], data: TextData, run: Run) -> None:
+    """Certify the new model, and write all that a retrofit leaves."""
+    certificate = certify(found.model)
+    if not certificate.passed:
+        raise ValueError(f"the converted model does not pass the causality certificate: {certificate.failures()[0]}")
+    after = dict(continue_prompts(found.model, data.tokenizer, plan.evaluation))
+    with no_progress_bar():
+        save_trained_model(run.folder / SAVED_MODEL, found.model, plan.parent.tokenizer)
+    run.write_text(REPORT_FILE, found.report.to_csv(index=False))
+    losses = {stage: losses.round(LOSS_DIGITS).tolist() for stage, losses in found.window_losses.items()}
+    run.write_json(LOSSES_FILE, {"window_losses": losses, "window_groups": data.test.document_groups.tolist()})
+    rows = found.report.astype(object).where(found.report.notna(), None).to_dict("records")
+    write_json(
+        run.folder / RESULT_FILE,
+        {
+            "described": plan.identity() | {"parent": plan.name, "data": data.fingerprint},
+            "trained_on": plan.trained_on,
+            "report": rows,
+            "certificate": certificate.max_change,
+            "parameter_count": found.model.num_parameters(),
+            "continuations": [
+                {"prompt": prompt, "before": text, "after": after[prompt]} for prompt, text in before.items()
+            ],
+            "provenance": Provenance.collect().model_dump(mode="json"),
+        },
+    )
