@@ -225,6 +225,9 @@ class TrainingParameters(_Group):
 
     epochs: Count = Field(description="the number of passes over the training windows, at most")
     lr: Annotated[Real, Field(gt=0)] = Field(1e-4, description="learning rate of main training")
+    matrix_lr: Annotated[Real, Field(gt=0)] | None = Field(
+        None, description="learning rate of the blocks' matrices, which Muon then takes; None: AdamW takes them too"
+    )
     batch_size: Count = Field(8, description="windows in a step of main training")
     clip: Annotated[Real, Field(gt=0)] = Field(1.0, description="largest gradient norm")
     patience: Count = Field(1, description="epochs without improvement after which training stops")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -42,6 +43,7 @@ from newllm.training.checkpoints import (
     last_good_checkpoint,
     remove_checkpoint,
 )
+from newllm.training.muon import muon_of
 
 logger = logging.getLogger(__name__)
 SETTINGS = "settings.json"
@@ -110,10 +112,11 @@ def train(
 ) -> TrainingResult:
     """Train ``model`` in place and leave it with the weights that were best on the held-out windows.
 
-    AdamW (Loshchilov and Hutter 2019) with a learning rate that rises over the warm-up and then follows the schedule,
-    clipped gradients, early stopping. ``labels`` go to the model, which shifts them; the loss is the plain mean over
-    the predicted tokens. Parameters without ``requires_grad`` are not optimised. The batch order depends on the seed
-    alone, so that models are compared on the same sequence of batches.
+    AdamW (Loshchilov and Hutter 2019), with Muon for the matrices of the blocks where ``matrix_lr`` is given, learning
+    rates that rise over the warm-up and then follow the schedule, clipped gradients, early stopping. ``labels`` go to
+    the model, which shifts them; the loss is the plain mean over the predicted tokens. Parameters without
+    ``requires_grad`` are not optimised. The batch order depends on the seed alone, so that models are compared on the
+    same sequence of batches.
 
     Called again on a folder where an earlier call was killed, it goes on from the last checkpoint and ends with
     the numbers that the earlier call would have had, on a CPU to the bit where the number of threads is the same;
@@ -322,6 +325,7 @@ def _trainer(
         model=model,
         args=arguments,
         data_collator=collate,
+        optimizers=(_optimizer(model, parameters), None),
         train_dataset=data.train,
         eval_dataset=data.validation,
         callbacks=[
@@ -334,6 +338,19 @@ def _trainer(
     trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _optimizer(model: PreTrainedModel, parameters: TrainingParameters) -> Optimizer | None:
+    """Muon with AdamW; None where AdamW alone is asked for, which the Trainer builds."""
+    if parameters.matrix_lr is None:
+        return None
+    return muon_of(
+        model,
+        lr=parameters.lr,
+        matrix_lr=parameters.matrix_lr,
+        weight_decay=parameters.weight_decay,
+        betas=(parameters.adam_beta1, parameters.adam_beta2),
+    )
 
 
 def _steps_a_pass(data: TrainingData, parameters: TrainingParameters) -> int:
