@@ -13,8 +13,8 @@ from newllm.data import prepare_data
 from newllm.evaluation.certificate import Certificate
 from newllm.evaluation.perplexity import evaluate
 from newllm.experiments import scoring
+from newllm.experiments.checkpoints import score_pretrained
 from newllm.experiments.comparison import ComparisonError, compare
-from newllm.experiments.running import score_pretrained
 from newllm.runs.saved_model import LoadingError, load_model
 from tests.comparison_setup import ARMS, saved, settings, trial_of
 

@@ -8,7 +8,7 @@ import torch
 from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference, read_losses
 from newllm.analysis.summary import summarize_arms
 from newllm.evaluation.perplexity import Windows, extrapolate
-from newllm.experiments.scoring import is_pretrained
+from newllm.experiments.scoring import is_loaded
 from newllm.models.registry import controls
 from newllm.runs.saved_model import load_model
 
@@ -70,7 +70,7 @@ def extrapolations(
     Parameters
     ----------
     records
-        Rows of `newllm.experiments.comparison.compare`; weights that were not trained here are left out, as their own
+        Rows of `newllm.experiments.comparison.compare`; models that were not trained here are left out, as their own
         training length is another.
     windows
         Held-out windows of the training length.
@@ -92,7 +92,7 @@ def extrapolations(
         Where there are too few held-out windows for the longest length.
     """
     frames = []
-    for _, record in records[~records["arm"].map(is_pretrained)].iterrows():
+    for _, record in records[~records["arm"].map(is_loaded)].iterrows():
         model = load_model(record["folder"])
         scores = extrapolate(model, windows, factors=factors, batch_size=batch_size, device=device)
         frames.append(scores.assign(arm=record["arm"], seed=record["seed"]))

@@ -93,7 +93,7 @@ def _budget(record: pd.Series) -> str:
     given = record.get("parameters", {})
     elsewhere = is_pretrained(record["arm"])
     is_stream = not elsewhere and Arm.parse(record.get("method", record["arm"])).reads_stream
-    settings = {name: given.get(name) for name in UNEQUAL}
+    settings = {name: given.get(name) for name in UNEQUAL} | {"healing_tokens": given.get("healing_tokens", 0)}
     return json.dumps(settings | {"is_stream": is_stream, "elsewhere": elsewhere}, default=str)
 
 

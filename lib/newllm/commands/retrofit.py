@@ -25,7 +25,7 @@ from newllm.runtime import usable_device
 logger = logging.getLogger(__name__)
 Group = TypeVar("Group", bound=BaseModel)
 # Of the text, from the record of the trial that trained the model, where there is one.
-OF_TRIAL = ("source", "text_files", "seq_length", "validation_percent", "test_percent")
+OF_TRIAL = ("source", "text_files", "samples", "seq_length", "validation_percent", "test_percent")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -60,10 +60,11 @@ def _plan(options: argparse.Namespace, trained: TrainedModel) -> RetrofitPlan:
     folder = find_saved_model(options.model)
     trained_on = _trial_of(folder)
     text = {name: trained_on[name] for name in OF_TRIAL if trained_on.get(name) is not None} | said
-    length = int(text.get("seq_length", 0) or 0)
-    if length:
-        # As many windows as are read: to calibrate on, and to heal on.
-        text.setdefault("samples", max(parameters.calibration_windows, -(-parameters.healing_tokens // length)))
+    length = parameters.seq_length or trained_on.get("seq_length")
+    if length and text.get("samples") != "all" and "samples" not in said:
+        # To calibrate on, to heal on, and to know which pairs of tokens the parent has seen in training.
+        needed = max(parameters.calibration_windows, -(-parameters.healing_tokens // length))
+        text["samples"] = max(needed, text.get("samples", 0))
     text["tokenizer"] = str(folder / "tokenizer.json")
     return RetrofitPlan(
         parent=trained,

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedConfig
 
 from newllm import models
-from newllm.config.groups import ModelParameters
-from newllm.config.methods import method_of
+from newllm.config.groups import ExperimentParameters, ModelParameters
+from newllm.config.methods import CHECKPOINT, method_of
 from newllm.config.values import ValueFormatError, read_value, split_items, write_value
 from newllm.models.language_model import LanguageModel
 from newllm.models.position import PositionEncodingConfig
@@ -70,12 +70,15 @@ class Arm:
         ArmError
             For whatever is not of this form, with the nearest thing that is.
         """
+        if text.startswith(CHECKPOINT):
+            raise ArmError(f"arm {text!r} is a trained model, which comparisons score: nothing is trained of it here.")
         body, at, settings = text.strip().partition("@")
         method = method_of(body, models.names())
         if method is None:
             hint = did_you_mean(body.split("-")[0], models.names())
             raise ArmError(
-                f"arm {text!r} names no model{hint}: write {GRAMMAR} with one of {', '.join(models.names())}."
+                f"arm {text!r} names no model{hint}: write {GRAMMAR} with one of {', '.join(models.names())}, or "
+                f"{CHECKPOINT}<folder> for a trained model."
             )
         rest = body.removeprefix(method)
         frozen_embedding = rest.endswith(f"-{FROZEN_EMBEDDING}")
@@ -194,6 +197,18 @@ class Arm:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return models.create(self.method, parameters.size, **settings)
+
+
+def trained_arms(parameters: ExperimentParameters) -> list[Arm]:
+    """Return the arms of a comparison that are trained, by what they train, each once; no checkpoint is among them.
+
+    Raises
+    ------
+    ArmError
+        Where one cannot be built.
+    """
+    asked = [Arm.parse(text) for text in parameters.arms if not text.startswith(CHECKPOINT)]
+    return list(dict.fromkeys(arm.as_trained(parameters) for arm in asked))
 
 
 def has_recurrence(method: str) -> bool:

@@ -9,10 +9,11 @@ import pandas as pd
 
 from newllm.config.groups import ExperimentParameters
 from newllm.data import TextData
-from newllm.experiments.arms import Arm
+from newllm.experiments.arms import trained_arms
+from newllm.experiments.checkpoints import checkpoints_of, score_checkpoint, score_pretrained
 from newllm.experiments.executor import run_side_by_side
 from newllm.experiments.floor import make_floor
-from newllm.experiments.running import run_trial, score_pretrained
+from newllm.experiments.running import run_trial
 from newllm.experiments.timing import ended, expected_stages, plan_of
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import outputs_folder, reference_folder
@@ -52,7 +53,8 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     Returns
     -------
     pandas.DataFrame
-        One row a trial, as `newllm.runs.records_table.load_records` gives them, in the order of arms and seeds.
+        One row a trial, as `newllm.runs.records_table.load_records` gives them, in the order of arms and seeds; behind
+        them one for each arm that is a trained model, and for pretrained weights.
 
     Raises
     ------
@@ -61,11 +63,11 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
     ComparisonError
         After everything else has run, where a trial failed.
     """
-    arms = list(dict.fromkeys(Arm.parse(text).as_trained(parameters) for text in parameters.arms))
+    arms = trained_arms(parameters)
     trials = [Trial(arm, seed, parameters, folder, data.fingerprint) for seed in parameters.seeds for arm in arms]
-    pretrained = parameters.pretrained or ()
+    pretrained, checkpoints = parameters.pretrained or (), checkpoints_of(parameters)
     if unfinished(trials):
-        for source in pretrained:
+        for source in (*pretrained, *(checkpoint.where for checkpoint in checkpoints)):
             check_pretrained(source, data.tokenizer)
     make_floor(data, folder)
     failures = run_trials(trials, data, folder, parameters.processes)
@@ -75,7 +77,9 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
             f"{len(failures)} of {len(trials)} trials failed, the others are finished and kept ({described})."
         ) from next(iter(failures.values()))
     wanted = [(arm.name, seed) for arm in arms for seed in parameters.seeds]
-    wanted += [(score_pretrained(source, parameters, data, folder).arm, 0) for source in pretrained]
+    scored = [score_checkpoint(checkpoint, parameters, data, folder) for checkpoint in checkpoints]
+    scored += [score_pretrained(source, parameters, data, folder) for source in pretrained]
+    wanted += [(record.arm, record.seed) for record in scored]
     records = load_records(folder).set_index(["arm", "seed"], drop=False)
     return records.loc[wanted].reset_index(drop=True)
 

@@ -11,13 +11,15 @@ from transformers import PreTrainedConfig
 
 from newllm.config.errors import ParameterError
 from newllm.config.groups import DataParameters, ExperimentParameters, FactParameters, RunParameters
+from newllm.config.methods import CHECKPOINT
 from newllm.data.facts import load_facts
 from newllm.data.preparation import ASKED, refuse_endless
 from newllm.data.sources import HUB_DATASETS, open_source
 from newllm.data.tokenizers import read_saved_tokenizer
 from newllm.evaluation.calculator import calculate
 from newllm.evaluation.reversal import wrong_answers
-from newllm.experiments.arms import Arm, ArmError
+from newllm.experiments.arms import Arm, ArmError, trained_arms
+from newllm.experiments.checkpoints import checkpoints_of, refuse_twins
 from newllm.experiments.recipes import freeze
 from newllm.experiments.scoring import pretrained_arm
 from newllm.experiments.trial import Trial, lender_of
@@ -56,8 +58,8 @@ def check_before_work(parameters: RunParameters) -> None:
         if isinstance(parameters, DataParameters):
             check_text(parameters)
         if isinstance(parameters, ExperimentParameters):
-            check_arms([Arm.parse(text) for text in parameters.arms], parameters)
-            _check_all_pretrained(parameters)
+            check_arms(trained_arms(parameters), parameters)
+            _check_saved_models(parameters)
     except OSError as error:
         # Our own sentences come without a file name of the system's.
         said = f"{error.filename} cannot be read ({error.strerror})" if error.filename else str(error)
@@ -175,30 +177,32 @@ def _check_stream(arm: Arm, model: BorrowedEmbeddingModel, parameters: Experimen
         local_embedding(config.embedding_source, width=config.hidden_size)
 
 
-def _check_all_pretrained(parameters: ExperimentParameters) -> None:
+def _check_saved_models(parameters: ExperimentParameters) -> None:
+    """Refuse trained models, among the arms or beside them, that cannot be scored on these windows."""
     names = parameters.pretrained or ()
-    rows = [pretrained_arm(name) for name in names]
-    twice = [row for row in rows if rows.count(row) > 1]
-    if twice:
-        raise ValueError(f"pretrained is {list(names)}, of which two would have the row {twice[0]}: rename a folder")
+    refuse_twins(names, [pretrained_arm(name) for name in names], "pretrained")
     for name in names:
-        _check_pretrained(name, parameters.tokenizer)
+        _check_saved_model(name, f"pretrained is {name!r}", parameters.tokenizer)
+    checkpoints = checkpoints_of(parameters)
+    refuse_twins([each.where for each in checkpoints], [each.name for each in checkpoints], "checkpoint")
+    for checkpoint in checkpoints:
+        _check_saved_model(checkpoint.where, f"arm '{CHECKPOINT}{checkpoint.where}'", parameters.tokenizer)
 
 
-def _check_pretrained(name: str, tokenizer: str) -> None:
-    """Refuse pretrained weights that are not there, or whose tokenizer cannot be that of the windows.
+def _check_saved_model(name: str, what: str, tokenizer: str) -> None:
+    """Refuse a trained model that is not there, or whose tokenizer cannot be that of the windows.
 
     The hub is not asked here: a comparison asks it before its first trial.
     """
     reason = why_no_model(name)
     if reason is not None:
-        raise ValueError(f"pretrained is {name!r}: {reason}")
+        raise ValueError(f"{what}: {reason}")
     kind, _, size = tokenizer.partition(":")
     is_local = local_folder(name) is not None
     if is_local:
         check_pretrained(name)
     if kind == "bpe" and (not is_local or len(read_saved_tokenizer(find_saved_model(name))) != int(size)):
-        raise ValueError(f"pretrained is {name!r}, whose tokenizer is not {tokenizer!r}: give tokenizer the same value")
+        raise ValueError(f"{what}, whose tokenizer is not {tokenizer!r}: give tokenizer the same value")
 
 
 def _check_folder(folder: Path | None) -> None:

@@ -1,19 +1,16 @@
-"""One trial from its start to its record: built, treated, trained, scored, recorded; and weights trained elsewhere."""
+"""One trial from its start to its record: built, treated, trained, scored, recorded."""
 
-import re
 import time
 from pathlib import Path
 
-from newllm.config.groups import ExperimentParameters
 from newllm.data import TextData
 from newllm.experiments.recipes import RECIPES, TRAINING_FOLDER
-from newllm.experiments.scoring import Subject, pretrained_arm, score, write_scores
+from newllm.experiments.scoring import Subject, score, write_scores
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import SAVED_MODEL
 from newllm.runs.folder import Run
 from newllm.runs.progress import written_progress
 from newllm.runs.record import CertificateResult, Record
-from newllm.runs.saved_model import check_pretrained, load_trained_model
 from newllm.runs.saving import save_trained_model
 from newllm.runtime import choose_device, move, no_progress_bar
 from newllm.training.checkpoints import WEIGHTS
@@ -58,7 +55,7 @@ def _run(trial: Trial, run: Run, data: TextData) -> Record:
     start = time.perf_counter()
     with written_progress(run.folder):
         subject = _train(trial, run.folder, data)
-        record = _score(subject, data, run, start)
+        record = record_scores(subject, data, run, start)
         _save(subject, data, run.folder)
         run.finish(record.duration_seconds, record)
     return record
@@ -73,7 +70,7 @@ def _train(trial: Trial, folder: Path, data: TextData) -> Subject:
     return Subject(trial.arm.name, trial.arm.method, trial.seed, trial.parameters, model, trained)
 
 
-def _score(subject: Subject, data: TextData, run: Run, start: float) -> Record:
+def record_scores(subject: Subject, data: TextData, run: Run, start: float) -> Record:
     """Score a model, write what was found, and describe it in a record, which finishes the run."""
     scores = score(subject, data)
     write_scores(subject, scores, data, run)
@@ -82,7 +79,7 @@ def _score(subject: Subject, data: TextData, run: Run, start: float) -> Record:
         profile=subject.parameters.profile,
         arm=subject.arm,
         method=subject.method,
-        size=subject.parameters.size,
+        size=run.identity.get("size", subject.parameters.size),
         seed=subject.seed,
         parameters=run.identity,
         parameter_count=subject.model.num_parameters(),
@@ -107,41 +104,3 @@ def _put_weights_back(folder: Path) -> None:
     trained, saved = folder / TRAINING_FOLDER / WEIGHTS, folder / SAVED_MODEL / WEIGHTS
     if trained.parent.is_dir() and saved.is_file() and not trained.is_file():
         saved.rename(trained)
-
-
-def score_pretrained(source: str, parameters: ExperimentParameters, data: TextData, folder: Path) -> Record:
-    """Evaluate, certify and record trained weights on the same held-out windows, in float32, as a row of their own.
-
-    Parameters
-    ----------
-    source
-        A hub id, or a folder with the model and its tokenizer.
-    parameters
-        Of the comparison that the row is for.
-    data
-        Test windows.
-    folder
-        Holds the folders of the trials; this one's is named after the weights.
-
-    Raises
-    ------
-    LoadingError
-        Where the weights cannot be read whole, or belong to another tokenizer than the windows.
-    HubUnavailableError
-        The hub did not answer.
-    CertificateError
-        Where the model does not pass the causality certificate.
-    """
-    arm = pretrained_arm(source)
-    identity = parameters.identity() | {"arms": [arm], "seeds": [0], "pretrained": [source]}
-    run = Run(folder / re.sub(r"[^A-Za-z0-9_.=-]+", "_", arm), identity)
-    if run.is_finished:
-        return run.record()
-    check_pretrained(source, data.tokenizer)
-    loaded = load_trained_model(source)
-    run.start()
-    start = time.perf_counter()
-    move(loaded.model, choose_device(parameters.device))
-    record = _score(Subject(arm, loaded.method, 0, parameters, loaded.model), data, run, start)
-    run.finish(record.duration_seconds, record)
-    return record

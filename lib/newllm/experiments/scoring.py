@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from newllm.config.groups import ExperimentParameters
+from newllm.config.methods import CHECKPOINT
 from newllm.data import TextData
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
@@ -52,6 +53,11 @@ def pretrained_arm(source: str) -> str:
 def is_pretrained(arm: str) -> bool:
     """Tell whether a record is of weights that were trained elsewhere."""
     return arm.startswith(PRETRAINED)
+
+
+def is_loaded(arm: str) -> bool:
+    """Tell whether a record is of a trained model that was scored, and not of a trial."""
+    return arm.startswith((PRETRAINED, CHECKPOINT))
 
 
 class CertificateError(RuntimeError):

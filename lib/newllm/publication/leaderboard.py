@@ -21,7 +21,7 @@ from newllm.analysis.summary import summarize_arms
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.groups import BUDGET, DataParameters, ExperimentParameters, LeaderboardFilters
 from newllm.experiments.arms import Arm
-from newllm.experiments.scoring import is_pretrained
+from newllm.experiments.scoring import is_loaded, is_pretrained
 from newllm.figures.pareto import alike, on_front
 from newllm.files import outputs_folder, reference_folder
 from newllm.models.registry import BASELINE
@@ -258,6 +258,8 @@ def _as_trained(record: pd.Series) -> dict[str, Any]:
     """
     if is_pretrained(record["arm"]):
         raise ValueError("trained elsewhere, on other text and for longer")
+    if is_loaded(record["arm"]):
+        raise ValueError("a trained model that was scored: how it was made is not among the parameters of a trial")
     arm = Arm.parse(record["arm"]).as_trained(_parameters(record))
     return {"arm": arm.name, "method": arm.method}
 

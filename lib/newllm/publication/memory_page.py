@@ -13,7 +13,7 @@ from newllm.config.groups import DataParameters, ExperimentParameters
 from newllm.data import prepare_data
 from newllm.evaluation.recall import recall_tokens
 from newllm.experiments.arms import Arm
-from newllm.experiments.scoring import EVALUATION_FILE
+from newllm.experiments.scoring import EVALUATION_FILE, is_loaded
 from newllm.files import read_json, read_plain_json, write_json
 from newllm.models.registry import BASELINE
 from newllm.publication.templates import page_template
@@ -168,6 +168,8 @@ def _rows(folder: Path, passage: Passage) -> list[Row]:
     found: dict[str, list[tuple[Record, NDArray[np.float64]]]] = {}
     for file in sorted(folder.glob(f"*/{EVALUATION_FILE}")):
         record = read_record(file.parent)
+        if is_loaded(record.arm):  # what it keeps token by token is not known by its name
+            continue
         shown = read_plain_json(file).get("first_windows")
         if shown and record.parameters.get("data") == passage.data:
             found.setdefault(record.arm, []).append((record, np.asarray(shown[0])))

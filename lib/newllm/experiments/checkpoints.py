@@ -1,0 +1,173 @@
+"""Trained models as arms: ``checkpoint:<folder>`` is a retrofit, a trial, or any saved model that is only scored."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from newllm.config.groups import ExperimentParameters, TrainingParameters
+from newllm.config.methods import CHECKPOINT
+from newllm.data import TextData
+from newllm.experiments.running import record_scores
+from newllm.experiments.scoring import Subject, pretrained_arm
+from newllm.files import SAVED_MODEL, local_folder, outputs_folder, read_json, reference_folder
+from newllm.retrofit.report import RESULT_FILE
+from newllm.runs.folder import Run, finished_runs
+from newllm.runs.record import RECORD_FILE, Record, read_record
+from newllm.runs.saved_model import check_pretrained, find_saved_model, load_trained_model, weights_digest
+from newllm.runtime import choose_device, move
+
+# Parameters of a record that say what a model was trained with, and which shape it has.
+OF_TRAINING = (*TrainingParameters.model_fields, "size")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a saved model comes from, as far as what lies beside it says.
+
+    Attributes
+    ----------
+    trained_on
+        Parameters of the record of the trial that trained it, or what it was made from; none where nobody knows.
+    healing_tokens
+        Tokens that a retrofit was healed on.
+    """
+
+    trained_on: dict[str, Any]
+    healing_tokens: int = 0
+
+    @classmethod
+    def of(cls, model: Path) -> "Lineage":
+        """Read what lies beside the folder of a saved model."""
+        run = model.parent
+        if (run / RECORD_FILE).is_file():
+            return cls(read_record(run).parameters)
+        if (run / RESULT_FILE).is_file():
+            found = read_json(run / RESULT_FILE)
+            # Of the last stage, whose model is saved.
+            *_, tokens = (row["healing_tokens"] for row in found["report"] if not row["control"])
+            return cls(found["trained_on"] or {}, tokens)
+        return cls({})
+
+    @property
+    def seed(self) -> int:
+        """Seed of the trial, beside whose other arms it stands; 0 where it is no trial's."""
+        return int(self.trained_on.get("seeds", [0])[0])
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model that stands among the arms of a comparison.
+
+    Attributes
+    ----------
+    where
+        Folder of a retrofit, of a trial or of a saved model, or a hub id.
+    """
+
+    where: str
+
+    @property
+    def name(self) -> str:
+        """The arm's name: that of its folder, wherever it lies, or the hub id."""
+        folder = local_folder(self.where)
+        if folder is None:
+            return CHECKPOINT + self.where
+        return CHECKPOINT + (folder.parent if folder.name == SAVED_MODEL else folder).absolute().name
+
+    def run(self, parameters: ExperimentParameters, data: TextData, folder: Path) -> Run:
+        """Open the run of its scores: other weights, or the same on other windows, have another."""
+        model = find_saved_model(self.where)
+        weights, lineage = weights_digest(model), Lineage.of(model)
+        known = parameters.trial_identity(self.name, lineage.seed, trains_projection=False, reads_stream=False)
+        identity = {key: value for key, value in known.items() if key not in OF_TRAINING}
+        # Trained on other text is trained otherwise: then nothing is said of it.
+        if lineage.trained_on.get("data") == data.fingerprint:
+            identity |= {key: lineage.trained_on[key] for key in OF_TRAINING if key in lineage.trained_on}
+        identity |= {"data": data.fingerprint, "weights": weights, "healing_tokens": lineage.healing_tokens}
+        safe = re.sub(r"[^A-Za-z0-9_.=-]+", "_", self.name)
+        return Run(folder / f"{safe}-{weights[:8]}", identity)
+
+
+def checkpoints_of(parameters: ExperimentParameters) -> list[Checkpoint]:
+    """Return the arms that are trained models."""
+    return [Checkpoint(arm.removeprefix(CHECKPOINT)) for arm in parameters.arms if arm.startswith(CHECKPOINT)]
+
+
+def refuse_twins(names: Sequence[str], rows: Sequence[str], what: str) -> None:
+    """Refuse trained models that would have one row; ValueError says which."""
+    twice = [row for row in rows if rows.count(row) > 1]
+    if twice:
+        raise ValueError(f"{what} is {list(names)}, of which two would have the row {twice[0]}: rename a folder")
+
+
+def score_checkpoint(checkpoint: Checkpoint, parameters: ExperimentParameters, data: TextData, folder: Path) -> Record:
+    """Evaluate, certify and record a trained model on the windows of a comparison; equal scores are taken over.
+
+    Parameters
+    ----------
+    checkpoint
+        The model.
+    parameters
+        Of the comparison.
+    data
+        Its windows.
+    folder
+        Holds the folders of the trials; this one's is named after the checkpoint.
+
+    Raises
+    ------
+    LoadingError
+        Where the weights cannot be read whole, or belong to another tokenizer than the windows.
+    HubUnavailableError
+        The hub did not answer.
+    CertificateError
+        Where the model does not pass the causality certificate.
+    """
+    check_pretrained(checkpoint.where, data.tokenizer)
+    run = checkpoint.run(parameters, data, folder)
+    if not run.is_finished and not parameters.rerun:
+        run.take_over(finished_runs(outputs_folder(), reference_folder()))
+    if run.is_finished:
+        return run.record()
+    return _score(checkpoint.where, checkpoint.name, parameters, data, run)
+
+
+def score_pretrained(source: str, parameters: ExperimentParameters, data: TextData, folder: Path) -> Record:
+    """Evaluate, certify and record weights that were trained elsewhere, as `score_checkpoint` does.
+
+    Parameters
+    ----------
+    source
+        A hub id, or a folder with the model and its tokenizer.
+    parameters, data, folder
+        As for `score_checkpoint`.
+
+    Raises
+    ------
+    LoadingError, HubUnavailableError, CertificateError
+        As `score_checkpoint`.
+    """
+    arm = pretrained_arm(source)
+    identity = parameters.identity() | {"arms": [arm], "seeds": [0], "pretrained": [source]}
+    run = Run(folder / re.sub(r"[^A-Za-z0-9_.=-]+", "_", arm), identity)
+    if run.is_finished:
+        return run.record()
+    check_pretrained(source, data.tokenizer)
+    return _score(source, arm, parameters, data, run)
+
+
+def _score(where: str, arm: str, parameters: ExperimentParameters, data: TextData, run: Run) -> Record:
+    loaded = load_trained_model(where)
+    with run.work():
+        if run.is_finished:  # Another process may have finished it while this one waited.
+            return run.record()
+        run.start()
+        start = time.perf_counter()
+        move(loaded.model, choose_device(parameters.device))
+        subject = Subject(arm, loaded.method, run.identity["seeds"][0], parameters, loaded.model)
+        record = record_scores(subject, data, run, start)
+        run.finish(record.duration_seconds, record)
+    return record

@@ -1,0 +1,89 @@
+"""Trained models as arms: scored, never trained, known by their weights, and compared where they were trained alike."""
+
+import shutil
+
+import pytest
+import torch
+
+from newllm.analysis.summary import summarize_arms
+from newllm.config.errors import ParameterError
+from newllm.config.groups import EvaluationParameters
+from newllm.config.retrofit import RetrofitParameters
+from newllm.evaluation.cache import measure
+from newllm.experiments import checkpoints
+from newllm.experiments.arms import Arm, ArmError
+from newllm.experiments.comparison import compare
+from newllm.experiments.planning import check_before_work
+from newllm.models import create
+from newllm.retrofit.running import RetrofitPlan, run_retrofit
+from newllm.runs.record import read_record
+from newllm.runs.saved_model import load_model, load_trained_model
+from newllm.runs.saving import save_trained_model
+from tests.comparison_setup import settings
+
+
+@pytest.fixture(scope="module")
+def converted(finished_comparison, text_data, text_folder, tmp_path_factory):
+    """A retrofit of the pythia of the finished comparison, and one that was healed."""
+    place, parent = tmp_path_factory.mktemp("retrofits"), finished_comparison[1] / "pythia-seed1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("newllm.retrofit.running.prepare_data", lambda parameters: text_data)
+        for name, more in {"halved": {}, "healed": {"healing_tokens": 32, "batch_size": 1}}.items():
+            plan = RetrofitPlan(
+                parent=load_trained_model(parent),
+                name="pythia",
+                parameters=RetrofitParameters(keep=0.5, controls=False, **more),
+                text=settings(text_folder),
+                evaluation=EvaluationParameters(continuation_tokens=2),
+                trained_on=read_record(parent).parameters,
+            )
+            run_retrofit(plan, place / name, torch.device("cpu"))
+    return place
+
+
+def test_a_retrofit_stands_beside_the_arm_that_it_came_from(
+    converted, finished_comparison, text_folder, text_data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(finished_comparison[1].parent))
+    arms = ["pythia", *(f"checkpoint:{converted / name}" for name in ("halved", "healed"))]
+    given = settings(text_folder, arms=arms)
+    check_before_work(given)
+    # Nothing is trained: the trial of the baseline is taken over.
+    monkeypatch.setattr("newllm.experiments.running._train", None)
+    results = compare(given, text_data, tmp_path / "run")
+    names = ["pythia", "checkpoint:halved", "checkpoint:healed"]
+    assert list(results["arm"]) == names and set(results["seed"]) == {1}
+    halved = results.set_index("arm").loc["checkpoint:halved"]
+    model = load_model(converted / "halved")
+    assert halved["kv_bytes_per_token"] == measure(model, 16).bytes_per_token == 512
+    assert halved["method"] == "mla" and halved["size"] == "tiny" and halved["certificate"] < 1e-9
+    summary = summarize_arms(results, "pythia").set_index("arm")
+    alike = ("2-gram", "3-gram", "4-gram", "pythia", "checkpoint:halved")
+    assert summary["equal_budget"].to_dict() == {**dict.fromkeys(alike, True), "checkpoint:healed": False}
+    assert summary["difference"].notna()["checkpoint:halved"] and summary["difference"].isna()["checkpoint:healed"]
+    # A second comparison reads what was found; other weights in the same folder are other scores.
+    monkeypatch.setattr(checkpoints, "load_trained_model", None)
+    assert compare(given, text_data, tmp_path / "run")["perplexity"].tolist() == results["perplexity"].tolist()
+    monkeypatch.undo()
+    torch.manual_seed(5)
+    copy = tmp_path / "halved"
+    shutil.copytree(converted / "halved" / "model", copy)
+    other = create("mla", "tiny", vocab_size=320)
+    save_trained_model(copy, other, text_data.tokenizer)
+    again = compare(settings(text_folder, arms=[f"checkpoint:{copy}"]), text_data, tmp_path / "run")
+    assert again["perplexity"].item() != halved["perplexity"]
+    # Of what lies alone nobody knows what it was trained with.
+    assert "epochs" not in again["parameters"].item()
+
+
+def test_what_cannot_stand_among_the_arms_is_refused_before_work(converted, text_folder, tmp_path):
+    halved = f"checkpoint:{converted / 'halved'}"
+    for arms, more, said in (
+        ([f"checkpoint:{tmp_path / 'nowhere'}"], {}, "there is no folder"),
+        ([halved], {"tokenizer": "bpe:310"}, "whose tokenizer is not 'bpe:310'"),
+        ([halved, f"checkpoint:{converted / 'halved' / 'model'}"], {}, "two would have the row checkpoint:halved"),
+    ):
+        with pytest.raises(ParameterError, match=said):
+            check_before_work(settings(text_folder, arms=arms, **more))
+    with pytest.raises(ArmError, match="is a trained model, which comparisons score"):
+        Arm.parse(halved)
