@@ -20,6 +20,7 @@ ORDER = (
         "tensor_files",
         "runtime",
         "wording",
+        "processes",
         "progress",
         "config",
         "models",
@@ -29,7 +30,7 @@ ORDER = (
         "runs",
     ),
     *("benchmarks", "training", "retrofit", "figures", "experiments", "analysis", "publication", "notebook"),
-    *("commands", "cli"),
+    *("commands", "cli", "__main__"),
 )
 
 

@@ -22,6 +22,7 @@ from newllm.commands.arguments import (
     run,
     start,
     sweep,
+    train,
 )
 from newllm.commands.interruption import Interruption
 from newllm.config.errors import ParameterError
@@ -34,6 +35,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     start,
     run,
     lab,
+    train,
     sweep,
     leaderboard,
     compare_parameters,

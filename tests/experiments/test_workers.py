@@ -128,6 +128,7 @@ def test_a_job_of_slurm_runs_one_trial_at_a_time_on_all_its_cores():
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in configured.items()}):
         script = slurm_job_script()
     assert "--nthreads 1 " in script
+    assert script.rstrip().endswith("--memory-limit 0")
     assert "distributed.cli.dask_worker tcp://" in script
     for line in ("-p long", "-A language", "-n 1", "--cpus-per-task=6", "--mem=19G", "-t 10:00:00"):
         assert f"#SBATCH {line}\n" in script

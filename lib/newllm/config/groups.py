@@ -231,7 +231,9 @@ class TrainingParameters(_Group):
     batch_size: Count = Field(8, description="windows in a step of main training")
     clip: Annotated[Real, Field(gt=0)] = Field(1.0, description="largest gradient norm")
     patience: Count = Field(1, description="epochs without improvement after which training stops")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the products in training")
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32", description="dtype of the products in training; tf32 is for NVIDIA's GPUs"
+    )
     weight_decay: Annotated[Real, Field(ge=0)] = Field(0.01, description="weight decay of AdamW")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="how the learning rate falls behind the warm-up: not at all, or to zero at the end"

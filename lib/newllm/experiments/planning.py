@@ -27,7 +27,7 @@ from newllm.files import cache_folder, local_folder, why_no_model
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
 from newllm.runs.saved_model import check_pretrained, find_saved_model
-from newllm.runtime import usable_device
+from newllm.runtime import choose_device, usable_device
 from newllm.training.embeddings import RANDOM, local_embedding, refuse_random_head
 from newllm.training.stream import refuse_short_stretches
 
@@ -58,6 +58,7 @@ def check_before_work(parameters: RunParameters) -> None:
         if isinstance(parameters, DataParameters):
             check_text(parameters)
         if isinstance(parameters, ExperimentParameters):
+            _check_precision(parameters)
             check_arms(trained_arms(parameters), parameters)
             _check_saved_models(parameters)
     except OSError as error:
@@ -175,6 +176,12 @@ def _check_stream(arm: Arm, model: BorrowedEmbeddingModel, parameters: Experimen
         refuse_random_head(model)
     elif config.embedding_source is not None:
         local_embedding(config.embedding_source, width=config.hidden_size)
+
+
+def _check_precision(parameters: ExperimentParameters) -> None:
+    device = choose_device(parameters.device)
+    if parameters.precision == "tf32" and device.type != "cuda":
+        raise ValueError(f"precision is tf32, which {device.type} has not: take float32, or a device of NVIDIA's")
 
 
 def _check_saved_models(parameters: ExperimentParameters) -> None:

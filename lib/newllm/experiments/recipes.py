@@ -16,6 +16,7 @@ from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
 from newllm.models.recipe import CONTEXTS, WINDOWS, Recipe
 from newllm.models.recurrent import RecurrentModel
+from newllm.processes import is_first
 from newllm.recurrence.checkpoint import ProjectionMismatchError, load_projection, save_projection
 from newllm.recurrence.training import ProjectionResult, train_projections
 from newllm.training.embeddings import RANDOM, adopt_embedding, read_embedding
@@ -105,8 +106,11 @@ def freeze(arm: Arm, model: LanguageModel) -> None:
 
 
 def train_on_windows(trial: Trial, model: LanguageModel, data: TextData, folder: Path, device: torch.device) -> Trained:
-    """Train the recurrences by their treatment, then the rest by cross-entropy, each window from an empty cache."""
-    projection = train_projection_of(trial, model, data, folder, device)
+    """Train the recurrences by their treatment, then the rest by cross-entropy, each window from an empty cache.
+
+    Of several processes the first one trains the recurrences; main training gives the others what it starts from.
+    """
+    projection = train_projection_of(trial, model, data, folder, device) if is_first() else None
     freeze(trial.arm, model)
     main = train(model, data, trial.parameters, folder / TRAINING_FOLDER, seed=trial.seed, device=device)
     return Trained(main, projection)

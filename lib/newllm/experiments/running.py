@@ -47,6 +47,17 @@ def run_trial(trial: Trial, data: TextData) -> Record:
         return run.record() if run.is_finished else _run(trial, run, data)
 
 
+def train_beside(trial: Trial, data: TextData) -> None:
+    """Take part in main training of a trial that the first of several processes runs; nothing is written here.
+
+    Parameters
+    ----------
+    trial, data
+        As in `run_trial`.
+    """
+    _train(trial, trial.run().folder, data)
+
+
 def _run(trial: Trial, run: Run, data: TextData) -> Record:
     """Run a trial in its folder, which is locked."""
     run.start()

@@ -101,7 +101,7 @@ def slurm_job_script() -> str:
 def _slurm_cluster() -> SLURMCluster:
     """Make a scheduler whose workers are SLURM's jobs, of which none is submitted yet.
 
-    All settings but three are those of dask-jobqueue's configuration (``jobqueue.slurm``): a job has one worker, which
+    All other settings are those of dask-jobqueue's configuration (``jobqueue.slurm``): a job has one worker, which
     runs one trial at a time on all its cores.
 
     Raises
@@ -120,6 +120,7 @@ def _slurm_cluster() -> SLURMCluster:
         cores=1,
         processes=1,
         job_cpu=cores,
+        worker_extra_args=["--memory-limit", "0"],  # SLURM itself ends what takes more
         job_script_prologue=[*before, f"export OMP_NUM_THREADS={cores} TQDM_DISABLE=1"],
     )
 

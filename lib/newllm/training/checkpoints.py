@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -118,6 +120,8 @@ class CheckpointCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Complete the checkpoint, and delete what neither a resumption nor the end of the run will read."""
+        if not state.is_world_process_zero:
+            return
         folder = Path(args.output_dir or "")
         files = {path.name: digest_of_file(path) for path in _at_step(folder, state.global_step).iterdir()}
         best = state.best_global_step or state.global_step
@@ -144,9 +148,50 @@ class SafeTrainer(Trainer):
     names that it does not find. Here every parameter must be in the file. The learning rate follows from the number of
     the step, so there is no scheduler to save. Numpy's and Python's random generators play no part in training and are
     left out.
+
+    Of several processes, which all have the same state, the first one writes. They share a batch; the last one of a
+    pass may have fewer windows than they could share equally: accelerate fills it up with windows of its beginning,
+    which do not count here.
     """
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Held-out batches of all processes together, as in training; the stock loop weights by each one's share."""
+        return self._get_dataloader(
+            dataset=cast(Dataset[Any], self.eval_dataset),
+            description="Evaluation",
+            batch_size=self.args.eval_batch_size * self.accelerator.num_processes,
+            sampler_fn=cast(Callable[[Dataset[Any]], Sampler[Any]], self._get_eval_sampler),
+        )
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Mean over the windows of the whole batch, once the processes' gradients are averaged."""
+        rows, share = self._windows_here(len(inputs["input_ids"]))
+        if rows is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        # A process that has no window left computes one that counts nothing: the others wait for its gradients.
+        found = super().compute_loss(
+            model, {name: entry[: max(rows, 1)] for name, entry in inputs.items()}, *args, **kwargs
+        )
+        if not model.training:
+            return found
+        loss, *others = found if isinstance(found, tuple) else (found,)
+        return (loss * share, *others) if others else loss * share
+
+    def _windows_here(self, given: int) -> tuple[int | None, float]:
+        """Return how many of the given windows count in this process, and their weight in the mean over processes.
+
+        None where all do, as in every batch but the last.
+        """
+        state, processes = self.accelerator.gradient_state, self.accelerator.num_processes
+        left = state.remainder if state.end_of_dataloader else 0
+        if processes == 1 or left <= 0:
+            return None, 1.0
+        rows = min(max(left - self.accelerator.process_index * given, 0), given)
+        return rows, rows * processes / left
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir or "")
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors_of(self.accelerator.unwrap_model(self.model)), folder / WEIGHTS)
@@ -158,7 +203,8 @@ class SafeTrainer(Trainer):
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        save_file(optimizer_tensors(cast(Optimizer, self.optimizer)), Path(output_dir) / OPTIMIZER)
+        if self.args.should_save:
+            save_file(optimizer_tensors(cast(Optimizer, self.optimizer)), Path(output_dir) / OPTIMIZER)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -171,6 +217,8 @@ class SafeTrainer(Trainer):
             group["lr"] = base * share(step)
 
     def _save_rng_state(self, output_dir: str) -> None:
+        if not self.args.should_save:
+            return
         states = {"cpu": torch.get_rng_state()}
         if self.args.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.args.device)

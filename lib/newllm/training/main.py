@@ -24,6 +24,7 @@ from newllm.files import (
     remove_leftovers,
     write_json,
 )
+from newllm.processes import first_alone, is_first, process_count, wait_for_others
 from newllm.progress import TRAINING, stage
 from newllm.runtime import move
 from newllm.tensor_files import digest_of_tensors, load_tensors, read_tensors, tensors_of, write_tensors
@@ -125,6 +126,9 @@ def train(
     While training, the folder holds the last two checkpoints and the weights of the best one; afterwards
     ``model.safetensors`` (the best weights), ``training.json`` and ``settings.json`` only.
 
+    Several processes (`newllm.processes.joined`) share each batch equally and have the losses of one, up to rounding;
+    the first one writes, and another number of them may go on later.
+
     Parameters
     ----------
     model
@@ -150,26 +154,27 @@ def train(
     Raises
     ------
     ValueError
-        The folder holds a run with other settings.
+        The folder holds a run with other settings, or the number of processes does not divide the batch.
     FloatingPointError
         The held-out loss is no longer a finite number.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
     move(model, device)
     settings = _settings(model, data, parameters, seed)
-    start = _refuse_other_settings(folder, settings, digest_of_tensors(tensors_of(model)))
     identity = digest_of_json(settings)
-
-    finished = _finished(model, folder, identity)
+    with first_alone():
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        start = _refuse_other_settings(folder, settings, digest_of_tensors(tensors_of(model)))
+        finished = _finished(model, folder, identity)
+        checkpoint = None if finished else last_good_checkpoint(folder, identity)
+        if finished:
+            _remove_what_resumes(folder)
+        elif checkpoint is None:
+            # A call that was stopped within its first epoch has changed the caller's model already: go back.
+            _keep_or_restore_start(model, folder / START, start)
     if finished is not None:
-        _remove_what_resumes(folder)
         return finished
 
-    checkpoint = last_good_checkpoint(folder, identity)
-    if checkpoint is None:
-        # A call that was stopped within its first epoch has changed the caller's model already: go back to the start.
-        _keep_or_restore_start(model, folder / START, start)
     earlier = _earlier_history(checkpoint)
     done = earlier[-1]["epoch"] if earlier else 0.0
     # Nothing is left to train where the run was killed between its last checkpoint and its end.
@@ -194,7 +199,9 @@ def train(
 
     history = history_of(trainer.state.log_history)
     result = TrainingResult(history, min(history, key=lambda row: row["validation_loss"])["epoch"])
-    _finish(model, folder, result, identity)
+    wait_for_others()  # they may still be reading the best weights
+    if is_first():
+        _finish(model, folder, result, identity)
     return result
 
 
@@ -291,7 +298,7 @@ def _trainer(
         output_dir=str(folder),
         num_train_epochs=parameters.epochs,
         per_device_train_batch_size=parameters.batch_size,
-        per_device_eval_batch_size=parameters.batch_size,
+        per_device_eval_batch_size=max(1, parameters.batch_size // process_count()),
         learning_rate=parameters.lr,
         lr_scheduler_type=SCHEDULES[parameters.schedule],
         warmup_steps=math.ceil(parameters.warmup * steps_a_pass * parameters.epochs),
@@ -300,6 +307,7 @@ def _trainer(
         adam_beta2=parameters.adam_beta2,
         max_grad_norm=parameters.clip,
         bf16=parameters.precision == "bfloat16",
+        tf32=parameters.precision == "tf32",
         seed=seed,
         data_seed=seed * SEED_SPACING,
         use_cpu=device.type == "cpu",
@@ -315,6 +323,8 @@ def _trainer(
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=device.type == "cuda",
+        # A batch is that of all processes together, whatever their number.
+        accelerator_config={"split_batches": True, "non_blocking": device.type == "cuda"},
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to="none",

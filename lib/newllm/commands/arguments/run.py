@@ -47,10 +47,10 @@ def check_planned(options: argparse.Namespace) -> None:
     for parameters in planned_runs(options):
         if isinstance(parameters, ComparisonParameters):
             for arm in parameters.arms:
-                _refuse_unknown_model(arm)
+                refuse_unknown_model(arm)
 
 
-def _refuse_unknown_model(arm: str) -> None:
+def refuse_unknown_model(arm: str) -> None:
     """Refuse an arm of no model; what else an arm may be is known where models are imported, which takes seconds."""
     if not arm.startswith(CHECKPOINT) and method_of(arm, method_names()) is None:
         hint = did_you_mean(arm.partition("@")[0].strip().partition("-")[0], method_names())

@@ -1,0 +1,52 @@
+"""What ``newllm train`` takes."""
+
+import argparse
+
+from newllm.commands.arguments.assignments import add_assignments
+from newllm.commands.arguments.run import refuse_unknown_model
+from newllm.commands.shared import read_assignments
+from newllm.config.errors import ParameterError
+from newllm.config.groups import ExperimentParameters
+from newllm.config.profiles import load_parameters, profiles
+
+SUMMARY = "train one arm with one seed, on one device or on several"
+
+EXAMPLES = """\
+newllm train mla --profile cpu --seed 1 -p samples=2000
+accelerate launch --num_processes 8 -m newllm train pythia --profile gpu --seed 0"""
+
+WHEN_INTERRUPTED = "the same command goes on from the last checkpoint"
+
+# Whose parameters these are.
+NOTEBOOK = "02_main_training"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("arm", help="a model with its settings, such as mla@kv_dim=64")
+    parser.add_argument("--profile", default="cpu", choices=profiles(), help="whose parameters (cpu)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise (0)")
+    add_assignments(parser, "replace a parameter")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse unknown models and parameters, and impossible values."""
+    refuse_unknown_model(options.arm)
+    planned_parameters(options)
+
+
+def planned_parameters(options: argparse.Namespace) -> ExperimentParameters:
+    """Return the checked parameters of the trial.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is unknown, has an impossible value, or has an option of its own.
+    """
+    given = read_assignments(options.parameters)
+    for name, option in {"arms": "the argument", "seeds": "--seed"}.items():
+        if name in given:
+            raise ParameterError(f"{name} is not for -p here: {option} gives it.")
+    parameters = load_parameters(NOTEBOOK, options.profile, given | {"arms": [options.arm], "seeds": [options.seed]})
+    assert isinstance(parameters, ExperimentParameters)
+    return parameters
