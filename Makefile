@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.installed-docs
 
 # Minutes on two cores: a baseline, a control with as small a cache and a latent model, on a page that explains them.
-# For another run: make run RUN="02 --profile cpu", make run RUN="all --profile smoke", ...
+# For another run: make run RUN=02, make run RUN="all --profile smoke", ...
 RUN ?=
 
 .PHONY: run test lab docs install

@@ -20,7 +20,7 @@ import os, sys
 from newllm.runs.folder import Run, open_run
 from newllm.runs.record import Record
 run = open_run(parameters)
-part = Run(run.folder / "dproj-oacd", {**run.identity, "seed": parameters.seed})
+part = Run(run.folder / "dproj-oacd", {**run.identity, "seed": parameters.seeds[0]})
 print("interpreter", sys.executable)
 if not part.is_finished:
     part.start()
@@ -28,7 +28,8 @@ if not part.is_finished:
         file.write("x")
     part.finish(1.0, Record.model_validate({
         "notebook": parameters.notebook, "profile": parameters.profile, "arm": "dproj-oacd", "method": "dproj",
-        "size": parameters.size, "seed": parameters.seed, "parameters": parameters.identity(), "parameter_count": 12345,
+        "size": parameters.size, "seed": parameters.seeds[0], "parameters": parameters.identity(),
+        "parameter_count": 12345,
         "metrics": {"perplexity": 42.5, "bits_per_byte": parameters.projection_lr},
         "cache": {"tokens": 8, "dtype": "float32", "measured_bytes": 800, "formula_bytes": 800, "bytes_per_token": 100},
         "certificate": {"passed": True, "max_change": 0.0}, "continuations": [], "duration_seconds": 1.0}))
@@ -40,7 +41,7 @@ assert not os.environ.get("BREAK"), "broken on purpose"
 def notebook(tmp_path, monkeypatch):
     """Put a toy in the place of notebook 01 and send outputs to a folder of the test."""
     parameters_cell = nbformat.v4.new_code_cell(
-        'profile = "smoke"\nprojection_lr = None\nseed = None\noutput_folder = None'
+        'profile = "smoke"\nprojection_lr = None\nseeds = None\noutput_folder = None'
     )
     parameters_cell.metadata["tags"] = ["parameters"]
     cells = [
@@ -66,8 +67,8 @@ def folder_of(**given) -> Path:
 
 
 def test_a_run_is_recorded_skipped_and_run_again_when_asked(notebook, capsys):
-    assert cli.main(["run", "01", "-p", "projection_lr=1e-4", "-p", "seed=3"]) == 0
-    folder = folder_of(projection_lr=1e-4, seed=3)
+    assert cli.main(["run", "01", "--profile", "smoke", "-p", "projection_lr=1e-4", "-p", "seeds=[3]"]) == 0
+    folder = folder_of(projection_lr=1e-4, seeds=[3])
     records = load_records(notebook / "outputs")
     assert list(records["bits_per_byte"]) == [1e-4]
     assert list(records["folder"]) == [folder / "dproj-oacd"]
@@ -78,13 +79,13 @@ def test_a_run_is_recorded_skipped_and_run_again_when_asked(notebook, capsys):
     assert all(text in shown for text in ("dproj-oacd", "12,345", "42.5", "100"))
     assert "none was run before" in shown
 
-    assert cli.main(["run", "01", "-p", "projection_lr=1e-4", "-p", "seed=3"]) == 0
+    assert cli.main(["run", "01", "--profile", "smoke", "-p", "projection_lr=1e-4", "-p", "seeds=[3]"]) == 0
     shown = capsys.readouterr().out
     assert "is finished" in shown
     assert "42.5" in shown
     assert (folder / "times").read_text() == "x"
 
-    assert cli.main(["run", "01", "-p", "projection_lr=1e-4", "-p", "seed=3", "--rerun"]) == 0
+    assert cli.main(["run", "01", "--profile", "smoke", "-p", "projection_lr=1e-4", "-p", "seeds=[3]", "--rerun"]) == 0
     assert "01_projection_training starts" in capsys.readouterr().out
     assert (folder / "times").read_text() == "x"  # deleted and written again
     assert len(load_records(notebook / "outputs")) == 1
@@ -92,14 +93,14 @@ def test_a_run_is_recorded_skipped_and_run_again_when_asked(notebook, capsys):
 
 def test_a_failing_notebook_is_reported_and_taken_up(notebook, capsys, monkeypatch):
     monkeypatch.setenv("BREAK", "1")
-    assert cli.main(["run", "01"]) == 1
+    assert cli.main(["run", "01", "--profile", "smoke"]) == 1
     shown = capsys.readouterr().out
     assert "AssertionError: broken on purpose" in shown
     assert "Failed: 01_projection_training" in shown
     assert "42.5" in shown  # the part that was finished
     assert (folder_of() / "unfinished.ipynb").is_file()
     monkeypatch.delenv("BREAK")
-    assert cli.main(["run", "01"]) == 0
+    assert cli.main(["run", "01", "--profile", "smoke"]) == 0
     assert "goes on" in capsys.readouterr().out
     assert (folder_of() / "times").read_text() == "x"  # the finished part was not run again
     assert not (folder_of() / "unfinished.ipynb").exists()
@@ -125,7 +126,7 @@ def test_nothing_is_written_before_every_parameter_is_right(notebook, arguments,
 def test_a_folder_that_holds_something_else_is_refused(notebook, capsys):
     (notebook / "mine").mkdir()
     (notebook / "mine" / "letter.txt").write_text("dear")
-    assert cli.main(["run", "01", "-p", f"output_folder={notebook / 'mine'}"]) == 2
+    assert cli.main(["run", "01", "--profile", "smoke", "-p", f"output_folder={notebook / 'mine'}"]) == 2
     assert "not a run's" in capsys.readouterr().out
 
 

@@ -7,6 +7,7 @@ import torch
 
 from newllm.analysis.differences import EQUIVALENT
 from newllm.analysis.rereading import exchange
+from newllm.config.notebooks import KeyAttention
 from newllm.data import TokenWindows
 from newllm.data.groups import DocumentGroups
 from newllm.evaluation.comparison_statistics import two_way_difference
@@ -30,13 +31,20 @@ def records(tmp_path_factory):
                 parameter.data.mul_(4)
             folder = tmp_path_factory.mktemp("trial")
             model.save_pretrained(folder / "model")
-            rows.append({"arm": method, "method": method, "seed": seed, "folder": folder})
+            known = {"arm": method, "method": method, "seed": seed, "parameters": {"arms": [method], "seeds": [seed]}}
+            rows.append(known | {"folder": folder})
     return pd.DataFrame(rows)
 
 
+def read(records, folder, tokens_a_step):
+    given = {"profile": "test", "samples": 6, "seq_length": 20, "epochs": 1, "arms": ["ka"], "seeds": [0]}
+    parameters = KeyAttention(**given, device="cpu", tokens_a_step=tokens_a_step)
+    return exchange(records, ["pythia", "ka"], WINDOWS, parameters, folder)
+
+
 @pytest.fixture(scope="module")
-def table(records):
-    return exchange(records, ["pythia", "ka"], WINDOWS, tokens_a_step=1)
+def table(records, tmp_path_factory):
+    return read(records, tmp_path_factory.mktemp("run"), tokens_a_step=1)
 
 
 def test_every_way_of_reading_is_a_row(table):
@@ -73,8 +81,8 @@ def test_differences_are_those_of_the_same_windows(table, records):
     )
 
 
-def test_a_method_that_was_not_compared_is_only_read(records):
-    alone = exchange(records[records["arm"] == "pythia"], ["pythia", "ka"], WINDOWS, tokens_a_step=4)
+def test_a_method_that_was_not_compared_is_only_read(records, tmp_path):
+    alone = read(records[records["arm"] == "pythia"], tmp_path, tokens_a_step=4)
     assert set(alone["trained_as"]) == {"pythia"}
     assert list(alone["read_as"]) == ["pythia", "pythia", "ka"]
 

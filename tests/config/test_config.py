@@ -31,7 +31,7 @@ def test_profiles_hold_the_settings_of_the_specification():
     cpu = main_training()
     assert (cpu.size, cpu.source, cpu.tokenizer, cpu.seq_length) == ("mini", "sotu", "bpe:4096", 256)
     assert {cpu.samples, cpu.val_samples, cpu.test_samples} == {"all"}
-    assert (cpu.epochs, cpu.schedule, cpu.warmup, cpu.seeds) == (1, "linear", 0.05, (0, 1, 2))
+    assert (cpu.epochs, cpu.schedule, cpu.warmup) == (1, "linear", 0.05)
     gpu = load_parameters("02_main_training", "gpu", {})
     assert isinstance(gpu, MainTraining)
     assert (gpu.size, gpu.source, gpu.tokenizer) == ("70m", "pile", "EleutherAI/pythia-70m")

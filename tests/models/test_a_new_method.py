@@ -65,7 +65,7 @@ def test_it_stands_in_the_table_of_models_with_half_of_the_bytes(clone):
 
 
 def test_it_is_an_arm_of_a_notebook_and_leaves_a_record(clone):
-    run(clone, "newllm.cli", "run", "02", "-p", f"arms=[{NAME}]", "-p", "seeds=[0]")
+    run(clone, "newllm.cli", "run", "02", "--profile", "smoke", "-p", f"arms=[{NAME}]", "-p", "seeds=[0]")
     record = load_records(clone / "outputs").iloc[0]
     assert record["arm"] == NAME
     assert record["kv_bytes"] == record["kv_formula_bytes"]

@@ -23,11 +23,11 @@ def test_papermill_shows_each_parameter_with_its_type_and_meaning(notebook):
     assert all(len(line) <= 120 for line in cell.source.splitlines())
 
 
-def test_a_notebook_keeps_its_profile_and_its_other_cells():
-    cell = new_code_cell('profile = "gpu"\nold = None', metadata={"tags": [TAG]})
+def test_a_notebook_gets_its_profile_and_keeps_its_other_cells():
+    cell = new_code_cell('profile = "smoke"\nold = None', metadata={"tags": [TAG]})
     other = new_code_cell('profile = "mine"')
     for _ in range(2):
-        renew_parameters([cell, other], "02_main_training")
+        renew_parameters([cell, other], "02_main_training", "gpu")
         assert cell.source == parameters_cell("02_main_training", "gpu")
     assert other.source == 'profile = "mine"'
     values: dict[str, object] = {}

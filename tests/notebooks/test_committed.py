@@ -6,7 +6,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from newllm.config.notebooks import NOTEBOOKS
+from newllm.config.notebooks import NOTEBOOKS, Claims, Leaderboard
+from newllm.config.profiles import load_parameters
+from newllm.experiments.published import unpublished
 from newllm.notebook.first_cell import FIRST_CELL
 from newllm.notebook.refresh import FIGURE, PICTURE
 from newllm.publication.site_documents import colab_badge
@@ -53,7 +55,8 @@ def test_checked_cells_state_something(notebook):
         assert all(output.output_type == "stream" for output in cell.outputs), "only printed facts are compared"
 
 
-def test_begins_with_the_bootstrap_and_the_smoke_profile(notebook, path):
+def test_begins_with_the_bootstrap_and_the_profile_whose_results_are_published(notebook, path):
+    """Where all that `cpu` asks for is published, a notebook shows it and trains nothing; refresh says so."""
     first, second = code_cells(notebook)[:2]
     assert first.source == FIRST_CELL
     assert second.metadata.tags == ["parameters"]
@@ -61,7 +64,16 @@ def test_begins_with_the_bootstrap_and_the_smoke_profile(notebook, path):
     exec(second.source, values)
     del values["__builtins__"]
     values.pop("__annotations__", None)
-    assert values.pop("profile") == "smoke"
+    parameters = load_parameters(path.stem, "cpu", {})
+    missing = unpublished(parameters)
+    shown = values.pop("profile")
+    shows_records = isinstance(parameters, Leaderboard | Claims)
+    published = f"all that params/cpu/{path.stem}.yaml asks for is published: run newllm refresh {path.stem[:2]}"
+    assert shown == "cpu" or missing or shows_records, published
+    assert shown == "smoke" or not missing, (
+        f"params/cpu/{path.stem}.yaml asks for what is not published ({', '.join(missing)}): publish it, or leave it "
+        "out there, and run newllm refresh"
+    )
     assert set(values) == set(NOTEBOOKS[path.stem].model_fields) - {"profile"}
     assert set(values.values()) == {None}
 

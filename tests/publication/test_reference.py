@@ -1,9 +1,17 @@
+import shutil
+
+import pandas as pd
 import pytest
 
+from newllm.experiments import comparison
+from newllm.experiments.comparison import compare
 from newllm.files import project_root, reference_folder
 from newllm.publication import reference
 from newllm.publication.leaderboard import read_board
+from newllm.runs import parts
 from newllm.runs.folder import SWEEPS_FOLDER
+from newllm.runs.parts import Part, do_part
+from tests.comparison_setup import settings
 
 
 def test_reference_records_are_of_one_comparison():
@@ -30,3 +38,53 @@ def test_the_picture_of_the_readme_is_there():
 def test_a_folder_without_records_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no record"):
         reference.publish(tmp_path)
+
+
+@pytest.fixture
+def published_elsewhere(tmp_path, monkeypatch):
+    """A reference folder of the test's own, without a picture."""
+    folder = tmp_path / "reference"
+    for module in (reference, parts, comparison):
+        monkeypatch.setattr(module, "reference_folder", lambda: folder)
+    monkeypatch.setattr(reference, "draw_reference", lambda: None)
+    monkeypatch.setattr(reference, "render", lambda place: "")
+    monkeypatch.setattr(reference, "write_passage", lambda place, record: None)
+    return folder
+
+
+def test_parts_of_a_run_are_published_with_its_tables(tmp_path, published_elsewhere):
+    run = tmp_path / "outputs" / "03_causal_masks" / "cpu-1234abcd"
+    scores = pd.DataFrame({"perplexity": [1.5]})
+    do_part(Part("leak/swapped", {"lr": 1}), run, lambda _: {"scores": scores})
+    reference.publish(run)
+    assert (published_elsewhere / "03_causal_masks" / "leak" / "swapped" / "tables" / "scores.csv").is_file()
+    taken = do_part(Part("leak/swapped", {"lr": 1}), tmp_path / "fresh", lambda _: pytest.fail("done again"))
+    assert taken.tables["scores"].perplexity.item() == 1.5
+
+
+def test_a_comparison_is_published_once_with_the_weights_that_are_named(
+    finished_comparison, text_folder, text_data, tmp_path, published_elsewhere, monkeypatch
+):
+    """What takes it over trains nothing, and publishing that again neither doubles a trial nor loses its weights."""
+    _, finished = finished_comparison
+    run = shutil.copytree(finished, tmp_path / "outputs" / "02_main_training" / "cpu-1234abcd")
+    monkeypatch.setattr(reference, "MOST_WEIGHTS", 1_000)
+    with pytest.raises(ValueError, match=r"would take .* MB"):
+        reference.publish(run, ["pythia"])
+    with pytest.raises(ValueError, match="mla is none of the arms"):
+        reference.publish(run, ["mla"])
+    assert not published_elsewhere.exists(), "something was written before it was refused"
+    monkeypatch.setattr(reference, "MOST_WEIGHTS", 30_000_000)
+    reference.publish(run, ["pythia"])
+    trials = published_elsewhere / "02_main_training"
+    assert [path.parent.name for path in trials.glob("*/model")] == ["pythia-seed1"]
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "fresh"))
+    monkeypatch.setattr(comparison, "run_trial", lambda *_: pytest.fail("a published trial was run again"))
+    fresh = tmp_path / "fresh" / "06_latent_attention" / "cpu-5678abcd"
+    compare(settings(text_folder, arms=["pythia", "narrow"]), text_data, fresh)
+    shutil.rmtree(fresh / "pythia-seed1" / "model")
+    reference.publish(fresh)
+    assert [path.name for path in published_elsewhere.iterdir() if path.is_dir()] == ["02_main_training"] or not list(
+        (published_elsewhere / "06_latent_attention").rglob("record.json")
+    )
+    assert (trials / "pythia-seed1" / "model").is_dir()

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from newllm.models import create
 from newllm.runs.folder import Run, finished_runs
-from newllm.runs.publishing import publish_run
+from newllm.runs.publishing import publish_run, published_size
+from newllm.runs.saved_model import LoadingError, load_model
 
 
 @pytest.fixture
@@ -56,3 +59,27 @@ def test_what_is_not_finished_is_not_published(tmp_path):
     with pytest.raises(FileNotFoundError):
         publish_run(run.folder, tmp_path / "reference" / "mla-seed0", [])
     assert not (tmp_path / "reference").exists()
+
+
+def test_a_model_is_published_in_half_its_bytes_and_loads_from_where_it_was_taken_over(tmp_path):
+    torch.manual_seed(0)
+    model = create("mla", "tiny").eval()
+    run = Run(tmp_path / "outputs" / "mla-seed0", {"lr": 1.0})
+    run.start()
+    model.save_pretrained(run.folder / "model")
+    run.finish(1.0)
+    target = tmp_path / "reference" / "mla-seed0"
+    publish_run(run.folder, target, [], with_model=True)
+    asked = Run(tmp_path / "elsewhere" / "mla-seed0", {"lr": 1.0})
+    assert asked.take_over(finished_runs(tmp_path / "reference")) == target
+    loaded = load_model(asked.folder)
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits, atol=0.02, rtol=0.02)
+    weights = target / "model" / "model.safetensors"
+    values = sum(parameter.numel() for parameter in model.parameters())
+    assert published_size(run.folder / "model") == 2 * values <= weights.stat().st_size < 2 * values + 10_000
+    weights.write_bytes(weights.read_bytes()[:-2] + b"xx")
+    with pytest.raises(LoadingError, match="is damaged or missing"):
+        load_model(target)
+    publish_run(run.folder, target, [])
+    assert not (target / "model").exists()

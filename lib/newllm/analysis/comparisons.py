@@ -1,16 +1,19 @@
 """What is asked of a finished comparison: beside controls of equal cache, and beyond the training length."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
+from pathlib import Path
 
 import pandas as pd
-import torch
 
 from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference, read_losses
 from newllm.analysis.summary import summarize_arms
+from newllm.config.notebooks import PositionEncodings
 from newllm.evaluation.perplexity import Windows, extrapolate
 from newllm.experiments.scoring import is_loaded
+from newllm.experiments.weights import measure_trials
 from newllm.models.registry import controls
 from newllm.runs.saved_model import load_model
+from newllm.runtime import choose_device
 
 
 def against_controls(records: pd.DataFrame) -> pd.DataFrame:
@@ -58,28 +61,21 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def extrapolations(
-    records: pd.DataFrame,
-    windows: Windows,
-    factors: Sequence[int],
-    *,
-    batch_size: int = 8,
-    device: torch.device | str | None = None,
+    records: pd.DataFrame, parameters: PositionEncodings, windows: Windows, folder: Path
 ) -> pd.DataFrame:
-    """Score the trained models in windows longer than those of their training.
+    """Score the trained models in windows longer than those of their training, or take over where that was done.
 
     Parameters
     ----------
     records
         Rows of `newllm.experiments.comparison.compare`; models that were not trained here are left out, as their own
         training length is another.
+    parameters
+        Multiples of the training length; windows at once, at most; the device.
     windows
-        Held-out windows of the training length.
-    factors
-        Multiples of the training length.
-    batch_size
-        Windows at once, at most.
-    device
-        Where to score; the CPU where omitted.
+        Test windows of the training length.
+    folder
+        Of the notebook's run.
 
     Returns
     -------
@@ -91,10 +87,20 @@ def extrapolations(
     ValueError
         Where there are too few held-out windows for the longest length.
     """
-    frames = []
-    for _, record in records[~records["arm"].map(is_loaded)].iterrows():
-        model = load_model(record["folder"])
-        scores = extrapolate(model, windows, factors=factors, batch_size=batch_size, device=device)
-        frames.append(scores.assign(arm=record["arm"], seed=record["seed"]))
+
+    def score(trial: pd.Series) -> dict[str, pd.DataFrame]:
+        return {
+            "extrapolation": extrapolate(
+                load_model(trial["folder"]),
+                windows,
+                factors=parameters.extrapolation_factors,
+                batch_size=parameters.batch_size,
+                device=choose_device(parameters.device),
+            )
+        }
+
+    trained = records[~records["arm"].map(is_loaded)]
+    settings = {"factors": parameters.extrapolation_factors}
+    found = measure_trials(trained, parameters, folder, "extrapolation", settings, score)
     columns = ["arm", "seed", "seq_length", "perplexity", "beyond", "tokens"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    return found.get("extrapolation", pd.DataFrame(columns=columns))

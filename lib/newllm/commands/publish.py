@@ -14,7 +14,7 @@ def main(options: argparse.Namespace) -> int:
     """Do ``newllm publish``: take a run's results among the reference results, and write the documents' tables."""
     try:
         if options.folder is not None:
-            publish(options.folder)
+            publish(options.folder, options.weights)
         renew_tables()
     except (ValueError, RuntimeError) as error:
         logger.error("%s", error)

@@ -32,7 +32,7 @@ from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
 
-FULL_COMPARISON = "newllm run 02 --profile cpu"
+FULL_COMPARISON = "newllm sweep sotu"
 
 
 class PageView:

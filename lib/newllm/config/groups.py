@@ -120,6 +120,14 @@ Lengths = Annotated[
     Field(min_length=1),
 ]
 
+# Of a recurrence and its training: as it is, or with one of its rules broken.
+VariantNames = Annotated[
+    tuple[Literal["as it is", "without embed_norm", "xavier", "kaiming"], ...],
+    BeforeValidator(_list),
+    AfterValidator(_distinct),
+    Field(min_length=1),
+]
+
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 
 

@@ -28,9 +28,11 @@ from newllm.config.groups import (
     Real,
     RunParameters,
     SeedParameters,
+    Seeds,
     SizeName,
     StudyParameters,
     TrainingParameters,
+    VariantNames,
 )
 
 
@@ -48,10 +50,16 @@ class Overview(ModelParameters, SeedParameters, RunParameters):
     calculator_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="and the dtype")
 
 
-class ProjectionTraining(ProjectionDataParameters, ModelParameters, SeedParameters, RunParameters):
-    """Notebook 01: one recurrence trained with OACD, beside the same one untrained."""
+class ProjectionTraining(ProjectionDataParameters, ModelParameters, RunParameters):
+    """Notebook 01: one recurrence trained with OACD, beside the same one untrained, and trained without its rules."""
 
     notebook = "01_projection_training"
+
+    variants: VariantNames = Field(
+        ("as it is", "without embed_norm", "xavier", "kaiming"),
+        description="what is trained: the recurrence as it is, without a part of it, or initialised by another rule",
+    )
+    seeds: Seeds = Field((0,), description="the seeds that every variant is trained with")
 
 
 class MainTraining(ExperimentParameters):

@@ -14,6 +14,9 @@ from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.values import ValueFormatError, read_file
 from newllm.files import project_root
 
+# The profile whose results are published, which everything begins with, and that of checks that take seconds.
+SHOWN, CHECKS = "cpu", "smoke"
+
 
 def sweeps_folder() -> Path:
     """Return the folder under ``params`` that is no profile's: the grids of ``newllm sweep``."""

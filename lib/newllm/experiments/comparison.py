@@ -16,8 +16,8 @@ from newllm.experiments.floor import make_floor
 from newllm.experiments.running import run_trial
 from newllm.experiments.timing import ended, expected_stages, plan_of
 from newllm.experiments.trial import Trial, lender_of
-from newllm.files import outputs_folder, reference_folder
-from newllm.runs.folder import finished_runs
+from newllm.files import SAVED_MODEL, outputs_folder, reference_folder
+from newllm.runs.folder import among_outputs, finished_runs
 from newllm.runs.outlook import outlook
 from newllm.runs.records_table import load_records
 from newllm.runs.saved_model import check_pretrained
@@ -35,7 +35,9 @@ class ComparisonError(RuntimeError):
     """Some trials of a comparison failed, after all the others were finished."""
 
 
-def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> pd.DataFrame:
+def compare(
+    parameters: ExperimentParameters, data: TextData, folder: Path, *, need_weights: bool = False
+) -> pd.DataFrame:
     """Run every arm with every seed, each in a run folder of its own, and return their records.
 
     Finished trials are read, killed ones resumed, and equal ones that another notebook finished are taken over, except
@@ -49,6 +51,8 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
         Training and held-out windows, the same for all.
     folder
         Holds one folder a trial, named after arm and seed.
+    need_weights
+        Whether trials of elsewhere are taken over only where their weights are there, too.
 
     Returns
     -------
@@ -70,7 +74,7 @@ def compare(parameters: ExperimentParameters, data: TextData, folder: Path) -> p
         for source in (*pretrained, *(checkpoint.where for checkpoint in checkpoints)):
             check_pretrained(source, data.tokenizer)
     make_floor(data, folder)
-    failures = run_trials(trials, data, folder, parameters.processes)
+    failures = run_trials(trials, data, folder, parameters.processes, need_weights=need_weights)
     if failures:
         described = "; ".join(f"{trial}: {type(error).__name__}: {error}" for trial, error in failures.items())
         raise ComparisonError(
@@ -91,6 +95,8 @@ def run_trials(
     processes: int = 1,
     known: Mapping[Trial, Mapping[str, float]] | None = None,
     run_part: Runner | None = None,
+    *,
+    need_weights: bool = False,
 ) -> dict[Trial, Exception]:
     """Run trials, which may differ in any parameter but those of the data, and return those that failed.
 
@@ -111,6 +117,8 @@ def run_trials(
         Seconds of the stages of trials as `expected_stages` gives them; those of the others are measured.
     run_part
         Runs them somewhere else, so many at a time; omitted, they run in processes of this machine.
+    need_weights
+        As for `compare`.
 
     Returns
     -------
@@ -118,10 +126,19 @@ def run_trials(
         The error of each trial that failed.
     """
     finished = finished_runs(outputs_folder(), reference_folder())
-    for trial in unfinished(trials):
-        if not trial.parameters.rerun:
-            trial.run().take_over(finished)
+    if need_weights:
+        finished = {key: place for key, place in finished.items() if (place / SAVED_MODEL).is_dir()}
+    runs = [trial.run() for trial in unfinished(trials) if not trial.parameters.rerun]
+    taken = [place for run in runs if (place := run.take_over(finished)) is not None]
     waiting = unfinished(trials)
+    if taken:
+        places = ", ".join(sorted({str(among_outputs(place.parent)) for place in taken}))
+        logger.info(
+            "%s finished before, taken over from %s%s.",
+            count(len(taken), "trial"),
+            places,
+            "" if waiting else "; nothing is trained",
+        )
     if not waiting:
         return {}
     stages = dict(known or {})

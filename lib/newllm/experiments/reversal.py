@@ -1,21 +1,31 @@
 """The reversal curse across models: every arm trained with facts in its text and without, then asked both ways."""
 
+import dataclasses
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from transformers import PreTrainedTokenizerFast
 
 from newllm.config.notebooks import ReversalCurse
 from newllm.data import prepare_data
-from newllm.data.facts import load_facts
+from newllm.data.facts import Fact, load_facts
 from newllm.evaluation.reversal import DIRECTIONS, evaluate_reversal_curse, wrong_answers
 from newllm.evaluation.statistics import bootstrap_interval, mean_interval
 from newllm.experiments.comparison import compare
+from newllm.experiments.weights import measure_trials, part_of_trial
+from newllm.files import SAVED_MODEL
+from newllm.runs.folder import Run
+from newllm.runs.parts import Part, find_part
 from newllm.runs.saved_model import load_model
 from newllm.runtime import choose_device
 
 # Folders of the two trainings in a run, by whether the facts were among the text.
+ANSWERS = "answers"
 FOLDERS = {False: "text", True: "text_and_facts"}
 
 
@@ -60,18 +70,56 @@ def compare_reversal(parameters: ReversalCurse, folder: Path) -> ReversalCompari
     """
     facts = load_facts(parameters.facts_file)
     wrong_answers(facts)
-    records, by_category, by_fact = [], [], []
+    records: list[pd.DataFrame] = []
+    by_category: list[pd.DataFrame] = []
+    by_fact: list[pd.DataFrame] = []
     for taught, name in FOLDERS.items():
         data = prepare_data(parameters, facts=facts if taught else (), repetitions=parameters.fact_repetitions)
-        trials = compare(parameters, data, folder / name).assign(taught=taught)
-        records.append(trials)
-        for _, trial in trials.iterrows():
-            device = choose_device(parameters.device)
-            report = evaluate_reversal_curse(load_model(trial["folder"]), data.tokenizer, facts, device)
-            model = {"arm": trial["arm"], "seed": trial["seed"], "taught": taught}
-            by_category.append(report.categories.assign(**model))
-            by_fact.append(report.facts.assign(fact=range(len(facts)), **model))
+        place = folder / name
+        trials = compare(parameters, data, place)
+        ask = functools.partial(_ask, data.tokenizer, facts, choose_device(parameters.device))
+        # Of trials that were taken over without weights, where nobody has asked them these facts.
+        runs = [Run(trial["folder"], trial["parameters"]) for _, trial in trials.iterrows()]
+        mute = [
+            run
+            for run in runs
+            if not (run.folder / SAVED_MODEL).is_dir()
+            and find_part(answers_part(facts, run), place, rerun=parameters.rerun) is None
+        ]
+        if mute:
+            for run in mute:
+                run.clear()
+            trials = compare(parameters, data, place, need_weights=True)
+        records.append(trials.assign(taught=taught))
+        found = measure_trials(trials, parameters, place, ANSWERS, _asked(facts), ask)
+        by_category.append(found["categories"].assign(taught=taught))
+        by_fact.append(found["facts"].assign(taught=taught))
     return ReversalComparison(*(pd.concat(frames, ignore_index=True) for frames in (records, by_category, by_fact)))
+
+
+def answers_part(facts: Sequence[Fact], trial: Run) -> Part:
+    """Return the part in which a trained model is asked the facts.
+
+    Parameters
+    ----------
+    facts
+        What is asked.
+    trial
+        The run of the model's trial.
+    """
+    return part_of_trial(trial.folder.name, trial.identity, ANSWERS, _asked(facts))
+
+
+def _asked(facts: Sequence[Fact]) -> dict[str, Any]:
+    return {"facts": [dataclasses.asdict(fact) for fact in facts]}
+
+
+def _ask(
+    tokenizer: PreTrainedTokenizerFast, facts: Sequence[Fact], device: torch.device, trial: pd.Series
+) -> dict[str, pd.DataFrame]:
+    """Ask a trained model every fact in both directions."""
+    report = evaluate_reversal_curse(load_model(trial["folder"]), tokenizer, facts, device)
+    return {"categories": report.categories, "facts": report.facts.assign(fact=range(len(facts)))}
 
 
 def summarize_reversal(comparison: ReversalComparison) -> pd.DataFrame:

@@ -3,7 +3,14 @@
 Arms, losses and encodings keep one colour order, and every axis says its unit.
 """
 
-from newllm.figures.attention import attention_biases, certificate, score_by_distance, visible_slots
+from newllm.figures.attention import (
+    attended_tokens,
+    attention_biases,
+    certificate,
+    contexts_over_tokens,
+    score_by_distance,
+    visible_slots,
+)
 from newllm.figures.comparison import (
     arms,
     claims,
@@ -15,15 +22,25 @@ from newllm.figures.comparison import (
 from newllm.figures.memory import against_context_length, cache_sizes, kept_by_token
 from newllm.figures.recall import passage_gains, places_in_period, recallable_tokens
 from newllm.figures.reversal import directions, knowledge_gains
-from newllm.figures.training import converged_tokens, convergence, learning_rates, loss_terms, spectrum, training_curves
+from newllm.figures.training import (
+    converged_tokens,
+    convergence,
+    learning_rates,
+    loss_terms,
+    recurrence_at_pass,
+    spectrum,
+    training_curves,
+)
 
 __all__ = [
     "against_context_length",
     "arms",
+    "attended_tokens",
     "attention_biases",
     "cache_sizes",
     "certificate",
     "claims",
+    "contexts_over_tokens",
     "converged_tokens",
     "convergence",
     "differences",
@@ -38,6 +55,7 @@ __all__ = [
     "position_perplexity",
     "quality_against_bytes",
     "recallable_tokens",
+    "recurrence_at_pass",
     "score_by_distance",
     "spectrum",
     "training_curves",

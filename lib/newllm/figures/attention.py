@@ -118,3 +118,49 @@ def visible_slots(mask: ArrayLike, slots: Sequence[str]) -> go.Figure:
     )
     figure = finish(figure, "What a position attends to", "remembered context", "position (tokens)")
     return figure.update_yaxes(autorange="reversed")
+
+
+def attended_tokens(position: int, chunk_size: int) -> go.Figure:
+    """Draw after which tokens the contexts stand that a position of ``context-kv`` attends to.
+
+    Parameters
+    ----------
+    position
+        The token that attends, counted from 0.
+    chunk_size
+        Tokens of a chunk.
+    """
+    ends = [*range(chunk_size - 1, position, chunk_size), position]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, position], y=[0, 0], mode="lines", line={"color": INK, "width": 1}, hoverinfo="skip", showlegend=False
+    )
+    for places, name, index in ((ends[:-1], "remembered context", 0), (ends[-1:], "its own context", 1)):
+        figure.add_scatter(
+            x=places, y=[0] * len(places), mode="markers", marker={"size": 11, "color": COLOURS[index]}, name=name
+        )
+    title = f"Position {position} attends to {len(ends)} of the {position + 1:,} contexts up to it"
+    figure = finish(figure, title, "token", "").update_layout(height=220)
+    return figure.update_yaxes(visible=False).update_xaxes(rangemode="tozero")
+
+
+def contexts_over_tokens(contexts: Sequence[ArrayLike], tokens: Sequence[str]) -> go.Figure:
+    """Draw the values of the contexts of recurrences side by side, token by token.
+
+    Parameters
+    ----------
+    contexts
+        Of each block, (T, P).
+    tokens
+        The T tokens, as texts.
+    """
+    figure = make_subplots(rows=len(contexts), shared_xaxes=True, vertical_spacing=0.04)
+    places = list(range(len(tokens)))
+    for number, values in enumerate(contexts, start=1):
+        figure.add_heatmap(z=np.asarray(values).T, x=places, coloraxis="coloraxis", row=number, col=1)
+    figure = finish(figure, "What each block holds after each token", "", "")
+    names = [text.strip() or "·" for text in tokens]
+    figure.update_xaxes(tickvals=places, ticktext=names, tickangle=-60, row=len(contexts), col=1)
+    for number in range(1, len(contexts) + 1):
+        figure.update_yaxes(title=f"block {number}", row=number, col=1)
+    return figure.update_layout(coloraxis={"colorscale": "RdBu", "cmid": 0}, height=180 + 150 * len(contexts))

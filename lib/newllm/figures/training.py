@@ -70,6 +70,42 @@ def converged_tokens(histories: pd.DataFrame, target: float) -> go.Figure:
     return figure.update_yaxes(range=[0, 103])
 
 
+def recurrence_at_pass(spectra: pd.DataFrame, contexts: pd.DataFrame, iteration: int) -> go.Figure:
+    """Draw the spectrum of the contexts of one pass, beside a sample of them in a plane; the axes are those of all.
+
+    Parameters
+    ----------
+    spectra
+        Columns iteration, rank, share (of the sum of the singular values).
+    contexts
+        Columns iteration, x, y.
+    iteration
+        The pass.
+    """
+    figure = make_subplots(cols=2, subplot_titles=["spectrum", "contexts, in the two widest directions"])
+    values = spectra[spectra["iteration"] == iteration]
+    places = contexts[contexts["iteration"] == iteration]
+    figure.add_scatter(x=values["rank"], y=100 * values["share"], mode="lines", line_color=COLOURS[0], showlegend=False)
+    figure.add_scatter(
+        x=places["x"],
+        y=places["y"],
+        mode="markers",
+        marker={"size": 4, "color": COLOURS[1], "opacity": 0.7},
+        showlegend=False,
+        row=1,
+        col=2,
+    )
+    figure = finish(figure, f"After pass {iteration}", "", "")
+    figure.update_xaxes(title="singular value, by rank", row=1, col=1)
+    figure.update_yaxes(title="share of the sum (%)", range=[0, 105 * spectra["share"].max()], row=1, col=1)
+    for update, column in ((figure.update_xaxes, "x"), (figure.update_yaxes, "y")):
+        # Most of all passes: what lies far out in one of them would leave no room for the others.
+        low, high = contexts[column].quantile([0.01, 0.99])
+        margin = 0.1 * (high - low)
+        update(title="", range=[low - margin, high + margin], row=1, col=2)
+    return figure
+
+
 def spectrum(values: dict[str, ArrayLike]) -> go.Figure:
     """Singular values of contexts, as shares of their sum, largest first.
 

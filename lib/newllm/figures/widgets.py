@@ -1,6 +1,7 @@
 """Controls for notebooks: a hand on a parameter, a figure that follows."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import ipywidgets
 import pandas as pd
@@ -18,8 +19,19 @@ from newllm.models.position import build_alibi_bias_causal
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def explorer(draw: Callable[..., go.Figure], **controls: ipywidgets.Widget) -> ipywidgets.VBox:
-    """Put controls above the figure that they draw.
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class Explorer(ipywidgets.VBox):
+    """Controls above what they draw; without a kernel, and in a report, what they drew at first."""
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        drawn: dict[str, Any] = self.children[1].outputs[0]["data"]
+        return drawn | super()._repr_mimebundle_(**kwargs)
+
+
+def explorer(draw: Callable[..., Any], **controls: ipywidgets.Widget) -> Explorer:
+    """Put controls above the figure, or the table, that they draw.
 
     The figure is handed to its place as data. Capturing it there, as `ipywidgets.interactive_output` does, makes a
     notebook client answer the kernel while the cell still runs, and nbclient then may wait for ever for the cell's end.
@@ -27,7 +39,7 @@ def explorer(draw: Callable[..., go.Figure], **controls: ipywidgets.Widget) -> i
     Parameters
     ----------
     draw
-        Makes the figure; called with each control's value under the control's name. The message of a ValueError is
+        Makes what is shown; called with each control's value under the control's name. The message of a ValueError is
         shown in its place.
     controls
         Widgets with a ``value``.
@@ -36,7 +48,7 @@ def explorer(draw: Callable[..., go.Figure], **controls: ipywidgets.Widget) -> i
 
     def show(_: object = None) -> None:
         try:
-            shown = draw(**{name: control.value for name, control in controls.items()})._repr_mimebundle_()
+            shown = _data_of(draw(**{name: control.value for name, control in controls.items()}))
         except ValueError as error:
             # What was typed cannot be drawn: say why, where the figure would be.
             shown = {"text/plain": str(error)}
@@ -45,10 +57,19 @@ def explorer(draw: Callable[..., go.Figure], **controls: ipywidgets.Widget) -> i
     for control in controls.values():
         control.observe(show, "value")
     show()
-    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), place])
+    # Below one another where the page is narrow.
+    above = ipywidgets.HBox(list(controls.values()), layout=ipywidgets.Layout(flex_flow="row wrap"))
+    return Explorer([above, place])
 
 
-def alibi_bias(slope: float, seq_len: int) -> ipywidgets.VBox:
+def _data_of(drawn: Any) -> dict[str, Any]:
+    if isinstance(drawn, go.Figure):
+        data: dict[str, Any] = drawn._repr_mimebundle_()
+        return data
+    return {"text/html": drawn._repr_html_(), "text/plain": repr(drawn)}
+
+
+def alibi_bias(slope: float, seq_len: int) -> Explorer:
     """Explore slope and length of the causal ALiBi bias, beside the one with rows and columns exchanged.
 
     Parameters
@@ -74,7 +95,7 @@ def alibi_bias(slope: float, seq_len: int) -> ipywidgets.VBox:
 
 def fact_in_both_directions(
     models: Mapping[str, PreTrainedModel], tokenizer: PreTrainedTokenizerFast, fact: Fact
-) -> ipywidgets.VBox:
+) -> Explorer:
     """Write a fact and see how likely its sentence is in each direction, model by model.
 
     Parameters
@@ -104,7 +125,7 @@ def fact_in_both_directions(
     )
 
 
-def cache_calculator(size: str, tokens: int, sequences: int, dtype: str) -> ipywidgets.VBox:
+def cache_calculator(size: str, tokens: int, sequences: int, dtype: str) -> Explorer:
     """Choose size, length, batch and dtype, and see what each model keeps.
 
     Parameters

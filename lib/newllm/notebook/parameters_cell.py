@@ -1,6 +1,5 @@
 """The parameters cell of a notebook: every parameter with its type and meaning, as papermill's help shows them."""
 
-import re
 from typing import Any
 
 import nbformat
@@ -34,21 +33,21 @@ def parameters_cell(notebook: str, profile: str) -> str:
     return "\n".join(lines)
 
 
-def renew_parameters(cells: list[nbformat.NotebookNode], notebook: str) -> None:
-    """Write the parameters cell of a notebook anew; its profile stays.
+def renew_parameters(cells: list[nbformat.NotebookNode], notebook: str, profile: str) -> None:
+    """Write the parameters cell of a notebook anew.
 
     Parameters
     ----------
     cells
         The notebook's; changed in place.
     notebook
-        A key of `newllm.config.notebooks.NOTEBOOKS`; of any other notebook nothing is changed.
+        A key of `newllm.config.notebooks.NOTEBOOKS`.
+    profile
+        The profile that the notebook begins with.
     """
     for cell in cells:
-        if notebook in NOTEBOOKS and TAG in cell.metadata.get("tags", []):
-            profile = re.search(r"""^profile\b[^=]*=\s*["'](\w+)""", cell.source, re.MULTILINE)
-            if profile is not None:
-                cell.source = parameters_cell(notebook, profile[1])
+        if TAG in cell.metadata.get("tags", []):
+            cell.source = parameters_cell(notebook, profile)
 
 
 def _type(schema: dict[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 import base64
 import json
+import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import nbformat
 import plotly.io
 from nbclient import NotebookClient
 
+from newllm.config.profiles import CHECKS, SHOWN, load_parameters
+from newllm.experiments.published import unpublished
 from newllm.files import cache_folder, write_atomically
 from newllm.notebook.kernel import kernel_of_this_python
-from newllm.notebook.parameters_cell import renew_parameters
+from newllm.notebook.parameters_cell import TAG, renew_parameters
 from newllm.progress import without_bars
 from newllm.runs.pictures import write_pictures
 from newllm.runtime import environment
 
+logger = logging.getLogger(__name__)
+
+MOST_NAMED = 3
 FIGURE = "application/vnd.plotly.v1+json"
 PICTURE = "image/png"
 
@@ -25,10 +31,32 @@ PICTURE = "image/png"
 EXECUTION_METADATA = ("execution", "papermill", "widgets")
 
 
-def refresh(path: Path) -> None:
-    """Execute a notebook with the profile that it names and write it back with its outputs.
+def shown_profile(notebook: str) -> str:
+    """Return the profile that a committed notebook shows: the published results, or seconds where there are none.
 
-    Runs into an empty outputs folder, so that nothing is taken over from earlier runs; prepared text is.
+    Parameters
+    ----------
+    notebook
+        A key of `newllm.config.notebooks.NOTEBOOKS`.
+    """
+    missing = unpublished(load_parameters(notebook, SHOWN, {}))
+    if missing:
+        logger.info(
+            "%s shows the profile %s: of what %s asks for, %s.", notebook, CHECKS, SHOWN, _not_published(missing)
+        )
+    return CHECKS if missing else SHOWN
+
+
+def _not_published(missing: Sequence[str]) -> str:
+    named = ", ".join(missing[:MOST_NAMED]) + (f" and {len(missing) - MOST_NAMED} more" * (len(missing) > MOST_NAMED))
+    return f"{named} {'is' if len(missing) == 1 else 'are'} not published"
+
+
+def refresh(path: Path) -> None:
+    """Execute a notebook with the profile that `shown_profile` gives and write it back with its outputs.
+
+    Runs into an empty outputs folder, so that nothing is taken over from earlier runs; what is published and prepared
+    text are.
 
     Parameters
     ----------
@@ -36,7 +64,8 @@ def refresh(path: Path) -> None:
         The notebook; replaced in one step, and only where every cell ran.
     """
     notebook = nbformat.read(path, as_version=4)
-    renew_parameters(notebook.cells, path.stem)
+    if any(TAG in cell.metadata.get("tags", []) for cell in notebook.cells):
+        renew_parameters(notebook.cells, path.stem, shown_profile(path.stem))
     with (
         tempfile.TemporaryDirectory() as temporary,
         environment(NEWLLM_OUTPUTS=str(Path(temporary) / "outputs"), NEWLLM_CACHE=str(cache_folder())),

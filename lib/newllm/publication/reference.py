@@ -1,6 +1,7 @@
 """The reference results: records, tables and pictures of finished runs, small enough to be committed."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,16 +9,24 @@ import pandas as pd
 from newllm import figures
 from newllm.experiments.floor import FLOORS_FOLDER, floor_files
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
-from newllm.files import reference_folder, write_atomically
+from newllm.files import (
+    FINISHED_FILE,
+    SAVED_MODEL,
+    DamagedFileError,
+    read_json,
+    reference_folder,
+    write_atomically,
+)
 from newllm.models.registry import BASELINE
 from newllm.publication.leaderboard import read_board
 from newllm.publication.memory_page import PAGE_FILE, render, write_passage
 from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE
 from newllm.retrofit.running import RETROFITS_FOLDER
-from newllm.runs.folder import SWEEPS_FOLDER, TABLES_FOLDER
+from newllm.runs.folder import SWEEPS_FOLDER, TABLES_FOLDER, Run, finished_runs
+from newllm.runs.parts import is_part
 from newllm.runs.pictures import FIGURES_FOLDER, write_pictures
-from newllm.runs.publishing import publish_run
-from newllm.runs.record import RECORD_FILE, read_record
+from newllm.runs.publishing import MOST_WEIGHTS, WEIGHTS, publish_run, published_size, tables_in
+from newllm.runs.record import RECORD_FILE, Record, read_record
 from newllm.runs.records_table import load_records
 
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
@@ -38,55 +47,112 @@ class UnpublishedError(FileNotFoundError):
     """Results that are not among the published ones; the message names the command that makes them."""
 
 
-def publish(run: Path) -> None:
+def publish(run: Path, weights: Sequence[str] = ()) -> None:
     """Take the results of a run among the reference results, and renew README's picture.
 
-    Each record goes to the folder of the notebook that made it, the floor of its data beside it; tables and drawn
-    figures to that of this run's notebook. A sweep has a folder of its own: the same arm and seed may be in it with
-    other parameters. Weights and checkpoints stay behind. Where the baseline is among the records, the page "What does
-    it remember?" is written beside them.
+    Each record goes to the folder of the notebook that made it, the floor of its data beside it; parts of the run,
+    tables and drawn figures to that of this run's notebook. A sweep has a folder of its own: the same arm and seed may
+    be in it with other parameters. Weights and checkpoints stay behind, but for the arms that are named. Where the
+    baseline is among the records, the page "What does it remember?" is written beside them.
 
     Parameters
     ----------
     run
         Folder of a finished run of a notebook, of a sweep, or of a retrofit.
+    weights
+        Arms whose models, of the lowest seed, are published in bfloat16.
 
     Raises
     ------
     ValueError
-        Where the folder holds no record.
+        Before anything is written, where the folder holds neither record nor part, one of ``weights`` is no arm of it,
+        or all published weights together would be too large.
     RuntimeError
         Where kaleido finds no Chrome or Chromium to draw the picture.
     """
     if (run / RESULT_FILE).is_file():
         publish_run(run, reference_folder() / RETROFITS_FOLDER / run.name, (RESULT_FILE, REPORT_FILE, LOSSES_FILE))
         return
-    records = sorted(run.rglob(RECORD_FILE))
-    if not records:
+    records = {path.parent: read_record(path.parent) for path in sorted(run.rglob(RECORD_FILE))}
+    parts = [path.parent for path in sorted(run.rglob(FINISHED_FILE)) if _is_part(path)]
+    if not records and not parts:
         raise ValueError(f"{run} holds no record: give the folder of a finished run.")
     is_sweep = run.parent.name == SWEEPS_FOLDER
     home = reference_folder() / run.parent.name / (run.name if is_sweep else "")
+    known = finished_runs(reference_folder())
+    targets = {
+        # What is published already stays where it is, whichever run asked for it.
+        folder: known.get(Run(folder, record.parameters).key)
+        or (home / folder.relative_to(run) if is_sweep else _of_notebook(folder, run, record))
+        for folder, record in records.items()
+    }
+    with_model = _with_models(records, targets, weights)
     pages: set[Path] = set()
-    for record in records:
-        by_notebook = reference_folder() / read_record(record.parent).notebook / record.parent.name
-        target = home / record.parent.relative_to(run) if is_sweep else by_notebook
-        publish_run(record.parent, target, KEPT_FILES)
-        published = read_record(target)
-        for floor in floor_files(record.parent, published.parameters["data"]):
+    for folder, record in records.items():
+        target = targets[folder]
+        if (target / SAVED_MODEL).is_dir() and folder not in with_model:
+            continue  # published with its weights, which are not here
+        publish_run(folder, target, KEPT_FILES, with_model=folder in with_model)
+        for floor in floor_files(folder, record.parameters["data"]):
             beside = (home if is_sweep else target.parent) / FLOORS_FOLDER / floor.name
             beside.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(floor, beside)
-        if published.arm == BASELINE:
-            write_passage(target.parent, published)
+        if record.arm == BASELINE:
+            write_passage(target.parent, record)
             pages.add(target.parent)
+    for folder in parts:
+        publish_run(folder, home / folder.relative_to(run), tables_in(folder))
     for place in pages:
         write_atomically(place / PAGE_FILE, render(place))
-    for folder, pattern in KEPT_FOLDERS.items():
-        for path in sorted((run / folder).glob(pattern)):
-            target = home / folder
+    for kept, pattern in KEPT_FOLDERS.items():
+        for path in sorted((run / kept).glob(pattern)):
+            target = home / kept
             target.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / path.name)
     draw_reference()
+
+
+def _is_part(mark: Path) -> bool:
+    try:
+        return is_part(read_json(mark)["identity"])
+    except (DamagedFileError, KeyError):
+        return False
+
+
+def _of_notebook(folder: Path, run: Path, record: Record) -> Path:
+    """Return where a trial of a notebook's run is published: with the notebook that made it."""
+    below = folder.relative_to(run) if record.notebook == run.parent.name else Path(folder.name)
+    return reference_folder() / record.notebook / below
+
+
+def _with_models(records: Mapping[Path, Record], targets: Mapping[Path, Path], weights: Sequence[str]) -> set[Path]:
+    """Return the trials whose models are published: those that are named, and those that are already."""
+    arms = {record.arm for record in records.values()}
+    for arm in weights:
+        if arm not in arms:
+            raise ValueError(f"{arm} is none of the arms of this run, which are {', '.join(sorted(arms))}.")
+    named = {
+        min((folder for folder, record in records.items() if record.arm == arm), key=lambda one: records[one].seed)
+        for arm in weights
+    }
+    for folder in named:
+        if not (folder / SAVED_MODEL).is_dir():
+            raise ValueError(f"{folder} holds no trained model: give the folder of the run that trained it.")
+    named |= {
+        folder
+        for folder, target in targets.items()
+        if (target / SAVED_MODEL).is_dir() and (folder / SAVED_MODEL).is_dir()
+    }
+    replaced = {targets[folder] / SAVED_MODEL for folder in named}
+    others = [path for path in reference_folder().rglob(WEIGHTS) if path.parent not in replaced]
+    size = sum(path.stat().st_size for path in others)
+    size += sum(published_size(folder / SAVED_MODEL) for folder in named)
+    if size > MOST_WEIGHTS:
+        raise ValueError(
+            f"all published weights together would take {size / 1e6:.0f} MB, but they must be at most "
+            f"{MOST_WEIGHTS / 1e6:.0f} MB: name fewer arms, or delete published ones."
+        )
+    return named
 
 
 def published_retrofits() -> list[Path]:
@@ -132,7 +198,7 @@ def published_table(name: str) -> pd.DataFrame:
     """
     path = reference_folder() / f"{name}.csv"
     if not path.is_file():
-        raise UnpublishedError(f"not published yet: `newllm run {name.partition('/')[0]} --profile cpu`")
+        raise UnpublishedError(f"not published yet: `newllm run {name.partition('/')[0]}`")
     return pd.read_csv(path)
 
 

@@ -4,7 +4,7 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from newllm.tensor_files import (
 )
 
 logger = logging.getLogger(__name__)
+Watcher = Callable[[Mapping[str, Any], Tensor], None]
 RESUME_EVERY = 10
 
 # Passes until the target is reached, where it is: 30 to 40 for windows, and all of 59 for some context blocks.
@@ -88,6 +89,7 @@ def train_projection(
     device: torch.device | str,
     seed: int,
     resume_file: Path | None = None,
+    watch: Watcher | None = None,
 ) -> ProjectionResult:
     """Train one recurrence of the model by OACD on a fixed stream of tokens, in place.
 
@@ -111,6 +113,9 @@ def train_projection(
     resume_file
         Where the state is written every 10 passes, so that a killed training goes on from there with the same numbers
         (to the bit where the number of threads is the same); removed at the end. A damaged one is not used.
+    watch
+        Called after each pass with its row of the history and its contexts (T, P), noise included, in CPU memory; the
+        next pass overwrites them.
 
     Returns
     -------
@@ -123,7 +128,7 @@ def train_projection(
         Where the stream is not one row of at least one token, or the model has no such block.
     """
     with stage(PROJECTION, _usual_passes(parameters), "pass") as told:
-        return _train_block(model, token_ids, parameters, block, device, seed, resume_file, told)
+        return _train_block(model, token_ids, parameters, block, device, seed, resume_file, told, watch)
 
 
 def _train_block(
@@ -135,6 +140,7 @@ def _train_block(
     seed: int,
     resume_file: Path | None,
     told: Stage,
+    watch: Watcher | None = None,
 ) -> ProjectionResult:
     check_stream(token_ids)
     count = len(model.context_blocks) if isinstance(model, RecurrentModel) else 0
@@ -145,7 +151,7 @@ def _train_block(
     embeds = _embed(model, token_ids, parameters.projection_batch_size, device)
     with _only_these_train(projection):
         training = _Training(projection, embeds, parameters, block, torch.device(device), seed)
-        return training.run(resume_file, told)
+        return training.run(resume_file, told, watch)
 
 
 def _usual_passes(parameters: ProjectionParameters) -> int:
@@ -256,7 +262,7 @@ class _Training:
         # Iteration 0: contexts are drawn, nothing is updated.
         self.contexts = self._draw(len(embeds)).mul_(parameters.initial_context_std)
 
-    def run(self, resume_file: Path | None, told: Stage) -> ProjectionResult:
+    def run(self, resume_file: Path | None, told: Stage, watch: Watcher | None = None) -> ProjectionResult:
         """Pass over the stream until the target or the limit is reached."""
         if resume_file is not None:
             self._resume(resume_file)
@@ -265,6 +271,8 @@ class _Training:
         while not self._converged and len(self.history) < passes:
             row = self.pass_over()
             self.history.append(row)
+            if watch is not None:
+                watch(row, self.contexts)
             if len(self.history) == counted and not self._converged:
                 # From here on nobody knows: as many as are allowed are counted.
                 told.total = (told.total or 0) + passes - counted

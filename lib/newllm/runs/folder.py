@@ -30,6 +30,7 @@ from newllm.files import (
     digest_of_json,
     first_damaged,
     outputs_folder,
+    project_root,
     read_json,
     read_plain_json,
     remove_leftovers,
@@ -223,8 +224,8 @@ class Run:
         """Save a table among the run's tables, as ``<name>.csv`` without its index."""
         self.write_text(f"{TABLES_FOLDER}/{name}.csv", table.to_csv(index=False))
 
-    def take_over(self, finished: Mapping[str, Path]) -> bool:
-        """Copy an equal run that was finished elsewhere, and tell whether there was one.
+    def take_over(self, finished: Mapping[str, Path]) -> Path | None:
+        """Copy an equal run that was finished elsewhere, and return where it was; None where there was none.
 
         A run that was started here is left to go on here.
 
@@ -235,23 +236,22 @@ class Run:
         """
         equal = None if self.is_started else finished.get(self.key)
         if equal is None or _why_unfinished(equal):
-            return False
+            return None
         with self.work():
             if self.is_started:
-                return False
+                return None
             remove_leftovers(self.folder)
             copy = self.folder / f"{PARTIAL}copy"
             shutil.copytree(equal, copy, ignore=shutil.ignore_patterns(".*"))
             if _why_unfinished(copy):
                 shutil.rmtree(copy)
-                return False
+                return None
             # What is run is said first, that it is finished last: a kill on the way leaves an interrupted run.
             for path in sorted(copy.iterdir(), key=lambda path: (path.name == FINISHED_FILE, path.name != RUN_FILE)):
                 path.rename(self.folder / path.name)
             copy.rmdir()
             self._look()
-        logger.info("%s was finished before and is taken over from %s.", self.folder.name, equal.parent)
-        return True
+        return equal
 
     def _seal_again(self, *paths: Path) -> None:
         """Note that files of a finished run were written again, or are gone."""
@@ -288,11 +288,28 @@ def finished_runs(*folders: Path) -> dict[str, Path]:
         for path in sorted(folder.rglob(FINISHED_FILE)):
             if is_hidden(path, folder) or any(path.is_relative_to(other) for other in within):
                 continue
-            try:
-                found.setdefault(_key(path.parent, read_json(path)["identity"]), path.parent)
-            except (DamagedFileError, FileNotFoundError, KeyError):  # damaged, deleted meanwhile, or somebody else's
-                continue
+            key = _key_of_finished(path)
+            if key is not None:
+                found.setdefault(key, path.parent)
     return found
+
+
+def _key_of_finished(path: Path) -> str | None:
+    """Return the key of the run that a file says is finished; None where it is damaged, gone, or somebody else's."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return _read_key(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=16_384)
+def _read_key(path: Path, version: tuple[int, ...]) -> str | None:
+    """Read a mark once: a file that has not been written since is not read again."""
+    try:
+        return _key(path.parent, read_json(path)["identity"])
+    except (DamagedFileError, FileNotFoundError, KeyError):
+        return None
 
 
 def is_hidden(path: Path, folder: Path) -> bool:
@@ -312,14 +329,14 @@ def open_run(parameters: RunParameters) -> Run:
     if not run.is_finished:
         run.start()
         run.write_text("parameters.yaml", parameters.to_yaml())
-    logger.info("This run, with parameters.yaml: %s", _among_outputs(run.folder))
+    logger.info("This run, with parameters.yaml: %s", among_outputs(run.folder))
     return run
 
 
-def _among_outputs(folder: Path) -> Path:
-    """Return the place of a folder as seen from beside the outputs folder, where it is in there."""
-    beside = outputs_folder().parent
-    return folder.relative_to(beside) if folder.is_relative_to(beside) else folder
+def among_outputs(folder: Path) -> Path:
+    """Return the place of a folder as seen from beside the outputs folder, or from the clone, where it is in there."""
+    above = (outputs_folder().parent, project_root())
+    return next((folder.relative_to(place) for place in above if folder.is_relative_to(place)), folder)
 
 
 def notebook_run(parameters: RunParameters) -> Run:

@@ -10,13 +10,13 @@ from newllm.config.errors import ParameterError
 from newllm.config.groups import ComparisonParameters, RunParameters
 from newllm.config.methods import CHECKPOINT, method_names, method_of
 from newllm.config.notebooks import NOTEBOOKS
-from newllm.config.profiles import load_parameters, notebooks_of, profiles, refuse_unknown
+from newllm.config.profiles import SHOWN, load_parameters, notebooks_of, profiles, refuse_unknown
 from newllm.wording import did_you_mean
 
 SUMMARY = "execute notebooks and show the table of their results"
 
 EXAMPLES = """\
-newllm run 02 --profile cpu
+newllm run 02
 newllm run 02 -p "arms=[pythia, mla@kv_dim=64]" -p "seeds=[0, 1, 2]" -p samples=500
 newllm run all --profile smoke"""
 
@@ -32,7 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="numbers, names or paths, such as 02 or 02_main_training, or all; their list is shown if none",
     )
-    parser.add_argument("--profile", default="smoke", choices=profiles(), help="whose parameters (smoke)")
+    parser.add_argument("--profile", default=SHOWN, choices=profiles(), help=f"whose parameters ({SHOWN})")
     add_assignments(parser, "replace a parameter")
     parser.add_argument("--rerun", action="store_true", help="delete what is finished and run it again")
 

@@ -3,7 +3,7 @@ import logging
 import pandas as pd
 
 from newllm.config.profiles import load_parameters
-from newllm.notebook.weights import with_weights
+from newllm.experiments.weights import with_weights
 
 
 def test_trials_without_weights_are_left_out_and_named_with_the_command(tmp_path, caplog):
@@ -13,7 +13,7 @@ def test_trials_without_weights_are_left_out_and_named_with_the_command(tmp_path
     with caplog.at_level(logging.INFO, "newllm"):
         assert list(with_weights(records, parameters).arm) == ["pythia"]
         assert "weights of mla are" in caplog.text
-        assert "newllm run 06 --profile smoke --rerun" in caplog.text
+        assert 'newllm run 06 --profile smoke -p "arms=[mla]" --rerun' in caplog.text
         caplog.clear()
         with_weights(records[:1], parameters)
         assert not caplog.text

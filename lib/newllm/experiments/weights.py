@@ -1,0 +1,107 @@
+"""What is measured with trained weights, which most published results come without."""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from newllm.config.groups import RunParameters
+from newllm.files import SAVED_MODEL
+from newllm.runs.folder import Run
+from newllm.runs.parts import FinishedPart, Part, do_part, find_part
+
+logger = logging.getLogger(__name__)
+Measure = Callable[[pd.Series], Mapping[str, pd.DataFrame]]
+
+
+def with_weights(records: pd.DataFrame, parameters: RunParameters) -> pd.DataFrame:
+    """Return the trials whose trained weights are here, and say which are not, with the command that makes them.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`.
+    parameters
+        The notebook's.
+    """
+    here = [(folder / SAVED_MODEL).is_dir() for folder in records["folder"]]
+    missing = records.loc[[not found for found in here], "arm"].unique()
+    if len(missing):
+        arms = ", ".join(missing)
+        command = f'newllm run {parameters.notebook[:2]} --profile {parameters.profile} -p "arms=[{arms}]" --rerun'
+        logger.info("The weights of %s are not published: `%s` trains them.", arms, command)
+    return records[pd.Series(here, index=records.index, dtype=bool)]
+
+
+def measure_trials(
+    records: pd.DataFrame,
+    parameters: RunParameters,
+    folder: Path,
+    name: str,
+    settings: Mapping[str, Any],
+    measure: Measure,
+) -> dict[str, pd.DataFrame]:
+    """Measure something of every trial with its weights, or take it over from where it was measured before.
+
+    Each trial's is a part of the notebook's run; of a trial without weights and without such a part it is said which
+    command makes them.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`.
+    parameters
+        The notebook's.
+    folder
+        Of the notebook's run.
+    name
+        What is measured, the name of a folder.
+    settings
+        Plain JSON values that decide the result, the trial aside.
+    measure
+        Gives tables by name for a row of ``records``.
+
+    Returns
+    -------
+    dict
+        The tables of all trials, one below the other, with ``arm`` and ``seed``; none where no trial has them.
+    """
+    found: dict[Any, FinishedPart] = {}
+    waiting: dict[Any, Part] = {}
+    for index, trial in records.iterrows():
+        part = part_of_trial(trial["folder"].name, trial["parameters"], name, settings)
+        known = find_part(part, folder, rerun=parameters.rerun)
+        if known is None:
+            waiting[index] = part
+        else:
+            found[index] = known
+    for index, trial in with_weights(records.loc[list(waiting)], parameters).iterrows():
+        make = functools.partial(_measured, measure, trial)
+        found[index] = do_part(waiting[index], folder, make, rerun=parameters.rerun)
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for index, trial in records.iterrows():
+        for title, table in found[index].tables.items() if index in found else ():
+            tables.setdefault(title, []).append(table.assign(arm=trial["arm"], seed=trial["seed"]))
+    return {title: pd.concat(frames, ignore_index=True) for title, frames in tables.items()}
+
+
+def part_of_trial(folder: str, identity: Mapping[str, Any], name: str, settings: Mapping[str, Any]) -> Part:
+    """Return the part that measures something of a trial.
+
+    Parameters
+    ----------
+    folder
+        Name of the trial's folder.
+    identity
+        Of the trial.
+    name, settings
+        As for `measure_trials`.
+    """
+    return Part(f"{name}/{folder}", {"trial": dict(identity), **settings})
+
+
+def _measured(measure: Measure, trial: pd.Series, _: Run) -> Mapping[str, pd.DataFrame]:
+    return measure(trial)

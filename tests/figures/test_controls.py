@@ -1,0 +1,133 @@
+"""Controls that draw what a hand chooses, say why where nothing can be drawn, and leave a picture without a kernel."""
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+import pytest
+import torch
+
+from newllm.figures import controls
+from newllm.figures.widgets import WIDGET
+from newllm.models import create
+from tests.figures.test_widgets import FIGURE, shown
+
+SUMMARY = pd.DataFrame(
+    {
+        "arm": ["pythia", "mla", "context-kv-oacd"],
+        "kv_bytes_per_token": [8192.0, 1024.0, 0.0],
+        "bits_per_byte": [1.4, 1.45, 1.6],
+        "bits_per_byte_low": [1.39, 1.44, float("nan")],
+        "bits_per_byte_high": [1.41, 1.46, float("nan")],
+    }
+)
+PASSES = pd.DataFrame({"iteration": [1, 1, 9, 9], "rank": [1, 2] * 2, "share": [0.9, 0.1, 0.6, 0.4]})
+CONTEXTS = pd.DataFrame({"iteration": [1, 1, 9, 9], "x": [0.0, 1, 2, 3], "y": [3.0, 2, 1, 0]})
+
+
+@pytest.fixture(autouse=True)
+def figures_as_data():
+    """As a notebook's first cell has it."""
+    before = plotly.io.renderers.default
+    plotly.io.renderers.default = "plotly_mimetype"
+    yield
+    plotly.io.renderers.default = before
+
+
+def title(box):
+    return shown(box)["layout"]["title"]["text"]
+
+
+def test_a_control_carries_its_first_picture_for_readers_without_a_kernel():
+    box = controls.training_pass(PASSES, CONTEXTS)
+    bundle = box._repr_mimebundle_()
+    assert bundle[FIGURE]["layout"]["title"]["text"] == "After pass 9"
+    assert WIDGET in bundle
+
+
+def test_passes_are_moved_through_on_axes_that_stay():
+    box = controls.training_pass(PASSES, CONTEXTS)
+    [slider] = box.children[0].children
+    last = shown(box)["layout"]
+    slider.value = 1
+    assert title(box) == "After pass 1"
+    assert shown(box)["layout"]["yaxis"]["range"] == last["yaxis"]["range"]
+    assert shown(box)["layout"]["xaxis2"]["range"] == last["xaxis2"]["range"]
+
+
+def test_arms_are_drawn_in_their_order_and_none_is_said():
+    drawn = []
+
+    def draw(arms):
+        drawn.append(arms)
+        return go.Figure()
+
+    box = controls.arms_on_and_off(["a", "b", "a", "c"], {"one": draw, "other": draw})
+    picture, arms = box.children[0].children
+    arms.value = ("c", "a")
+    picture.value = "other"
+    assert drawn == [["a", "b", "a", "c"], ["a", "a", "c"], ["a", "a", "c"]]
+    arms.value = ()
+    assert "no arm is chosen" in shown(box)
+
+
+def test_a_width_is_a_line_among_the_arms():
+    box = controls.width_against_quality(SUMMARY, "kv_dim", 64, bytes_of_a_value=16)
+    assert title(box) == "kv_dim 64 keeps 1,0 KiB of a token (the line)".replace(",", ".")
+    [width] = box.children[0].children
+    width.value = 128
+    assert [shape["x0"] for shape in shown(box)["layout"]["shapes"]][-1] == 2048
+
+
+def test_the_attended_contexts_follow_position_and_chunk():
+    """Four at position 350 with chunks of 100: three ends of chunks and its own."""
+    box = controls.attended_chunks(350, 100)
+    assert title(box).startswith("Position 350 attends to 4 of")
+    position, chunk = box.children[0].children
+    position.value = 299  # the end of a chunk, whose context counts once
+    assert title(box).startswith("Position 299 attends to 3 of")
+    chunk.value = 1
+    assert title(box).startswith("Position 299 attends to 300 of")
+
+
+def test_scores_follow_encodings_and_slope():
+    box = controls.score_against_distance(slope=1 / 16, longest=32)
+    encodings, slope, _ = box.children[0].children
+    encodings.value = ("alibi",)
+    assert [line["name"] for line in shown(box)["data"]] == ["alibi"]
+    slope.value = 0.5
+    encodings.value = ()
+    assert "no encoding is chosen" in shown(box)
+
+
+def test_the_bytes_of_a_sequence_follow_its_length():
+    box = controls.quality_at_length(SUMMARY, tokens=1024)
+    methods, tokens = box.children[0].children
+    assert methods.options == ("pythia", "mla", "context-kv")
+    methods.value = ("mla",)
+    tokens.value = 2048
+    assert "2,048 tokens" in title(box)
+    points = [trace for trace in shown(box)["data"] if trace.get("text")]
+    assert [list(trace["text"]) for trace in points] == [["mla"]]
+
+
+def test_models_go_on_from_what_is_written(text_data):
+    torch.manual_seed(0)
+    model = create("pythia", "tiny", vocab_size=len(text_data.tokenizer)).eval()
+    box = controls.prompt_box({"pythia": model}, text_data.tokenizer, "The river", tokens=4)
+    [prompt] = box.children[0].children
+    first = shown(box)
+    prompt.value = "A small town"
+    assert first.startswith("pythia: ") and shown(box).startswith("pythia: ")
+    prompt.value = ""
+    assert "write a beginning" in shown(box)
+
+
+def test_blocks_are_drawn_side_by_side(text_data):
+    model = create("cascade", "tiny", vocab_size=len(text_data.tokenizer), embedding_source="random").eval()
+    box = controls.block_contexts(model, text_data.tokenizer, "The river follows")
+    text, values = box.children[0].children
+    values.value = 8
+    drawn = shown(box)["data"]
+    assert len(drawn) == len(model.context_blocks)
+    text.value = ""
+    assert "write a word" in shown(box)
