@@ -178,9 +178,20 @@ def local_folder(where: str | Path) -> Path | None:
     return next((place for place in (given, outputs_folder() / given) if place.is_dir()), None)
 
 
+def local_gguf(where: str | Path) -> Path | None:
+    """Return the GGUF file of this name; None where there is none."""
+    file = Path(where).expanduser()
+    return file if file.suffix == ".gguf" and file.is_file() else None
+
+
+def is_local_model(where: str | Path) -> bool:
+    """Tell whether a model of this name is a folder or a file here, so that no hub is asked."""
+    return local_folder(where) is not None or local_gguf(where) is not None
+
+
 def why_no_model(name: str) -> str | None:
-    """Say why a name is neither a folder nor a model's on the hub, without asking it; None where it may be either."""
-    if local_folder(name) is not None:
+    """Say why a name is no folder, no GGUF file, and no model's on the hub, without asking it; None where it may be."""
+    if is_local_model(name):
         return None
     beginning = Path(name).parts[0] if name else name
     is_path = beginning == "outputs" or any((place / beginning).exists() for place in (Path.cwd(), outputs_folder()))

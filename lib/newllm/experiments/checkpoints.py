@@ -12,7 +12,7 @@ from newllm.config.methods import CHECKPOINT
 from newllm.data import TextData
 from newllm.experiments.running import record_scores
 from newllm.experiments.scoring import Subject, pretrained_arm
-from newllm.files import SAVED_MODEL, local_folder, outputs_folder, read_json, reference_folder
+from newllm.files import SAVED_MODEL, local_folder, local_gguf, outputs_folder, read_json, reference_folder
 from newllm.retrofit.report import RESULT_FILE
 from newllm.runs.folder import Run, finished_runs
 from newllm.runs.record import RECORD_FILE, Record, read_record
@@ -64,17 +64,17 @@ class Checkpoint:
     Attributes
     ----------
     where
-        Folder of a retrofit, of a trial or of a saved model, or a hub id.
+        Folder of a retrofit, of a trial or of a saved model, a GGUF file, or a hub id.
     """
 
     where: str
 
     @property
     def name(self) -> str:
-        """The arm's name: that of its folder, wherever it lies, or the hub id."""
-        folder = local_folder(self.where)
+        """The arm's name: that of its folder or file, wherever it lies, or the hub id."""
+        folder, file = local_folder(self.where), local_gguf(self.where)
         if folder is None:
-            return CHECKPOINT + self.where
+            return CHECKPOINT + (self.where if file is None else file.stem)
         return CHECKPOINT + (folder.parent if folder.name == SAVED_MODEL else folder).absolute().name
 
     def run(self, parameters: ExperimentParameters, data: TextData, folder: Path) -> Run:

@@ -23,7 +23,7 @@ from newllm.experiments.checkpoints import checkpoints_of, refuse_twins
 from newllm.experiments.recipes import freeze
 from newllm.experiments.scoring import pretrained_arm
 from newllm.experiments.trial import Trial, lender_of
-from newllm.files import cache_folder, local_folder, why_no_model
+from newllm.files import cache_folder, is_local_model, why_no_model
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
 from newllm.runs.saved_model import check_pretrained, find_saved_model
@@ -205,7 +205,7 @@ def _check_saved_model(name: str, what: str, tokenizer: str) -> None:
     if reason is not None:
         raise ValueError(f"{what}: {reason}")
     kind, _, size = tokenizer.partition(":")
-    is_local = local_folder(name) is not None
+    is_local = is_local_model(name)
     if is_local:
         check_pretrained(name)
     if kind == "bpe" and (not is_local or len(read_saved_tokenizer(find_saved_model(name))) != int(size)):

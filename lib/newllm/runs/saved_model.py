@@ -18,13 +18,16 @@ from newllm.files import (
     digest,
     digest_of_file,
     first_damaged,
+    is_local_model,
     local_folder,
+    local_gguf,
     read_json,
     why_no_model,
 )
 from newllm.models.language_model import LanguageModel
 from newllm.models.published_llama import READERS
 from newllm.models.registry import BASELINE, LLAMA, METHODS, find
+from newllm.runs.gguf import unpack_gguf
 from newllm.runtime import errors_only
 from newllm.wording import first_line
 
@@ -68,9 +71,9 @@ def find_saved_model(where: str | Path) -> Path:
     Parameters
     ----------
     where
-        The folder of a run's trial, or of a saved model; from the working directory or from the outputs folder. Or the
-        hub id of a Pythia, such as EleutherAI/pythia-70m: then its configuration, tokenizer and safetensors weights
-        are fetched into the hub's own cache.
+        The folder of a run's trial, or of a saved model; from the working directory or from the outputs folder. Or a
+        GGUF file, which is unpacked once. Or the hub id of a Pythia, such as EleutherAI/pythia-70m: then its
+        configuration, tokenizer and safetensors weights are fetched into the hub's own cache.
 
     Returns
     -------
@@ -84,7 +87,12 @@ def find_saved_model(where: str | Path) -> Path:
     HubUnavailableError
         The hub did not answer.
     """
-    folder = local_folder(where)
+    folder, file = local_folder(where), local_gguf(where)
+    if file is not None:
+        try:
+            return unpack_gguf(file)
+        except ValueError as error:
+            raise LoadingError(str(error)) from error
     if folder is None:
         return _fetch(str(where))
     if (folder / SAVED_MODEL / CONFIG).is_file():
@@ -179,7 +187,7 @@ def check_pretrained(where: str | Path, tokenizer: PreTrainedTokenizerFast | Non
     HubUnavailableError
         The hub did not answer.
     """
-    folder = _fetch(str(where), weights=False) if local_folder(where) is None else find_saved_model(where)
+    folder = find_saved_model(where) if is_local_model(where) else _fetch(str(where), weights=False)
     _method_of(folder)
     found = _tokenizer_of(folder)
     if tokenizer is not None and tokenizer_identity(found) != tokenizer_identity(tokenizer):

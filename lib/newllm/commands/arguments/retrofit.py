@@ -21,7 +21,8 @@ WHEN_INTERRUPTED = "the same command goes on from the last checkpoint of healing
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "model", help="the folder of a run's trial or of a saved model, or a hub id: a Pythia, Llama, SmolLM2 or Qwen2"
+        "model",
+        help="the folder of a run's trial or a saved model, a GGUF file, or a hub id: Pythia, Llama, SmolLM2 or Qwen2",
     )
     parser.add_argument("--to", dest="method", required=True, choices=("mla", "mqa", "cla"), help="what it becomes")
     add_assignments(parser, "a setting of the retrofit or of its text (source, text_files, seq_length, ...)")
