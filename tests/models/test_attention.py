@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from newllm import models
+from newllm.evaluation.memory import TensorMemory
+from newllm.models import attention
 from newllm.models.attention import attend
 from newllm.models.position import PositionEncodingConfig, causal_mask
 from newllm.models.step import Step
@@ -49,3 +52,67 @@ def test_attend_equals_its_formula(length, groups, value_width, by_head, padding
     expected = by_formula(queries, keys, values, bias)
     assert found.shape == (2, HEADS, length, value_width)
     assert torch.allclose(found.transpose(1, 2)[real], expected.transpose(1, 2)[real], atol=1e-12, rtol=0)
+
+
+def alibi_step(length, dtype, mask=None):
+    return Step.build(torch.zeros(2, length, WIDTH, dtype=dtype), attention_mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 3e-5), (torch.bfloat16, 2**-7)]
+)
+@pytest.mark.parametrize("slope", [0.0625, 0.3])
+def test_long_calls_under_alibi_equal_the_plain_bias(dtype, tolerance, slope, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    encoding = PositionEncodingConfig("alibi", alibi_slope=slope).build(WIDTH, HEADS)
+    length = 700
+    states = [torch.randn(2, heads, length, WIDTH, generator=generator).to(dtype) for heads in (HEADS, 2, 2)]
+    # Rounded as the kernel's inputs are, and then exact.
+    exact = by_formula(
+        *(state.double() for state in states),
+        encoding_bias(encoding, length) + causal_mask(length, length, torch.float64),
+    )
+    plain = attend(*states, alibi_step(length, dtype), encoding, 0.3)
+    monkeypatch.setattr(attention, "LONG_CALL", 1)
+    step = alibi_step(length, dtype)
+    found = attend(*states, step, encoding, 0.3)
+    assert "bias" not in {key[0] for key in step._shared}
+    error = (found.double() - exact).abs().max()
+    assert error <= tolerance
+    # A distance in bfloat16 is rounded, the digits of a position are not.
+    assert dtype != torch.bfloat16 or error <= 2 * (plain.double() - exact).abs().max()
+
+
+def encoding_bias(encoding, length):
+    positions = torch.arange(length)[None]
+    return encoding.score_bias(positions, positions, torch.float64)
+
+
+def test_padding_and_slopes_of_each_head_keep_the_plain_bias(monkeypatch):
+    monkeypatch.setattr(attention, "LONG_CALL", 1)
+    mask = torch.ones(2, TOTAL, dtype=torch.bool)
+    mask[0, :2] = False
+    states = [torch.randn(2, HEADS, TOTAL, WIDTH) for _ in range(3)]
+    for config, given in (
+        (PositionEncodingConfig("alibi"), mask),
+        (PositionEncodingConfig("alibi", alibi_slopes_by_head=True), None),
+    ):
+        step = alibi_step(TOTAL, torch.float32, given)
+        attend(*states, step, config.build(WIDTH, HEADS), 0.3)
+        assert {key[0] for key in step._shared} == {"bias"}
+
+
+@pytest.mark.parametrize("name", ["unified@alibi", "mla"])
+def test_memory_of_a_long_prefill_under_alibi_grows_with_its_length_alone(name):
+    settings = {"position": "alibi"} if name == "unified@alibi" else {}
+    model = models.create(name.partition("@")[0], "tiny", **settings).eval()
+
+    def peak(length: int) -> int:
+        ids = torch.zeros(1, length, dtype=torch.long)
+        with torch.no_grad(), TensorMemory() as memory:
+            model(ids, use_cache=True, logits_to_keep=1)
+        return memory.peak
+
+    shorter, longer = peak(attention.LONG_CALL), peak(2 * attention.LONG_CALL)
+    assert longer <= 2.1 * shorter
+    assert longer < 4 * (2 * attention.LONG_CALL) ** 2, "a tensor of all pairs would be larger"

@@ -2,12 +2,16 @@
 
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from newllm.models.config import DecoderConfig, GroupedDecoderConfig
 from newllm.models.position import PositionEncoding
 from newllm.models.step import Step
+
+# From so many tokens on, wider queries and keys cost less than a bias of as many rows and columns.
+LONG_CALL = 1024
 
 
 class Attention(nn.Module):
@@ -66,7 +70,16 @@ def attend(
     Tensor
         (B, H, T, d_v).
     """
+    columns = encoding.bias_columns(keys, scale) if step.is_plain and step.length >= LONG_CALL else None
+    if columns is not None:
+        queries, keys = (_with_columns(states, more) for states, more in zip((queries, keys), columns, strict=True))
+        return attend_with_bias(queries, keys, values, None, scale)
     return attend_with_bias(queries, keys, values, step.attention_bias(encoding, queries.dtype), scale)
+
+
+def _with_columns(states: Tensor, columns: Tensor) -> Tensor:
+    """Put columns (T or 1, c) behind those of each head (B, heads, T, d)."""
+    return torch.cat([states, columns.expand(*states.shape[:-1], -1)], dim=-1)
 
 
 def attend_with_bias(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:

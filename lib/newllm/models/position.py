@@ -137,6 +137,24 @@ class PositionEncoding:
         """Bias (B, 1 or heads, T, S) for queries at (B, T) and keys at (B, S); None where there is none."""
         return None
 
+    def bias_columns(self, like: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+        """Write the bias of causal attention as further columns of queries and keys, so that no (T, T) tensor exists.
+
+        Parameters
+        ----------
+        like
+            Keys at consecutive positions (B, heads, T, head_dim), whose dtype and device the columns have.
+        scale
+            Factor on the scores, which the columns' products are to pass through.
+
+        Returns
+        -------
+        tuple of Tensor or None
+            Columns of queries (1, c) and of keys (T, c), whose products differ from the bias by what is the same for
+            all keys of a query; None where the bias cannot be written so.
+        """
+        return None
+
 
 class RotaryEncoding(PositionEncoding):
     """RoPE (Su et al. 2021, eq. 34) on the first part of each head, in the half-split form of GPT-NeoX."""
@@ -212,6 +230,21 @@ class AlibiEncoding(PositionEncoding):
         distance = (query_positions[:, :, None] - key_positions[:, None, :]).abs().to(dtype)
         return -self.slopes(distance.device).to(dtype)[None, :, None, None] * distance[:, None]
 
+    def bias_columns(self, like: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+        """``-m (i - j)`` is ``m j`` but for ``-m i``, which the softmax takes out: the key's position times the slope.
+
+        A position has two digits, as bfloat16 counts no further than 256.
+        """
+        if self.config.alibi_slopes_by_head:
+            return None
+        positions = torch.arange(like.shape[-2], device=like.device)
+        keys = torch.stack([positions // DIGIT_BASE, positions % DIGIT_BASE], dim=-1)
+        queries = torch.tensor([[DIGIT_BASE, 1.0]], device=like.device, dtype=torch.float64)
+        return (queries * self.slopes(like.device) / scale).to(like.dtype), keys.to(like.dtype)
+
+
+# Both digits of a position are exact in bfloat16 up to 65,536 tokens.
+DIGIT_BASE = 256
 
 ENCODINGS: dict[str, type[PositionEncoding]] = {
     encoding.type: encoding for encoding in (PositionEncoding, RotaryEncoding, AlibiEncoding)

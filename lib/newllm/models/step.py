@@ -156,6 +156,11 @@ class Step:
         return self.key_positions.shape[1] - self.length
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the tokens are one text without padding, from its beginning, at consecutive positions."""
+        return self.past_length == 0 and self.key_mask is None and self.texts is None and not self.has_gaps
+
+    @property
     def token_mask(self) -> Tensor | None:
         """True where a token of this call is real (B, T); None where all are."""
         return None if self.key_mask is None else self.key_mask[:, self.past_length :]
