@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from newllm.analysis.claims import judge_claims
+from newllm.analysis.hours import hours_by_arm
 from newllm.analysis.learning_rates import with_learning_rate
 from newllm.analysis.recall import recall_by_arm
 from newllm.analysis.retrofits import retrofit_stages
@@ -301,6 +302,22 @@ def _studies(notebook: str) -> pd.DataFrame:
     )
 
 
+def hours() -> pd.DataFrame:
+    """Write what the published trials cost."""
+    records = load_records(reference_folder())
+    if records.empty:
+        raise UnpublishedError("not published yet: `newllm sweep sotu`")
+    spent = hours_by_arm(records)
+    return pd.DataFrame(
+        {
+            "arm": [*(f"`{arm}`" for arm in spent["arm"]), "all"],
+            "trials": [*spent["trials"], spent["trials"].sum()],
+            "minutes a trial": [*(f"{minutes:.0f}" for minutes in spent["minutes"]), ""],
+            "hours": [f"{value:.1f}" for value in [*spent["hours"], spent["hours"].sum()]],
+        }
+    )
+
+
 def learning_rates() -> pd.DataFrame:
     """Write the perplexity of each arm at each learning rate that was tried."""
     records = with_learning_rate(published_sweep("learning_rates"))
@@ -319,6 +336,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "claims": claims,
     "retrofits": retrofits,
     "healed retrofits": healed_retrofits,
+    "hours": hours,
     "models at 70m": models_at_70m,
     "decoding": decoding,
     "reversal curse": reversal_curse,

@@ -1,0 +1,26 @@
+"""What the trials of a comparison cost: the time that each took, and all of them together."""
+
+import pandas as pd
+
+SECONDS_PER_HOUR = 3600
+
+
+def hours_by_arm(records: pd.DataFrame) -> pd.DataFrame:
+    """Add up what trials took, the longest first.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.runs.records_table.load_records`, of trials with ``duration_seconds``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each ``arm``, with ``trials``, ``minutes`` of a trial (median) and ``hours`` of all of them, on the
+        machine that ran them; a trial that was killed and resumed counts what its last process spent.
+    """
+    seconds = records.groupby("arm", sort=False)["duration_seconds"]
+    table = pd.DataFrame(
+        {"trials": seconds.size(), "minutes": seconds.median() / 60, "hours": seconds.sum() / SECONDS_PER_HOUR}
+    )
+    return table.sort_values("hours", ascending=False, kind="stable").reset_index()
