@@ -48,6 +48,7 @@ ARMS = {
     "09_cascade": (["cascade-random"], ["cascade-end-to-end", "cascade-end-to-end@context_dim=80"], ["pythia"]),
     "10_key_attention_and_projected_values": (["pythia", "vdproj@value_dim=32"], ["ka"], ["narrow"]),
     "11_recall": (["context-kv-random"],),
+    "12_retrofit": (["narrow"],),
 }
 # Those that compare no arms: what is given beside the profile.
 OTHERS = {

@@ -11,7 +11,7 @@ import pandas as pd
 from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference
 from newllm.evaluation.recall_report import MEASURES
 from newllm.files import digest_of_json, read_json
-from newllm.retrofit.report import LOSSES_FILE, ORIGINAL, RESULT_FILE
+from newllm.retrofit.report import LOSSES_FILE, ORIGINAL, RESULT_FILE, difference_text
 
 AVERAGED = ("perplexity", "bits_per_byte", "accuracy", *MEASURES, "energy_lost")
 RANDOM = "replaced parts random"
@@ -23,7 +23,7 @@ def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
     Parameters
     ----------
     folders
-        Of retrofits, of one parent and on one text; others than those of the first are left out.
+        Of retrofits, of one parent and on one text; others than those of the first are left out. None give no rows.
 
     Returns
     -------
@@ -33,6 +33,9 @@ def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
         original in nats a token with its interval over documents and seeds; ``seeds`` (0 where no seed decides it);
         ``energy_lost_by_layer`` and ``folder`` of the first.
     """
+    if not folders:
+        nothing = pd.DataFrame(columns=["what", "stage", "kept", "energy_lost", "energy_lost_by_layer", "folder"])
+        return nothing.assign(control=pd.Series(dtype=bool), **dict.fromkeys(no_difference(), pd.Series(dtype=float)))
     read = [(folder, read_json(folder / RESULT_FILE)) for folder in folders]
     about = [digest_of_json([found["described"]["weights"], found["described"]["data"]]) for _, found in read]
     rows = [
@@ -60,6 +63,41 @@ def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
     return table.sort_values(
         ["bytes_per_token", "healing_tokens", "perplexity"], ascending=[False, True, True], ignore_index=True
     )
+
+
+def stages_table(stages: pd.DataFrame) -> pd.DataFrame:
+    """Write stages as texts, in the columns of every table of retrofits."""
+    if stages.empty:
+        return pd.DataFrame()
+    table = pd.DataFrame(
+        [
+            {
+                "what became of it": row["what"],
+                "": "control" if row["control"] else "",
+                "KV bytes a token (measured)": f"{row['bytes_per_token']:,.0f}",
+                "tokens of healing": f"{row['healing_tokens']:,}" if row["healing_tokens"] else "",
+                "perplexity": f"{row['perplexity']:,.1f}",
+                "bits/byte": _number(row["bits_per_byte"], "{:.3f}"),
+                "accuracy": f"{row['accuracy']:.1%}",
+                "nats/token lost": difference_text(row),
+                MEASURES["repeated_passage_gain"]: _number(row["repeated_passage_gain"], "{:.3f}"),
+                "energy lost": _number(row["energy_lost"], "{:.1%}"),
+                "seeds": str(row["seeds"] or ""),
+            }
+            for row in stages.to_dict("records")
+        ]
+    )
+    unused = [name for name in ("tokens of healing", "energy lost", "seeds") if not (table[name] != "").any()]
+    return table.drop(columns=unused)
+
+
+def said_before_and_after(folder: Path) -> pd.DataFrame:
+    """Read how the model of a retrofit continues the prompts, and how the original does: a prompt a row."""
+    return pd.DataFrame(read_json(folder / RESULT_FILE)["continuations"])
+
+
+def _number(value: float, pattern: str) -> str:
+    return "" if pd.isna(value) else pattern.format(value)
 
 
 def _row(folder: Path, found: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:

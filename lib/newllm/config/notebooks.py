@@ -16,6 +16,7 @@ from pydantic import (
 from newllm.config.groups import (
     LONGEST_SEQUENCE,
     LONGEST_WINDOW,
+    ArmNames,
     Count,
     Counts,
     DataParameters,
@@ -33,7 +34,9 @@ from newllm.config.groups import (
     StudyParameters,
     TrainingParameters,
     VariantNames,
+    Whole,
 )
+from newllm.config.retrofit import RetrofitParameters
 
 
 class Overview(ModelParameters, SeedParameters, RunParameters):
@@ -181,6 +184,35 @@ class Recall(ExperimentParameters):
     notebook = "11_recall"
 
 
+class RetrofitNotebook(ExperimentParameters):
+    """Notebook 12: a trained model converted to a smaller cache, and what each way loses."""
+
+    notebook = "12_retrofit"
+
+    retrofits: ArmNames = Field(description="what the trained arm becomes: mla, mqa or cla[@setting value,...] each")
+    calibration_windows: Count = Field(64, description="windows of which the covariance of inputs is taken")
+    healing_tokens: Annotated[Whole, Field(ge=0)] = Field(
+        0, description="tokens of training after the conversion; 0: none"
+    )
+    llama: Path | None = Field(
+        None, description="a GGUF file or folder of a Llama to convert too; None: SmolLM2, where its package is"
+    )
+    llama_retrofits: ArmNames | None = Field(None, description="what that one becomes; None: it is left out")
+    llama_windows: Count = Field(16, description="windows of 512 tokens that it is scored on")
+
+    @model_validator(mode="after")
+    def _check_retrofits(self) -> Self:
+        for text in (*self.retrofits, *(self.llama_retrofits or ())):
+            self.read_retrofit(text)
+        return self
+
+    def read_retrofit(self, text: str) -> RetrofitParameters:
+        """Read one of ``retrofits``; ValueError for what none can be."""
+        return RetrofitParameters.parse(
+            text, calibration_windows=self.calibration_windows, healing_tokens=self.healing_tokens
+        )
+
+
 class Claims(RunParameters):
     """Notebook 13: what was claimed before, and what became of it."""
 
@@ -208,6 +240,7 @@ NOTEBOOKS: dict[str, type[RunParameters]] = {
         Cascade,
         KeyAttention,
         Recall,
+        RetrofitNotebook,
         Claims,
         Leaderboard,
     )

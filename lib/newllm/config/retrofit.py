@@ -1,10 +1,12 @@
 """The parameters of a retrofit: what becomes of the attention of a trained model, and how it is healed."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from newllm.config.errors import explain
 from newllm.config.groups import LONGEST_WINDOW, Count, Flag, Real, TrainingParameters, Whole, _Group
+from newllm.config.values import read_value, split_items
 
 
 class RetrofitParameters(_Group):
@@ -85,6 +87,32 @@ class RetrofitParameters(_Group):
         if self.healing_tokens == 0 and self.model_fields_set & self.OF_HEALING:
             raise ValueError("healing settings do nothing without healing_tokens: give a number of tokens above 0")
         return self
+
+    @classmethod
+    def parse(cls, text: str, **more: Any) -> Self:
+        """Read a retrofit as notebooks write it: ``mla@keep=0.25,factorisation=plain``.
+
+        Parameters
+        ----------
+        text
+            The method, and its settings.
+        more
+            Settings that are not written there.
+
+        Raises
+        ------
+        ValueError
+            Says what is wrong.
+        """
+        method, _, settings = text.strip().partition("@")
+        pairs = [item.partition("=") for item in split_items(settings)] if settings else []
+        if not all(key.strip() and equals and value.strip() for key, equals, value in pairs):
+            raise ValueError(f"retrofit {text!r} has settings that are not of the form @setting=value,setting=value")
+        given = {key.strip(): read_value(value) for key, _, value in pairs}
+        try:
+            return cls(**{"method": method.strip(), **more, **given})
+        except ValidationError as error:
+            raise ValueError(f"retrofit {text!r}: {explain(error, cls, 'a retrofit', given, text)}") from error
 
     @property
     def training(self) -> TrainingParameters:

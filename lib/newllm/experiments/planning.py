@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from newllm.config.errors import ParameterError
 from newllm.config.groups import DataParameters, ExperimentParameters, FactParameters, RunParameters
 from newllm.config.methods import CHECKPOINT
+from newllm.config.notebooks import RetrofitNotebook
 from newllm.data.facts import load_facts
 from newllm.data.preparation import ASKED, refuse_endless
 from newllm.data.sources import HUB_DATASETS, open_source
@@ -21,6 +22,7 @@ from newllm.evaluation.reversal import wrong_answers
 from newllm.experiments.arms import Arm, ArmError, trained_arms
 from newllm.experiments.checkpoints import checkpoints_of, refuse_twins
 from newllm.experiments.recipes import freeze
+from newllm.experiments.retrofits import check_retrofits
 from newllm.experiments.scoring import pretrained_arm
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import cache_folder, is_local_model, why_no_model
@@ -60,6 +62,8 @@ def check_before_work(parameters: RunParameters) -> None:
         if isinstance(parameters, ExperimentParameters):
             _check_precision(parameters)
             check_arms(trained_arms(parameters), parameters)
+            if isinstance(parameters, RetrofitNotebook):
+                check_retrofits(parameters)
             _check_saved_models(parameters)
     except OSError as error:
         # Our own sentences come without a file name of the system's.

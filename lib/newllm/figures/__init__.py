@@ -21,6 +21,7 @@ from newllm.figures.comparison import (
 )
 from newllm.figures.memory import against_context_length, cache_sizes, kept_by_token
 from newllm.figures.recall import passage_gains, places_in_period, recallable_tokens
+from newllm.figures.retrofit import energy_lost, lost_against_bytes
 from newllm.figures.reversal import directions, knowledge_gains
 from newllm.figures.training import (
     converged_tokens,
@@ -45,11 +46,13 @@ __all__ = [
     "convergence",
     "differences",
     "directions",
+    "energy_lost",
     "extrapolation",
     "kept_by_token",
     "knowledge_gains",
     "learning_rates",
     "loss_terms",
+    "lost_against_bytes",
     "passage_gains",
     "places_in_period",
     "position_perplexity",

@@ -155,3 +155,35 @@ def cache_calculator(size: str, tokens: int, sequences: int, dtype: str) -> Expl
         sequences=ipywidgets.BoundedIntText(value=sequences, min=1, max=4096, description="sequences"),
         dtype=ipywidgets.Dropdown(options=DTYPES, value=dtype, description="dtype"),
     )
+
+
+def retrofit_explorer(stages: pd.DataFrame) -> ipywidgets.VBox:
+    """Choose what becomes of keys and values and how many bytes are left, and see what each layer loses.
+
+    Parameters
+    ----------
+    stages
+        As `newllm.analysis.retrofits.retrofit_stages` gives them; those without energies are left out.
+    """
+    known = stages[stages["energy_lost_by_layer"].notna()]
+    sizes_there = sorted(known["bytes_per_token"].unique())
+
+    def draw(factorisation: str, bytes_left: float) -> go.Figure:
+        chosen = known[(known["what"] == factorisation) & (known["bytes_per_token"] == bytes_left)]
+        if chosen.empty:
+            there = map(int, known.loc[known["what"] == factorisation, "bytes_per_token"].unique())
+            raise ValueError(f"{factorisation} was not tried at {bytes_left:,.0f} bytes, but at {list(there)}")
+        row = chosen.iloc[0]
+        title = f"{factorisation}: {bytes_left:,.0f} bytes, perplexity {row['perplexity']:.1f}"
+        return figures.energy_lost(chosen).update_layout(title=title)
+
+    return explorer(
+        draw,
+        factorisation=ipywidgets.Dropdown(options=list(known["what"].unique()), description="kept as"),
+        bytes_left=ipywidgets.SelectionSlider(
+            options=[(f"{size:,.0f}", size) for size in sizes_there],
+            value=known["bytes_per_token"].iloc[0],
+            description="bytes",
+            continuous_update=False,
+        ),
+    )

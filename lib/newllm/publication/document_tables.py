@@ -10,11 +10,10 @@ from newllm.analysis.claims import judge_claims
 from newllm.analysis.hours import hours_by_arm
 from newllm.analysis.learning_rates import with_learning_rate
 from newllm.analysis.recall import recall_by_arm
-from newllm.analysis.retrofits import retrofit_stages
+from newllm.analysis.retrofits import retrofit_stages, stages_table
 from newllm.analysis.summary import summarize_arms
 from newllm.analysis.tables import arms_table, readable
 from newllm.analysis.wording import with_interval
-from newllm.evaluation.recall_report import MEASURES
 from newllm.files import project_root, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.markdown import markdown_table
@@ -26,7 +25,7 @@ from newllm.publication.reference import (
     published_sweep,
     published_table,
 )
-from newllm.retrofit.report import ORIGINAL, difference_text
+from newllm.retrofit.report import ORIGINAL
 from newllm.runs.records_table import load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")
@@ -114,7 +113,7 @@ def retrofits() -> pd.DataFrame:
     """Write what a trained model has lost where nothing was trained after it, the most bytes first."""
     stages = retrofit_stages(published_retrofits())
     # Where only the position encoding was made absorbable, nothing is left out yet.
-    return _stages(stages[(stages["healing_tokens"] == 0) & (stages["stage"] != "position absorbable")])
+    return stages_table(stages[(stages["healing_tokens"] == 0) & (stages["stage"] != "position absorbable")])
 
 
 def healed_retrofits() -> pd.DataFrame:
@@ -123,33 +122,7 @@ def healed_retrofits() -> pd.DataFrame:
     healed = stages[stages["healing_tokens"] > 0]
     if healed.empty:
         raise UnpublishedError("not published yet: `newllm retrofit ... -p healing_tokens=...`")
-    return _stages(pd.concat([stages[stages["stage"] == ORIGINAL], healed]))
-
-
-def _stages(stages: pd.DataFrame) -> pd.DataFrame:
-    is_healed = (stages["healing_tokens"] > 0).any()
-    rows = []
-    for row in stages.to_dict("records"):
-        written = {
-            "what became of it": row["what"],
-            "": "control" if row["control"] else "",
-            "KV bytes a token (measured)": f"{row['bytes_per_token']:,.0f}",
-            "tokens of healing": f"{row['healing_tokens']:,}" if row["healing_tokens"] else "",
-            "perplexity": f"{row['perplexity']:,.1f}",
-            "bits/byte": f"{row['bits_per_byte']:.3f}",
-            "accuracy": f"{row['accuracy']:.1%}",
-            "nats/token lost": difference_text(row),
-            MEASURES["repeated_passage_gain"]: _optional(row["repeated_passage_gain"], "{:.3f}"),
-            "energy lost": _optional(row["energy_lost"], "{:.1%}"),
-            "seeds": str(row["seeds"] or ""),
-        }
-        rows.append(written)
-    unused = ["energy lost"] if is_healed else ["tokens of healing"]
-    return pd.DataFrame(rows).drop(columns=unused)
-
-
-def _optional(value: float, pattern: str) -> str:
-    return "" if pd.isna(value) else pattern.format(value)
+    return stages_table(pd.concat([stages[stages["stage"] == ORIGINAL], healed]))
 
 
 def models_at_70m() -> pd.DataFrame:

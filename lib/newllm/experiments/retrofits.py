@@ -1,0 +1,69 @@
+"""The arm of a notebook that was trained, converted in every way that is asked for, a run each."""
+
+from pathlib import Path
+
+import torch
+
+from newllm.config.groups import DataParameters, EvaluationParameters
+from newllm.config.notebooks import RetrofitNotebook
+from newllm.experiments.arms import Arm
+from newllm.files import digest_of_json
+from newllm.models.methods.pythia import PythiaConfig, PythiaModel
+from newllm.models.registry import find
+from newllm.retrofit.planning import check
+from newllm.retrofit.running import RetrofitPlan, run_retrofit
+from newllm.runs.record import RECORD_FILE, read_record
+from newllm.runs.saved_model import find_saved_model, load_trained_model
+from newllm.runtime import choose_device
+
+
+def check_retrofits(parameters: RetrofitNotebook) -> None:
+    """Refuse what the arms cannot become, before anything is trained.
+
+    Raises
+    ------
+    ValueError
+        In one sentence.
+    """
+    for text in parameters.arms:
+        arm = Arm.parse(text)
+        if find(arm.method).model_class is not PythiaModel:
+            raise ValueError(f"arm {text!r} is not converted: give a pythia or a llama as the parent")
+        config = arm.configure(parameters)
+        assert isinstance(config, PythiaConfig)
+        for asked in parameters.retrofits:
+            check(config, parameters.read_retrofit(asked))
+
+
+def run_retrofits(parent: str | Path, parameters: RetrofitNotebook, folder: Path, text: DataParameters) -> list[Path]:
+    """Convert a trained model in every way that is asked for; what is finished is read.
+
+    Parameters
+    ----------
+    parent
+        As for `newllm.runs.saved_model.find_saved_model`.
+    parameters
+        Name the retrofits, and the seeds of their healing.
+    folder
+        Holds their folders.
+    text
+        What they are calibrated, healed and scored on.
+
+    Returns
+    -------
+    list of Path
+        The folder of each.
+    """
+    trained, model = load_trained_model(parent), find_saved_model(parent)
+    known = read_record(model.parent).parameters if (model.parent / RECORD_FILE).is_file() else None
+    evaluation = EvaluationParameters(**{name: getattr(parameters, name) for name in EvaluationParameters.model_fields})
+    of_text = DataParameters(**{name: getattr(text, name) for name in DataParameters.model_fields})
+    device, found = choose_device(parameters.device), []
+    # Without healing a seed decides the random control alone.
+    for seed in parameters.seeds if parameters.healing_tokens else parameters.seeds[:1]:
+        for asked in parameters.retrofits:
+            settings = parameters.read_retrofit(asked)
+            plan = RetrofitPlan(trained, Path(parent).name, settings, of_text, evaluation, seed, known)
+            found.append(folder / f"{Path(parent).name}-{settings.method}-{digest_of_json(plan.identity())[:8]}")
+            run_retrofit(plan, found[-1], torch.device(device))
+    return found

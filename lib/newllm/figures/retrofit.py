@@ -1,0 +1,61 @@
+"""What a retrofit loses: against the bytes that are left, and layer by layer."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from newllm.figures.style import colour, finish, lines
+
+
+def lost_against_bytes(stages: pd.DataFrame) -> go.Figure:
+    """Draw the loss of each stage above the original against its bytes a token; controls are open circles.
+
+    Parameters
+    ----------
+    stages
+        As `newllm.analysis.retrofits.retrofit_stages` gives them.
+    """
+    rows = stages[stages["difference"].notna()]
+    figure = go.Figure()
+    for index, (what, group) in enumerate(rows.groupby("what", sort=False)):
+        is_control = bool(group["control"].iloc[0])
+        healed = [f"{tokens:,} tokens of healing" if tokens else "not healed" for tokens in group["healing_tokens"]]
+        figure.add_scatter(
+            x=group["bytes_per_token"],
+            y=group["difference"],
+            name=f"{what} (control)" if is_control else str(what),
+            mode="markers",
+            marker={"color": colour(index), "size": 11, "symbol": "circle-open" if is_control else "circle"},
+            error_y={
+                "symmetric": False,
+                "array": group["difference_high"] - group["difference"],
+                "arrayminus": group["difference"] - group["difference_low"],
+                "thickness": 1,
+            },
+            text=healed,
+            hovertemplate="%{x:,.0f} bytes, %{y:+.3f} nats, %{text}",
+        )
+    return finish(figure, "What is lost, beside the original", "KV bytes a token", "nats a token", log_x=True)
+
+
+def energy_lost(stages: pd.DataFrame) -> go.Figure:
+    """Draw the share of the energy of keys and values that each layer has lost.
+
+    Parameters
+    ----------
+    stages
+        As `newllm.analysis.retrofits.retrofit_stages` gives them; those without energies are left out.
+    """
+    known = stages[stages["energy_lost_by_layer"].notna()]
+    frames = [
+        pd.DataFrame(
+            {
+                "layer": range(len(row["energy_lost_by_layer"])),
+                "lost": [100 * share for share in row["energy_lost_by_layer"]],
+                "stage": f"{row['what']}, {row['bytes_per_token']:,.0f} bytes",
+            }
+        )
+        for row in known.drop_duplicates(["what", "bytes_per_token"]).to_dict("records")
+    ]
+    figure = lines(pd.concat(frames), "layer", "lost", "stage") if frames else go.Figure()
+    figure.update_xaxes(dtick=1)
+    return finish(figure, "Energy of keys and values that is lost", "layer", "percent")

@@ -1,0 +1,34 @@
+"""A retrofit as notebooks write it is read to the same parameters, or refused in one sentence before any work."""
+
+import pytest
+
+from newllm.config.profiles import load_parameters
+from newllm.config.retrofit import RetrofitParameters
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mla", {}),
+        ("mla@keep=0.25,factorisation=plain", {"keep": 0.25, "factorisation": "plain"}),
+        ("mqa@num_key_value_heads=2", {"method": "mqa", "num_key_value_heads": 2}),
+    ],
+)
+def test_what_is_written_is_read(text, expected):
+    assert RetrofitParameters.parse(text, healing_tokens=5) == RetrofitParameters(**expected, healing_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mlb", "mlb"),
+        ("mla@keeps=0.5", "keeps"),
+        ("mla@keep=2", "keep"),
+        ("mqa@keep=0.5", "keep does nothing for mqa"),
+        ("mla@keep", "not of the form"),
+    ],
+)
+def test_what_none_can_be_is_refused_by_the_notebook(text, said):
+    with pytest.raises(ValueError, match=said) as refusal:
+        load_parameters("12_retrofit", "smoke", {"retrofits": [text]})
+    assert "\n" not in str(refusal.value).strip()
