@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import shtab
+
 from newllm.commands.arguments import (
     compare_parameters,
     evaluate,
@@ -116,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     parser.add_argument("--version", action="version", version=f"newllm {project['version']}")
+    shtab.add_argument_to(parser, "--print-completion", help="show what completes newllm in a shell, and exit")
     parser.set_defaults(declared=None)
     commands = parser.add_subparsers(metavar="command")
     for declared in COMMANDS:

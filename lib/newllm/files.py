@@ -18,6 +18,9 @@ RUN_FILE = "run.json"
 FINISHED_FILE = "finished.json"
 SAVED_MODEL = "model"
 
+# What says of a projection checkpoint which weights it holds, written last.
+PROJECTION_DESCRIPTION = "projection.json"
+
 # Beginning of the names of files that are being written; one that is found at a start was left by a killed process.
 PARTIAL = ".partial-"
 

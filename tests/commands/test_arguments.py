@@ -31,6 +31,15 @@ def test_every_command_has_help_with_examples(declared, capsys):
     assert f"examples:\n  newllm {name}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_every_command(shell, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--print-completion", shell])
+    shown = capsys.readouterr().out
+    assert all(declared.__name__.rpartition(".")[2].replace("_", "-") in shown for declared in cli.COMMANDS)
+    assert "--profile" in shown
+
+
 def test_the_version_is_said(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])

@@ -9,14 +9,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from newllm import models
+from newllm.config.errors import ParameterError
 from newllm.data import TextData
+from newllm.experiments import recipes
 from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import ComparisonError, compare
+from newllm.experiments.planning import check_before_work
 from newllm.experiments.recipes import RECIPES, Trained, Training
 from newllm.experiments.trial import Trial
 from newllm.models.recipe import WINDOWS, Recipe
 from newllm.models.registry import find
-from tests.comparison_setup import saved, settings
+from newllm.recurrence.checkpoint import ProjectionMismatchError
+from tests.comparison_setup import saved, settings, trial_of
 
 
 def moved(model: torch.nn.Module, start: torch.nn.Module) -> set[str]:
@@ -116,3 +120,30 @@ def test_a_cascade_may_take_an_embedding_from_elsewhere(finished_comparison, tex
     refused = settings(text_folder, arms=["cascade"], embedding_source="random", epochs=1)
     with pytest.raises(ComparisonError, match="must come from a trained model"):
         compare(refused, text_data, tmp_path / "refused")
+
+
+def test_main_training_begins_with_a_checkpoint_of_its_own_embedding_and_no_other(
+    text_folder, text_data, tmp_path, monkeypatch
+):
+    """The numbers are those of the arm that trained it; another seed has another embedding and is refused at once."""
+    own = settings(text_folder, arms=["dproj"], epochs=1, max_iterations=3)
+    trained = compare(own, text_data, tmp_path / "first")
+    checkpoint = tmp_path / "first" / "dproj-oacd-seed1" / "projection"
+    given = own.model_copy(update={"projection_checkpoint": checkpoint})
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes, "train_projections", lambda *_, **__: pytest.fail("it was trained"))
+        begun = compare(given, text_data, tmp_path / "second")
+    assert begun["perplexity"].item() == trained["perplexity"].item()
+    keys = {arm: [trial_of(arm, one, tmp_path).run().key for one in (own, given)] for arm in ("dproj-oacd", "pythia")}
+    assert keys["dproj-oacd"][0] != keys["dproj-oacd"][1]
+    assert keys["pythia"][0] == keys["pythia"][1], "what begins with no projection stays what it was"
+    other = given.model_copy(update={"arms": ("pythia", "dproj"), "seeds": (2,)})
+    with pytest.raises(ProjectionMismatchError, match="embedding is not the one"):
+        compare(other, text_data, tmp_path / "other")
+    assert not list((tmp_path / "other").glob("pythia*")), "an arm was trained before it was refused"
+    for place, arms, said in (
+        (tmp_path, ["dproj"], "no complete checkpoint"),
+        (checkpoint, ["pythia"], "none of arms"),
+    ):
+        with pytest.raises(ParameterError, match=said):
+            check_before_work(settings(text_folder, arms=arms, projection_checkpoint=place))

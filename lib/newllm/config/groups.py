@@ -21,10 +21,11 @@ from pydantic import (
 )
 
 from newllm.config.values import ValueFormatError, read_number, read_scalar, read_value
-from newllm.files import digest_of_json
+from newllm.files import PROJECTION_DESCRIPTION, DamagedFileError, digest_of_json, read_json
 
 LONGEST_WINDOW = 2048  # positions a Pythia model is defined for
 LONGEST_SEQUENCE = 131_072  # tokens that are computed one beside the other, or kept in a cache that is measured
+CHECKPOINT = "projection_checkpoint"
 FACT_REPETITIONS = 10  # so often are facts taught where nothing else is said
 
 
@@ -292,6 +293,11 @@ class ComparisonParameters(_Group):
         None, description="trained weights to score beside the arms: hub ids, or folders with their tokenizer"
     )
 
+    projection_checkpoint: Path | None = Field(
+        None,
+        description="a folder that notebook 01 leaves, whose projection OACD arms begin with; None: they train one",
+    )
+
     arms: ArmNames = Field(description="what is compared: <model>[-oacd|-random|-end-to-end][@setting=value,...] each")
     seeds: Seeds = Field(description="the seeds that every arm is trained with")
     processes: Annotated[Count, Field(le=256)] = Field(
@@ -378,6 +384,14 @@ class RunParameters(_Group):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+def _weights_of(checkpoint: Path | None) -> str:
+    """Return the digest of a checkpoint's weights; its place where there is none, which is refused before any work."""
+    try:
+        return str(read_json(Path(checkpoint or "") / PROJECTION_DESCRIPTION)["weights"])
+    except (FileNotFoundError, NotADirectoryError, DamagedFileError, KeyError):
+        return str(checkpoint)
+
+
 class ExperimentParameters(
     ProjectionDataParameters,
     ModelParameters,
@@ -403,6 +417,13 @@ class ExperimentParameters(
                 f"({self.seq_length}) tokens"
             )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return the parameters that decide the result; a checkpoint by its weights, wherever they lie."""
+        identity = super().identity()
+        if identity.pop(CHECKPOINT) is not None:
+            identity[CHECKPOINT] = _weights_of(self.projection_checkpoint)
+        return identity
 
     @classmethod
     def _default(cls, name: str) -> Any:
@@ -432,7 +453,7 @@ class ExperimentParameters(
         names = set(ExperimentParameters.model_fields) - {"pretrained"}
         projection, training = set(ProjectionParameters.model_fields), set(TrainingParameters.model_fields)
         if not trains_projection:
-            names -= projection - {"proj_dim"}
+            names -= (projection - {"proj_dim"}) | {CHECKPOINT}
         if not reads_stream:
             names -= set(StreamParameters.model_fields) - projection - training
         return names

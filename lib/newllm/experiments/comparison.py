@@ -13,6 +13,7 @@ from newllm.experiments.arms import trained_arms
 from newllm.experiments.checkpoints import checkpoints_of, score_checkpoint, score_pretrained
 from newllm.experiments.executor import run_side_by_side
 from newllm.experiments.floor import make_floor
+from newllm.experiments.recipes import check_projection_checkpoint
 from newllm.experiments.running import run_trial
 from newllm.experiments.timing import ended, expected_stages, plan_of
 from newllm.experiments.trial import Trial, lender_of
@@ -70,7 +71,8 @@ def compare(
     arms = trained_arms(parameters)
     trials = [Trial(arm, seed, parameters, folder, data.fingerprint) for seed in parameters.seeds for arm in arms]
     pretrained, checkpoints = parameters.pretrained or (), checkpoints_of(parameters)
-    if unfinished(trials):
+    if waiting := unfinished(trials):
+        check_projection_checkpoint(waiting, data)
         for source in (*pretrained, *(checkpoint.where for checkpoint in checkpoints)):
             check_pretrained(source, data.tokenizer)
     make_floor(data, folder)

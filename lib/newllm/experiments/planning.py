@@ -25,7 +25,7 @@ from newllm.experiments.recipes import freeze
 from newllm.experiments.retrofits import check_retrofits
 from newllm.experiments.scoring import pretrained_arm
 from newllm.experiments.trial import Trial, lender_of
-from newllm.files import cache_folder, is_local_model, why_no_model
+from newllm.files import PROJECTION_DESCRIPTION, cache_folder, is_local_model, why_no_model
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
 from newllm.runs.saved_model import check_pretrained, find_saved_model
@@ -61,6 +61,7 @@ def check_before_work(parameters: RunParameters) -> None:
             check_text(parameters)
         if isinstance(parameters, ExperimentParameters):
             _check_precision(parameters)
+            _check_checkpoint(parameters)
             check_arms(trained_arms(parameters), parameters)
             if isinstance(parameters, RetrofitNotebook):
                 check_retrofits(parameters)
@@ -214,6 +215,20 @@ def _check_saved_model(name: str, what: str, tokenizer: str) -> None:
         check_pretrained(name)
     if kind == "bpe" and (not is_local or len(read_saved_tokenizer(find_saved_model(name))) != int(size)):
         raise ValueError(f"{what}, whose tokenizer is not {tokenizer!r}: give tokenizer the same value")
+
+
+def _check_checkpoint(parameters: ExperimentParameters) -> None:
+    """Refuse a projection checkpoint that is not there, or that no arm begins with."""
+    folder = parameters.projection_checkpoint
+    if folder is None:
+        return
+    if not (folder / PROJECTION_DESCRIPTION).is_file():
+        raise ValueError(
+            f"projection_checkpoint is {str(folder)!r}, but there is no complete checkpoint (seen from {Path.cwd()}): "
+            "`newllm run 01 --rerun` leaves one in recurrences/as_it_is-seed0/projection of its run folder"
+        )
+    if not any(arm.trains_projection for arm in trained_arms(parameters)):
+        raise ValueError("projection_checkpoint is given, but none of arms is trained by OACD: leave it out")
 
 
 def _check_folder(folder: Path | None) -> None:

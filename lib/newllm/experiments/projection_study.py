@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from newllm.config.notebooks import ProjectionTraining
 from newllm.data import TextData
 from newllm.data.tokenizers import tokenizer_identity
-from newllm.models import create
+from newllm.experiments.arms import Arm
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.checkpoint import save_projection
@@ -71,9 +71,8 @@ def build_recurrence(parameters: ProjectionTraining, vocabulary: int, seed: int)
     seed
         Of the weights.
     """
-    settings = {"proj_dim": parameters.proj_dim} if parameters.proj_dim else {}
-    torch.manual_seed(seed)
-    model = create(METHOD, parameters.size, vocab_size=vocabulary, **settings)
+    # As an arm of a comparison, which can begin with what comes of it.
+    model = Arm.parse(METHOD).build(parameters, vocabulary, seed)
     assert isinstance(model, RecurrentModel)
     return model
 

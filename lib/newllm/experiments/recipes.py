@@ -1,7 +1,7 @@
 """Recipes: how the model of a trial is trained, its recurrences by their treatment and then the rest."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,12 +65,15 @@ def train_projection_of(
 ) -> ProjectionResult | None:
     """Train the recurrences on the first ``projection_samples`` windows where the arm's treatment is ``oacd``.
 
-    The others leave them as they were initialised: ``random`` for good, ``end-to-end`` until main training.
+    With ``projection_checkpoint`` they are not trained, but loaded. The others leave them as they were initialised:
+    ``random`` for good, ``end-to-end`` until main training.
     """
     if not trial.arm.trains_projection:
         return None
     assert isinstance(model, RecurrentModel)
     place, identity = folder / "projection", tokenizer_identity(data.tokenizer)
+    if trial.parameters.projection_checkpoint is not None:
+        return load_projection(trial.parameters.projection_checkpoint, model, identity)
     result = _earlier_projection(place, model, identity)
     if result is None:
         result = train_projections(
@@ -84,6 +87,29 @@ def train_projection_of(
         )
         save_projection(place, model, result, identity)
     return result
+
+
+def check_projection_checkpoint(trials: Sequence[Trial], data: TextData) -> None:
+    """Refuse a checkpoint that does not belong to every trial that would begin with it, before one of them is trained.
+
+    Parameters
+    ----------
+    trials
+        What is to be run, with one set of parameters.
+    data
+        Their text.
+
+    Raises
+    ------
+    ProjectionMismatchError, FileNotFoundError
+        Where config, tokenizer or embedding differ, or there is no complete checkpoint.
+    """
+    for trial in trials:
+        checkpoint = trial.parameters.projection_checkpoint
+        if checkpoint is not None and trial.arm.trains_projection and lender_of(trial) is None:
+            model = trial.arm.build(trial.parameters, len(data.tokenizer), trial.seed)
+            assert isinstance(model, RecurrentModel)
+            load_projection(checkpoint, model, tokenizer_identity(data.tokenizer))
 
 
 def _earlier_projection(place: Path, model: RecurrentModel, identity: str) -> ProjectionResult | None:

@@ -27,7 +27,7 @@ class Explorer(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         drawn: dict[str, Any] = self.children[1].outputs[0]["data"]
-        return drawn | super()._repr_mimebundle_(**kwargs)
+        return super()._repr_mimebundle_(**kwargs) | drawn
 
 
 def explorer(draw: Callable[..., Any], **controls: ipywidgets.Widget) -> Explorer:

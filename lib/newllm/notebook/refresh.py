@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 
 from newllm.config.profiles import CHECKS, SHOWN, load_parameters
 from newllm.experiments.published import unpublished
+from newllm.figures.widgets import WIDGET
 from newllm.files import cache_folder, write_atomically
 from newllm.notebook.kernel import kernel_of_this_python
 from newllm.notebook.parameters_cell import TAG, renew_parameters
@@ -119,6 +120,9 @@ def _tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             for output in cell.outputs:
                 if output.output_type == "stream":
                     output.text = without_bars(output.text)
+                elif output.get("data", {}).keys() - {WIDGET, "text/plain"}:
+                    # No kernel answers a control any more: what it drew at first is left.
+                    output.data.pop(WIDGET, None)
             cell.outputs = [output for output in cell.outputs if not _is_passing(output)]
     return notebook
 

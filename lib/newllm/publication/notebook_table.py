@@ -6,13 +6,14 @@ import re
 import pandas as pd
 
 from newllm.files import project_root
+from newllm.publication.answers import published_answer
 from newllm.publication.site_documents import colab_badge
 
 _HEADING = re.compile(r"^# (?P<title>[^:\n]+): (?P<question>.+)$", re.MULTILINE)
 
 
 def notebook_table() -> pd.DataFrame:
-    """Write what each notebook asks, as its own heading says, and the badge that opens it in Colab.
+    """Write what each notebook asks, as its own heading says, what is published of it, and the badge for Colab.
 
     Raises
     ------
@@ -29,6 +30,7 @@ def notebook_table() -> pd.DataFrame:
             {
                 "notebook": f"[{heading['title']}](notebooks/{path.name})",
                 "asks": heading["question"][0].upper() + heading["question"][1:],
+                "published answer": published_answer(path.stem),
                 "runs in": colab_badge(path.stem),
             }
         )

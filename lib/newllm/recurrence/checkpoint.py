@@ -6,14 +6,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from newllm.files import different_keys, read_json, write_json
+from newllm.files import PROJECTION_DESCRIPTION, different_keys, read_json, write_json
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.training import ProjectionResult
 from newllm.tensor_files import digest_of_tensors, read_tensors, write_tensors
 
 WEIGHTS = "projection.safetensors"
-DESCRIPTION = "projection.json"
 
 
 class ProjectionMismatchError(ValueError):
@@ -46,7 +45,7 @@ def save_projection(folder: Path, model: RecurrentModel, result: ProjectionResul
         "history": result.history,
         "weights": digest_of_tensors(tensors),
     }
-    write_json(folder / DESCRIPTION, description)
+    write_json(folder / PROJECTION_DESCRIPTION, description)
 
 
 @torch.no_grad()
@@ -76,9 +75,9 @@ def load_projection(folder: Path, model: RecurrentModel, tokenizer_identity: str
     ProjectionMismatchError
         Where config, tokenizer or embedding differ; the message says which.
     """
-    if not (folder / DESCRIPTION).is_file() or not (folder / WEIGHTS).is_file():
+    if not (folder / PROJECTION_DESCRIPTION).is_file() or not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} holds no complete projection checkpoint: run the projection training first")
-    description = read_json(folder / DESCRIPTION)
+    description = read_json(folder / PROJECTION_DESCRIPTION)
     saved_config, config = description["config"], _projection_config(model)
     if different := different_keys(saved_config, config):
         key = different[0]

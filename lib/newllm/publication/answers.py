@@ -1,0 +1,160 @@
+"""What the published results answer to the question of each notebook, in a line; nothing is said without a record."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import pandas as pd
+
+from newllm.analysis.claims import judge_claims
+from newllm.analysis.comparisons import against_controls
+from newllm.analysis.recall import baseline_gains
+from newllm.analysis.summary import summarize_arms
+from newllm.analysis.wording import with_interval
+from newllm.files import reference_folder
+from newllm.models.registry import BASELINE
+from newllm.publication.reference import (
+    LEADING_SWEEP,
+    UnpublishedError,
+    published_evidence,
+    published_retrofits,
+    published_sweep,
+    published_table,
+)
+from newllm.runs.records_table import load_records
+
+MOST_NAMED = 3
+
+
+def published_answer(notebook: str) -> str:
+    """Answer the question of a notebook by what is published, or say which command publishes it.
+
+    Parameters
+    ----------
+    notebook
+        The notebook's name, such as ``02_main_training``; of one without an answer here, nothing is said.
+    """
+    try:
+        return ANSWERS[notebook]() if notebook in ANSWERS else ""
+    except UnpublishedError as error:
+        return f"*{error}*"
+
+
+def _what_is_kept() -> str:
+    table = published_table("models_70m").set_index("model")["bytes_per_token"]
+    least = str(table[table > 0].idxmin())
+    return (
+        f"`{BASELINE}` {table[BASELINE]:,.0f} bytes a token at the 70M shape, `mla` {table['mla']:,.0f}, `{least}` "
+        f"{table[least]:,.0f}; {int((table == 0).sum())} keep a state of fixed size"
+    )
+
+
+def _projection() -> str:
+    table = published_table("01_projection_training/tables/oacd")
+    means = table.groupby("variant", sort=False)[["convergence_rate", "passes"]].mean()
+    return "; ".join(
+        f"{variant}: {row.convergence_rate:.0%} settled after {row.passes:.0f} passes"
+        for variant, row in means.iterrows()
+    )
+
+
+def _differences(arms: list[str] | None = None, base: str = BASELINE) -> str:
+    """Write the differences of arms of the leading sweep from a base, those with the least loss first."""
+    summary = summarize_arms(_leading_with(base), base)
+    rows = summary[summary["arm"] != base]
+    rows = rows[rows["arm"].isin(arms)] if arms else rows[rows["kv_bytes_per_token"].notna()]
+    if rows.empty:
+        raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
+    rows = rows.sort_values("difference")
+    said = [f"`{row['arm']}` {_signed(row)}" for row in rows.head(MOST_NAMED).to_dict("records")]
+    return f"nats/token from `{base}`: {', '.join(said)}"
+
+
+def _signed(row: dict[Hashable, Any]) -> str:
+    return with_interval(row, "difference")
+
+
+def _leading_with(base: str) -> pd.DataFrame:
+    records = published_sweep(LEADING_SWEEP)
+    if base not in set(records["arm"]):
+        raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
+    return records
+
+
+def _leak() -> str:
+    table = published_table("03_causal_masks/tables/leak").set_index("mask")["perplexity"]
+    return f"by a certificate: the swapped mask reaches perplexity {table['swapped']:.1f} beside {table['right']:.1f}"
+
+
+def _reversal() -> str:
+    table = published_table("05_reversal_curse/tables/reversal")
+    taught = table[table["taught"].astype(bool)]
+    gained = int((taught["backward_gain_low"] > 0).sum())
+    known = int((taught["forward_gain_low"] > 0).sum())
+    return f"{known} of {len(taught)} models gain on facts asked forward, {gained} asked backward"
+
+
+def _latents() -> str:
+    beside = against_controls(published_sweep(LEADING_SWEEP))
+    beside = beside[beside["arm"].str.startswith("mla")] if len(beside) else beside
+    if beside.empty:
+        raise UnpublishedError("not published yet: `newllm run 06`")
+    rows = beside.head(MOST_NAMED).to_dict("records")
+    return "; ".join(f"`{row['arm']}` {_signed(row)} nats/token from `{row['control']}` of its bytes" for row in rows)
+
+
+def _study(notebook: str) -> Callable[[], str]:
+    def answer() -> str:
+        table = published_table(f"{notebook}/tables/studies").sort_values("difference")
+        row = table.iloc[0]
+        change = row["change"].replace("_", " ")
+        return f"of {len(table)} changes the best is {change}: {_signed(row.to_dict())} nats/token"
+
+    return answer
+
+
+def _recall() -> str:
+    gains = baseline_gains(published_sweep(LEADING_SWEEP), BASELINE)
+    if gains.empty:
+        raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
+    return f"`{BASELINE}` gains by {int((gains['gain_low'] > 0).sum())} of {len(gains)} measures: these can rank models"
+
+
+def _retrofit() -> str:
+    return f"{len(published_retrofits())} trained models converted; RESULTS has what each stage loses"
+
+
+def _claims() -> str:
+    verdicts = judge_claims(load_records(reference_folder()), published_evidence())["verdict"]
+    counts = verdicts.str.partition(" on ")[0].value_counts()
+    return "; ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+
+def _leaderboard() -> str:
+    summary = summarize_arms(published_sweep(LEADING_SWEEP))
+    arms = summary.dropna(subset=["kv_bytes_per_token"]).sort_values("bits_per_byte")
+    best, least = arms.iloc[0], arms.sort_values("kv_bytes_per_token").iloc[0]
+    better = (summary["bits_per_byte"] < best["bits_per_byte"]).sum()
+    return (
+        f"`{best['arm']}` predicts best of {len(arms)} arms ({better} counts of n-grams better), from "
+        f"{best['kv_bytes_per_token']:,.0f} bytes a token; `{least['arm']}` keeps least, "
+        f"{least['kv_bytes_per_token']:,.0f}"
+    )
+
+
+ANSWERS: dict[str, Callable[[], str]] = {
+    "00_overview": _what_is_kept,
+    "01_projection_training": _projection,
+    "02_main_training": _differences,
+    "03_causal_masks": _leak,
+    "04_position_encodings": lambda: _differences(["unified@position=alibi", "unified@position=none"]),
+    "05_reversal_curse": _reversal,
+    "06_latent_attention": _latents,
+    "07_context_pythia": lambda: _differences(["context-oacd", "cla"]),
+    "08_context_kv": _study("08_context_kv"),
+    "09_cascade": _study("09_cascade"),
+    "10_key_attention_and_projected_values": lambda: _differences(["ka", "vdproj"]),
+    "11_recall": _recall,
+    "12_retrofit": _retrofit,
+    "13_claims": _claims,
+    "14_leaderboard": _leaderboard,
+}
