@@ -8,6 +8,7 @@ import torch
 from newllm.analysis.summary import summarize_arms
 from newllm.config.errors import ParameterError
 from newllm.config.groups import EvaluationParameters
+from newllm.config.profiles import load_parameters
 from newllm.config.retrofit import RetrofitParameters
 from newllm.evaluation.cache import measure
 from newllm.experiments import checkpoints
@@ -87,3 +88,16 @@ def test_what_cannot_stand_among_the_arms_is_refused_before_work(converted, text
             check_before_work(settings(text_folder, arms=arms, **more))
     with pytest.raises(ArmError, match="is a trained model, which comparisons score"):
         Arm.parse(halved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arms": ["mla"]}, "arm 'mla' is not converted: give a pythia or a llama"),
+        ({"retrofits": ["mla@keep=0.01"]}, "rotary keys take 16"),
+        ({"retrofits": ["mqa@num_key_value_heads=3"]}, "must divide the 4 key-value heads"),
+    ],
+)
+def test_what_no_arm_can_become_is_refused_before_work(changes, said):
+    with pytest.raises(ParameterError, match=said):
+        check_before_work(load_parameters("12_retrofit", "smoke", changes))

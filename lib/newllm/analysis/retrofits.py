@@ -11,7 +11,7 @@ import pandas as pd
 from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference
 from newllm.evaluation.recall_report import MEASURES
 from newllm.files import digest_of_json, read_json
-from newllm.retrofit.report import LOSSES_FILE, ORIGINAL, RESULT_FILE, difference_text
+from newllm.retrofit.report import HEALED, LOSSES_FILE, ORIGINAL, RESULT_FILE, difference_text
 
 AVERAGED = ("perplexity", "bits_per_byte", "accuracy", *MEASURES, "energy_lost")
 RANDOM = "replaced parts random"
@@ -92,8 +92,11 @@ def stages_table(stages: pd.DataFrame) -> pd.DataFrame:
 
 
 def said_before_and_after(folder: Path) -> pd.DataFrame:
-    """Read how the model of a retrofit continues the prompts, and how the original does: a prompt a row."""
-    return pd.DataFrame(read_json(folder / RESULT_FILE)["continuations"])
+    """Read how the original and the model of a retrofit continue the prompts: what it became, prompt, before, after."""
+    found = read_json(folder / RESULT_FILE)
+    said = pd.DataFrame(found["continuations"])
+    said.insert(0, "what became of it", _words(HEALED, found["described"]["parameters"]))
+    return said
 
 
 def _number(value: float, pattern: str) -> str:
