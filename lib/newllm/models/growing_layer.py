@@ -1,5 +1,6 @@
 """A cache layer whose storage grows by blocks, so that a decode step writes its own entries and copies no others."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class GrowingLayer(DynamicLayer):
         super().__init__()
         # Storage of keys and values, and the views of its front that it made: only behind these is it free.
         self._storage: list[Tensor] = []
+        self._made_in_inference = False
         self._views: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -67,7 +69,7 @@ class GrowingLayer(DynamicLayer):
             super().reorder_cache(beam_idx)  # type: ignore[arg-type]
             return
         rows = beam_idx.to(self.device)
-        self._storage = [_room_for(total, tensor, len(rows)) for tensor in held if tensor is not None]
+        self._reserve(total, [tensor for tensor in held if tensor is not None], len(rows))
         for storage, tensor in zip(self._storage, held, strict=True):
             assert tensor is not None
             torch.index_select(tensor, 0, rows, out=storage[:, :, :total])
@@ -97,16 +99,22 @@ class GrowingLayer(DynamicLayer):
         if self._views is None or self.keys is not self._views[0] or self.values is not self._views[1]:
             return False
         # What was made in inference mode must not be written outside it.
-        writable = torch.is_inference_mode_enabled() or not self._storage[0].is_inference()
+        writable = not self._made_in_inference or torch.is_inference_mode_enabled()
         return writable and total <= self._storage[0].shape[2]
 
     def _move(self, added: tuple[Tensor, Tensor], past: int, total: int) -> None:
         """Copy the ``past`` entries into fresh storage for ``total`` tokens and more."""
         held = (self.keys, self.values)
-        self._storage = [_room_for(total, new, new.shape[0]) for new in added]
+        self._reserve(total, added, added[0].shape[0])
         for storage, tensor in zip(self._storage, held, strict=True):
             if past and tensor is not None:
                 storage[:, :, :past] = tensor
+
+    def _reserve(self, total: int, like: Sequence[Tensor], rows: int) -> None:
+        """Take fresh storage for ``total`` tokens and more."""
+        self._storage = [_room_for(total, tensor, rows) for tensor in like]
+        # Asked here, once a block, and not at every token: torch.compile cannot trace the question.
+        self._made_in_inference = self._storage[0].is_inference()
 
     def _show(self, total: int) -> tuple[Tensor, Tensor]:
         """Make the first ``total`` entries of the storage the layer's keys and values."""
