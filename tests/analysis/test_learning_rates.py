@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newllm.analysis.learning_rates import best_learning_rates, judge
+from newllm.analysis.learning_rates import best_learning_rates, judge, with_learning_rate
 from newllm.config.errors import ParameterError
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
@@ -22,7 +22,7 @@ def records(losses: dict[str, list[float]], seeds: int = 1, method: str = "pythi
                 "method": method,
                 "seed": seed,
                 "validation_loss": loss + 0.01 * seed,
-                "parameters": {"lr": rate, "stream_lr": 7 * rate},
+                "parameters": {"lr": rate, "stream_lr": 7 * rate, "matrix_lr": None},
             }
             for arm, row in losses.items()
             for rate, loss in zip(RATES, row, strict=True)
@@ -44,6 +44,18 @@ def test_the_best_is_the_lowest_and_established_inside_only(losses, seeds):
     assert best["established"] == (0 < place < 3)
     assert (best["grid"], best["seeds"]) == (RATES, seeds)
     assert best["validation_loss"] == pytest.approx(min(losses) + 0.01 * (seeds - 1) / 2)
+
+
+def test_the_rate_that_differs_is_the_one_that_is_judged():
+    rows = records({"a": [5.0, 4.0, 4.5, 6.0]})
+    of_muon = [{"lr": 1e-3, "stream_lr": 7e-3, "matrix_lr": rate} for rate in RATES]
+    assert list(with_learning_rate(rows.assign(parameters=of_muon))["learning_rate"]) == list(RATES)
+    alike = rows.assign(parameters=[{"lr": 1e-3, "stream_lr": 7e-3, "matrix_lr": 4e-3}] * len(rows))
+    assert set(with_learning_rate(alike)["learning_rate"]) == {1e-3}
+    with pytest.raises(ParameterError, match="one at a time"):
+        with_learning_rate(rows.assign(parameters=[{**row, "lr": 10 * row["matrix_lr"]} for row in of_muon]))
+    with pytest.raises(ParameterError, match="no grid of learning rates"):
+        with_learning_rate(rows.assign(parameters=[*of_muon[:3], {**of_muon[3], "matrix_lr": None}]))
 
 
 def test_a_loss_that_was_not_finite_is_never_the_best():

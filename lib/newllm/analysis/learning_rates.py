@@ -14,17 +14,30 @@ MIDDLE = "inside"
 
 
 def with_learning_rate(records: pd.DataFrame) -> pd.DataFrame:
-    """Add the column ``learning_rate``: what main training of each record ran with.
+    """Add the column ``learning_rate``: of the rates of main training the one that differs among an arm's records.
+
+    There are two, that of AdamW and, where Muon takes the matrices, that of Muon. Where neither differs it is AdamW's.
 
     Parameters
     ----------
     records
         Rows of `newllm.runs.records_table.load_records`.
+
+    Raises
+    ------
+    ParameterError
+        Where both differ, as one grid says nothing of either alone, or not all were trained by one optimiser.
     """
-    rates = [
-        parameters["stream_lr" if Arm.parse(method).reads_stream else "lr"]
-        for method, parameters in zip(records["method"], records["parameters"], strict=True)
-    ]
+    rates = pd.Series(math.nan, index=records.index)
+    for arm, rows in records.groupby("arm", sort=False):
+        of_adamw = "stream_lr" if Arm.parse(rows["method"].iloc[0]).reads_stream else "lr"
+        tried = {name: [row[name] for row in rows["parameters"]] for name in (of_adamw, "matrix_lr")}
+        varied = [name for name, values in tried.items() if len(set(values)) > 1]
+        if None in tried["matrix_lr"] and "matrix_lr" in varied:
+            raise ParameterError(f"{arm} was trained with Muon and without: that is no grid of learning rates.")
+        if len(varied) > 1:
+            raise ParameterError(f"{arm} has several values of both {' and '.join(varied)}: vary one at a time.")
+        rates[rows.index] = tried[varied[0] if varied else of_adamw]
     return records.assign(learning_rate=rates)
 
 

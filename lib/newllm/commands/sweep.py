@@ -35,7 +35,7 @@ from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
 
-RATES = {"lr", "stream_lr"}
+RATES = {"lr", "stream_lr", "matrix_lr"}
 
 
 def main(options: argparse.Namespace) -> int:
