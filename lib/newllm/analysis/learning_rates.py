@@ -28,7 +28,7 @@ def with_learning_rate(records: pd.DataFrame) -> pd.DataFrame:
     ParameterError
         Where both differ, as one grid says nothing of either alone, or not all were trained by one optimiser.
     """
-    rates = pd.Series(math.nan, index=records.index)
+    rates = []
     for arm, rows in records.groupby("arm", sort=False):
         of_adamw = "stream_lr" if Arm.parse(rows["method"].iloc[0]).reads_stream else "lr"
         tried = {name: [row[name] for row in rows["parameters"]] for name in (of_adamw, "matrix_lr")}
@@ -37,8 +37,8 @@ def with_learning_rate(records: pd.DataFrame) -> pd.DataFrame:
             raise ParameterError(f"{arm} was trained with Muon and without: that is no grid of learning rates.")
         if len(varied) > 1:
             raise ParameterError(f"{arm} has several values of both {' and '.join(varied)}: vary one at a time.")
-        rates[rows.index] = tried[varied[0] if varied else of_adamw]
-    return records.assign(learning_rate=rates)
+        rates.append(pd.Series(tried[varied[0] if varied else of_adamw], index=rows.index))
+    return records.assign(learning_rate=pd.concat(rates))
 
 
 def best_learning_rates(records: pd.DataFrame, by: Sequence[str] = ("arm",)) -> pd.DataFrame:
