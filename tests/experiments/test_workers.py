@@ -103,7 +103,7 @@ def dask_program() -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]
 
 
 def test_a_scheduler_that_runs_is_used_with_the_workers_that_it_has(dask_program):
-    _, address = dask_program("scheduler", "--host", "127.0.0.1", "--port", "0")
+    _, address = dask_program("scheduler", "--host", "localhost", "--port", "0")
     worker, _ = dask_program("worker", address, "--no-nanny", "--nthreads", "1")
     with open_workers(address, 1) as workers:
         assert workers.count == 1
@@ -117,8 +117,8 @@ def test_where_no_scheduler_answers_it_is_said_how_to_start_one(monkeypatch):
     monkeypatch.setattr("newllm.experiments.workers.ANSWER_SECONDS", 0.5)
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}),
-        pytest.raises(ParameterError, match="no Dask scheduler answers at tcp://127"),
-        open_workers("tcp://127.0.0.1:1", 1),
+        pytest.raises(ParameterError, match="no Dask scheduler answers at tcp://localhost"),
+        open_workers("tcp://localhost:1", 1),
     ):
         pytest.fail("nobody is there")
 

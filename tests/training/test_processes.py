@@ -21,13 +21,13 @@ TOLERANCE = 1e-5
 
 def free_port() -> int:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("localhost", 0))
         return int(listener.getsockname()[1])
 
 
 def start_two(folder: Path) -> None:
     """Run both processes as the launcher does, and wait for them."""
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     paths = os.pathsep.join([str(project_root() / "lib"), str(project_root())])
     started = [
         subprocess.Popen(
