@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from newllm.config.groups import DataParameters, ExperimentParameters, RunParameters
-from newllm.config.notebooks import CausalMasks, LatentAttention, ProjectionTraining, ReversalCurse
+from newllm.config.notebooks import CausalMasks, LatentAttention, ProjectionTraining, RetrofitNotebook, ReversalCurse
 from newllm.data import prepare_data
 from newllm.data.facts import load_facts
 from newllm.experiments.arms import trained_arms
@@ -22,7 +22,7 @@ Fingerprints = dict[bool, str]
 
 
 def unpublished(parameters: RunParameters) -> list[str]:
-    """Name the trials and parts that a notebook asks for and that are not published; none where it shows results only.
+    """Name what a notebook would make because it is not among the published results; nothing where it shows them only.
 
     Text is prepared only where all of them are published for some text.
 
@@ -32,6 +32,9 @@ def unpublished(parameters: RunParameters) -> list[str]:
         Of any notebook.
     """
     known = _published_whatever_the_text()
+    if isinstance(parameters, RetrofitNotebook):
+        # Conversions are not taken over: each Run All makes them, from the parent's weights.
+        return list(parameters.retrofits)
     strange = [
         name
         for name, run in _asked(parameters, dict.fromkeys(FOLDERS, "")).items()
