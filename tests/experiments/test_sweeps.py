@@ -38,7 +38,8 @@ def test_learning_rates_have_a_grid_for_each_arm():
     trials = plan(load_sweep(sweep_path("learning_rates"), {}))
     rates: dict[str, set[float]] = {}
     for trial in trials:
-        rate = trial.parameters.stream_lr if trial.arm.reads_stream else trial.parameters.lr
+        rate = trial.parameters.stream_lr if trial.arm.reads_stream else trial.parameters.matrix_lr
+        assert rate is not None
         rates.setdefault(trial.arm.method, set()).add(rate)
     assert {"pythia", "narrow", "mqa", "dproj", "mla", "context", "vdproj", "cascade", "context-kv"} <= set(rates)
     assert min(map(len, rates.values())) >= 3

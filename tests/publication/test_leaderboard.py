@@ -52,7 +52,7 @@ def test_every_setting_of_the_budget_sets_apart(tmp_path, key):
     write_record(tmp_path / "a", "pythia", **own_text)
     write_record(tmp_path / "b", "mla", **own_text)
     texts = {"text_files": ["b.txt"], "data": "b2", "source": "pile", "tokenizer": "gpt2", "size": "70m"}
-    shares = dict.fromkeys(("lr", "clip", "weight_decay", "warmup", "adam_beta1", "adam_beta2"), 0.5)
+    shares = dict.fromkeys(("lr", "matrix_lr", "clip", "weight_decay", "warmup", "adam_beta1", "adam_beta2"), 0.5)
     other: dict[str, Any] = texts | shares | {"schedule": "linear", "precision": "bfloat16"}
     write_record(tmp_path / "c", "mla", **own_text | {key: other.get(key, 7)})
     first, second = read_board([tmp_path]).budgets

@@ -41,7 +41,7 @@ def test_each_value_of_a_profile_stands_in_its_column(profile):
         ("arms", "list of text"),
         ("rerun", "true or false"),
         ("facts_file", "path or none"),
-        ("precision", "one of `float32`, `bfloat16`"),
+        ("precision", "one of `float32`, `tf32`, `bfloat16`"),
     ],
 )
 def test_types_are_said_in_words(name, said):

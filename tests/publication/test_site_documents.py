@@ -71,7 +71,7 @@ def test_every_package_has_a_page_that_begins_with_its_readme_and_names_its_modu
         assert text.startswith(f"# {page.removeprefix('reference/').removesuffix('.md')}\n")
         for part in ("**Here**", "**May import**", "**To add**"):
             assert part in text, page
-        modules = {path.stem for path in (ROOT / folder).glob("*.py") if path.stem != "__init__"}
+        modules = {path.stem for path in (ROOT / folder).glob("*.py") if not path.stem.startswith("__")}
         assert {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)} == modules
 
 

@@ -286,7 +286,13 @@ class StreamParameters(ProjectionParameters, TrainingParameters):
         return self.model_copy(update={"lr": self.stream_lr, "batch_size": batch_size})
 
 
-class ComparisonParameters(_Group):
+class RepeatedParameters(_Group):
+    """What is repeated, so that chance can be told from what is compared."""
+
+    seeds: Seeds = Field(description="the seeds that every arm is trained with")
+
+
+class ComparisonParameters(RepeatedParameters):
     """Which arms are compared, and over which seeds. `newllm.experiments.arms` says which arms there are."""
 
     pretrained: Names | None = Field(
@@ -299,7 +305,6 @@ class ComparisonParameters(_Group):
     )
 
     arms: ArmNames = Field(description="what is compared: <model>[-oacd|-random|-end-to-end][@setting=value,...] each")
-    seeds: Seeds = Field(description="the seeds that every arm is trained with")
     processes: Annotated[Count, Field(le=256)] = Field(
         1, description="trials trained side by side, each on its share of the cores"
     )

@@ -27,9 +27,9 @@ from newllm.config.groups import (
     ModelParameters,
     ProjectionDataParameters,
     Real,
+    RepeatedParameters,
     RunParameters,
     SeedParameters,
-    Seeds,
     SizeName,
     StudyParameters,
     TrainingParameters,
@@ -53,7 +53,7 @@ class Overview(ModelParameters, SeedParameters, RunParameters):
     calculator_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="and the dtype")
 
 
-class ProjectionTraining(ProjectionDataParameters, ModelParameters, RunParameters):
+class ProjectionTraining(ProjectionDataParameters, ModelParameters, RepeatedParameters, RunParameters):
     """Notebook 01: one recurrence trained with OACD, beside the same one untrained, and trained without its rules."""
 
     notebook = "01_projection_training"
@@ -62,7 +62,6 @@ class ProjectionTraining(ProjectionDataParameters, ModelParameters, RunParameter
         ("as it is", "without embed_norm", "xavier", "kaiming"),
         description="what is trained: the recurrence as it is, without a part of it, or initialised by another rule",
     )
-    seeds: Seeds = Field((0,), description="the seeds that every variant is trained with")
 
 
 class MainTraining(ExperimentParameters):
