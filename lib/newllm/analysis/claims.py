@@ -24,6 +24,7 @@ from newllm.experiments.floor import floors_of
 # Perplexity 7 % higher, in nats a token.
 SEVEN_PERCENT = math.log(1.07)
 PASSES = 60
+FEWEST_SEEDS = 3
 WELL_KNOWN = 0.8
 
 # Windows in which a context a hundred tokens is kept more than once.
@@ -133,7 +134,12 @@ def _oacd_variant(*variants: str, converges: bool) -> Judge:
         if rows is None or set(rows["variant"]) != set(variants):
             return Finding()
         shares = rows.groupby("variant", sort=False)["convergence_rate"]
-        said = "; ".join(f"{name}: {rates.mean():.0%} over {len(rates)} seeds" for name, rates in shares)
+        said = "; ".join(
+            f"{name}: {rates.mean():.0%} over {len(rates)} seed{'s' if len(rates) > 1 else ''}"
+            for name, rates in shares
+        )
+        if shares.size().min() < FEWEST_SEEDS:
+            return Finding(UNTOLD, said)
         as_claimed = [(rates >= CONVERGED).all() if converges else (rates < CONVERGED).all() for _, rates in shares]
         return Finding(HOLDS if all(as_claimed) else FAILS, said)
 
