@@ -17,3 +17,14 @@ def test_trials_without_weights_are_left_out_and_named_with_the_command(tmp_path
         caplog.clear()
         with_weights(records[:1], parameters)
         assert not caplog.text
+
+
+def test_trained_models_that_were_only_scored_are_no_trials(tmp_path, caplog):
+    names = ["pythia", "checkpoint:here", "pretrained:gpt2"]
+    records = pd.DataFrame({"arm": names, "folder": [tmp_path / str(place) for place in range(3)]})
+    (tmp_path / "0" / "model").mkdir(parents=True)
+    (tmp_path / "1" / "model").mkdir(parents=True)
+    parameters = load_parameters("06_latent_attention", "smoke", {})
+    with caplog.at_level(logging.INFO, "newllm"):
+        assert list(with_weights(records, parameters).arm) == ["pythia"]
+        assert not caplog.text

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from newllm.config.groups import RunParameters
+from newllm.experiments.scoring import is_loaded
 from newllm.files import SAVED_MODEL
 from newllm.runs.folder import Run
 from newllm.runs.parts import FinishedPart, Part, do_part, find_part
@@ -20,6 +21,8 @@ Measure = Callable[[pd.Series], Mapping[str, pd.DataFrame]]
 def with_weights(records: pd.DataFrame, parameters: RunParameters) -> pd.DataFrame:
     """Return the trials whose trained weights are here, and say which are not, with the command that makes them.
 
+    Trained models that were only scored are no trials.
+
     Parameters
     ----------
     records
@@ -27,6 +30,7 @@ def with_weights(records: pd.DataFrame, parameters: RunParameters) -> pd.DataFra
     parameters
         The notebook's.
     """
+    records = records[~records["arm"].map(is_loaded)]
     here = [(folder / SAVED_MODEL).is_dir() for folder in records["folder"]]
     missing = records.loc[[not found for found in here], "arm"].unique()
     if len(missing):
