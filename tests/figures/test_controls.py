@@ -2,7 +2,6 @@
 
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.io
 import pytest
 import torch
 
@@ -24,13 +23,7 @@ PASSES = pd.DataFrame({"iteration": [1, 1, 9, 9], "rank": [1, 2] * 2, "share": [
 CONTEXTS = pd.DataFrame({"iteration": [1, 1, 9, 9], "x": [0.0, 1, 2, 3], "y": [3.0, 2, 1, 0]})
 
 
-@pytest.fixture(autouse=True)
-def figures_as_data():
-    """As a notebook's first cell has it."""
-    before = plotly.io.renderers.default
-    plotly.io.renderers.default = "plotly_mimetype"
-    yield
-    plotly.io.renderers.default = before
+pytestmark = pytest.mark.usefixtures("figures_as_data")
 
 
 def title(box):

@@ -8,7 +8,6 @@ import ipywidgets
 import nbformat
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io
 import pytest
 from nbclient import NotebookClient
 
@@ -22,13 +21,7 @@ WIDGET = "widgets.alibi_bias(0.0625, seq_len=24)"
 WIDGET_SECONDS = 30
 
 
-@pytest.fixture(autouse=True)
-def figures_as_data():
-    """As a notebook's first cell has it."""
-    before = plotly.io.renderers.default
-    plotly.io.renderers.default = "plotly_mimetype"
-    yield
-    plotly.io.renderers.default = before
+pytestmark = pytest.mark.usefixtures("figures_as_data")
 
 
 def shown(box):

@@ -1,7 +1,7 @@
 """The controls of the notebooks that show trained models: each a hand on what a figure is drawn of."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import ipywidgets
 import pandas as pd
@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from newllm import figures
 from newllm.config.methods import method_names, method_of
 from newllm.data.tokenizers import encode_text
+from newllm.evaluation.continuations import continue_ids
 from newllm.evaluation.order import score_by_distance
 from newllm.figures.style import INK, readable_bytes
-from newllm.figures.widgets import Explorer, explorer
+from newllm.figures.widgets import Explorer, explorer, length_slider, slope_slider
 from newllm.models.position import PositionEncodingConfig
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
@@ -87,27 +88,12 @@ def prompt_box(
         ids = encode_text(tokenizer, prompt)
         if not ids:
             raise ValueError("write a beginning of a word or more")
-        return _Texts({name: _continue(model, tokenizer, ids, tokens) for name, model in models.items()})
+        return _Texts({name: continue_ids(model, tokenizer, ids, tokens).strip() for name, model in models.items()})
 
     written = ipywidgets.Text(
         value=prompt, description="prompt", continuous_update=False, layout=ipywidgets.Layout(width="90%")
     )
     return explorer(draw, prompt=written)
-
-
-@torch.no_grad()
-def _continue(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], tokens: int) -> str:
-    given = torch.tensor([list(ids)], device=model.device)
-    generated = cast(Any, model).generate(
-        given,
-        attention_mask=torch.ones_like(given),
-        max_new_tokens=tokens,
-        do_sample=False,
-        suppress_tokens=list(range(len(tokenizer), model.config.vocab_size)) or None,
-        pad_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return str(tokenizer.decode(generated[0, len(ids) :], skip_special_tokens=True)).strip()
 
 
 class _Texts:
@@ -145,9 +131,7 @@ def score_against_distance(slope: float, longest: int) -> Explorer:
         encodings=ipywidgets.SelectMultiple(
             options=ENCODINGS, value=ENCODINGS, rows=len(ENCODINGS), description="encoding"
         ),
-        slope=ipywidgets.FloatLogSlider(
-            value=slope, base=2, min=-8, max=0, step=1, description="slope", continuous_update=False
-        ),
+        slope=slope_slider(slope),
         longest=ipywidgets.IntSlider(
             value=longest, min=16, max=1024, step=16, description="distance", continuous_update=False
         ),
@@ -264,14 +248,5 @@ def quality_at_length(summary: pd.DataFrame, tokens: int) -> Explorer:
         chosen=ipywidgets.SelectMultiple(
             options=methods, value=methods, rows=min(SHOWN_ROWS, len(methods)), description="methods"
         ),
-        tokens=ipywidgets.FloatLogSlider(
-            value=tokens,
-            base=2,
-            min=4,
-            max=20,
-            step=1,
-            description="tokens",
-            readout_format=",.0f",
-            continuous_update=False,
-        ),
+        tokens=length_slider(tokens),
     )

@@ -69,6 +69,27 @@ def _data_of(drawn: Any) -> dict[str, Any]:
     return {"text/html": drawn._repr_html_(), "text/plain": repr(drawn)}
 
 
+def slope_slider(slope: float) -> ipywidgets.FloatLogSlider:
+    """Return a slider of ALiBi's slope, by powers of two."""
+    return ipywidgets.FloatLogSlider(
+        value=slope, base=2, min=-8, max=0, step=1, description="slope", continuous_update=False
+    )
+
+
+def length_slider(tokens: float) -> ipywidgets.FloatLogSlider:
+    """Return a slider of the length of a sequence, by powers of two."""
+    return ipywidgets.FloatLogSlider(
+        value=tokens,
+        base=2,
+        min=4,
+        max=20,
+        step=1,
+        description="tokens",
+        readout_format=",.0f",
+        continuous_update=False,
+    )
+
+
 def alibi_bias(slope: float, seq_len: int) -> Explorer:
     """Explore slope and length of the causal ALiBi bias, beside the one with rows and columns exchanged.
 
@@ -86,9 +107,7 @@ def alibi_bias(slope: float, seq_len: int) -> Explorer:
 
     return explorer(
         draw,
-        slope=ipywidgets.FloatLogSlider(
-            value=slope, base=2, min=-8, max=0, step=1, description="slope", continuous_update=False
-        ),
+        slope=slope_slider(slope),
         seq_len=ipywidgets.IntSlider(value=seq_len, min=4, max=64, description="tokens", continuous_update=False),
     )
 
@@ -142,16 +161,7 @@ def cache_calculator(size: str, tokens: int, sequences: int, dtype: str) -> Expl
     return explorer(
         draw,
         size=ipywidgets.Dropdown(options=sizes(), value=size, description="size"),
-        tokens=ipywidgets.FloatLogSlider(
-            value=tokens,
-            base=2,
-            min=4,
-            max=20,
-            step=1,
-            description="tokens",
-            readout_format=",.0f",
-            continuous_update=False,
-        ),
+        tokens=length_slider(tokens),
         sequences=ipywidgets.BoundedIntText(value=sequences, min=1, max=4096, description="sequences"),
         dtype=ipywidgets.Dropdown(options=DTYPES, value=dtype, description="dtype"),
     )
