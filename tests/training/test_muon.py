@@ -92,3 +92,23 @@ def test_the_rate_of_matrices_has_an_effect(tmp_path):
         for rate in (None, 0.001, 0.02)
     ]
     assert len(set(losses)) == len(losses)
+
+
+def test_a_closure_gives_the_gradients_of_the_step_that_it_is_given_to():
+    torch.manual_seed(0)
+    start, bias = torch.randn(4, 4), torch.randn(4)
+    moved = []
+    for by_closure in (False, True):
+        matrix, rest = nn.Parameter(start.clone()), nn.Parameter(bias.clone())
+        optimizer = Muon([{"params": [matrix], "matrices": True}, {"params": [rest], "matrices": False}], lr=0.01)
+
+        def loss(matrix: nn.Parameter = matrix, rest: nn.Parameter = rest) -> float:
+            value = (matrix @ rest).square().sum()
+            value.backward()
+            return value.item()
+
+        said = optimizer.step(loss) if by_closure else (loss(), optimizer.step())[0]
+        moved.append((matrix.detach(), rest.detach(), said))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(moved[0][:2], moved[1][:2], strict=True))
+    assert moved[0][2] == moved[1][2]
+    assert not torch.equal(moved[0][0], start)
