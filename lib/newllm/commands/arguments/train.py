@@ -7,7 +7,7 @@ from newllm.commands.arguments.run import refuse_unknown_model
 from newllm.commands.shared import read_assignments
 from newllm.config.errors import ParameterError
 from newllm.config.groups import ExperimentParameters
-from newllm.config.profiles import load_parameters, profiles
+from newllm.config.profiles import SHOWN, load_parameters, profiles
 
 SUMMARY = "train one arm with one seed, on one device or on several"
 
@@ -24,7 +24,7 @@ NOTEBOOK = "02_main_training"
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("arm", help="a model with its settings, such as mla@kv_dim=64")
-    parser.add_argument("--profile", default="cpu", choices=profiles(), help="whose parameters (cpu)")
+    parser.add_argument("--profile", default=SHOWN, choices=profiles(), help=f"whose parameters ({SHOWN})")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise (0)")
     add_assignments(parser, "replace a parameter")
 
