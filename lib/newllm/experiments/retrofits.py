@@ -7,7 +7,6 @@ import torch
 from newllm.config.groups import DataParameters, EvaluationParameters
 from newllm.config.notebooks import RetrofitNotebook
 from newllm.experiments.arms import Arm
-from newllm.files import digest_of_json
 from newllm.models.methods.pythia import PythiaConfig, PythiaModel
 from newllm.models.registry import find
 from newllm.retrofit.planning import check
@@ -64,6 +63,6 @@ def run_retrofits(parent: str | Path, parameters: RetrofitNotebook, folder: Path
         for asked in parameters.retrofits:
             settings = parameters.read_retrofit(asked)
             plan = RetrofitPlan(trained, Path(parent).name, settings, of_text, evaluation, seed, known)
-            found.append(folder / f"{Path(parent).name}-{settings.method}-{digest_of_json(plan.identity())[:8]}")
+            found.append(folder / plan.folder_name)
             run_retrofit(plan, found[-1], torch.device(device))
     return found

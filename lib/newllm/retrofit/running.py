@@ -74,10 +74,14 @@ class RetrofitPlan:
             "seed": self.seed,
         }
 
+    @property
+    def folder_name(self) -> str:
+        """Name of its folder: after the model, what becomes of it, and everything else."""
+        return f"{self.name}-{self.parameters.method}-{digest_of_json(self.identity())[:8]}"
+
     def usual_folder(self) -> Path:
-        """Return the folder among the outputs, named after the model, what becomes of it, and everything else."""
-        known = f"{self.name}-{self.parameters.method}-{digest_of_json(self.identity())[:8]}"
-        return outputs_folder() / RETROFITS_FOLDER / known
+        """Return its folder among the outputs."""
+        return outputs_folder() / RETROFITS_FOLDER / self.folder_name
 
 
 def check_plan(plan: RetrofitPlan) -> PythiaModel:
