@@ -32,6 +32,11 @@ class ArmError(ValueError):
     """An arm that cannot be built; the message is one sentence that says what is allowed."""
 
 
+def folder_name(arm: str) -> str:
+    """Return the name of an arm with what no folder's name should hold as underscores."""
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", arm)
+
+
 @dataclass(frozen=True)
 class Arm:
     """One way to build and train a model.
@@ -105,7 +110,7 @@ class Arm:
     @property
     def folder_name(self) -> str:
         """The name with nothing that a file system or a shell could mind."""
-        return re.sub(r"[^A-Za-z0-9_.=-]+", "_", self.name)
+        return folder_name(self.name)
 
     @property
     def trains_projection(self) -> bool:

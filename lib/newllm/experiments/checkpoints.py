@@ -1,6 +1,5 @@
 """Trained models as arms: ``checkpoint:<folder>`` is a retrofit, a trial, or any saved model that is only scored."""
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from newllm.config.groups import ExperimentParameters, TrainingParameters
 from newllm.config.methods import CHECKPOINT
 from newllm.data import TextData
+from newllm.experiments.arms import folder_name
 from newllm.experiments.running import record_scores
 from newllm.experiments.scoring import Subject, pretrained_arm
 from newllm.files import SAVED_MODEL, local_folder, local_gguf, outputs_folder, read_json, reference_folder
@@ -87,8 +87,7 @@ class Checkpoint:
         if lineage.trained_on.get("data") == data.fingerprint:
             identity |= {key: lineage.trained_on[key] for key in OF_TRAINING if key in lineage.trained_on}
         identity |= {"data": data.fingerprint, "weights": weights, "healing_tokens": lineage.healing_tokens}
-        safe = re.sub(r"[^A-Za-z0-9_.=-]+", "_", self.name)
-        return Run(folder / f"{safe}-{weights[:8]}", identity)
+        return Run(folder / f"{folder_name(self.name)}-{weights[:8]}", identity)
 
 
 def checkpoints_of(parameters: ExperimentParameters) -> list[Checkpoint]:
@@ -152,7 +151,7 @@ def score_pretrained(source: str, parameters: ExperimentParameters, data: TextDa
     """
     arm = pretrained_arm(source)
     identity = parameters.identity() | {"arms": [arm], "seeds": [0], "pretrained": [source]}
-    run = Run(folder / re.sub(r"[^A-Za-z0-9_.=-]+", "_", arm), identity)
+    run = Run(folder / folder_name(arm), identity)
     if run.is_finished:
         return run.record()
     check_pretrained(source, data.tokenizer)
