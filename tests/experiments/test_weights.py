@@ -16,6 +16,7 @@ def test_trials_without_weights_are_left_out_and_named_with_the_command(tmp_path
         assert 'newllm run 06 --profile smoke -p "arms=[mla]" --rerun' in caplog.text
         caplog.clear()
         with_weights(records[:1], parameters)
+        assert with_weights(records[:0], parameters).columns.equals(records.columns)
         assert not caplog.text
 
 

@@ -10,7 +10,7 @@ from newllm.config.groups import StudyParameters
 from newllm.config.values import write_value
 from newllm.evaluation.statistics import paired_difference
 from newllm.experiments.arms import Arm
-from newllm.experiments.scoring import is_loaded
+from newllm.experiments.scoring import trained_here
 
 STREAM_COLUMNS = ("stream_difference", "stream_difference_low", "stream_difference_high")
 
@@ -37,7 +37,7 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
     base = Arm.parse(parameters.base_arm).as_trained(parameters)
     summary = summarize_arms(records, baseline=base.name)
     rows = []
-    trained = records[~records["arm"].map(is_loaded)]
+    trained = trained_here(records)
     for name in trained.loc[trained["method"] == base.method, "arm"].unique():
         arm = Arm.parse(name)
         if arm == base:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -58,6 +59,18 @@ def is_pretrained(arm: str) -> bool:
 def is_loaded(arm: str) -> bool:
     """Tell whether a record is of a trained model that was scored, and not of a trial."""
     return arm.startswith((PRETRAINED, CHECKPOINT))
+
+
+def trained_here(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of trials, without those of trained models that were only scored.
+
+    Parameters
+    ----------
+    records
+        Rows with an ``arm``; there may be none.
+    """
+    # Of no rows at all, the values would have no type to negate.
+    return records[~records["arm"].map(is_loaded).astype(bool)]
 
 
 class CertificateError(RuntimeError):

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from newllm.config.groups import RunParameters
-from newllm.experiments.scoring import is_loaded
+from newllm.experiments.scoring import trained_here
 from newllm.files import SAVED_MODEL
 from newllm.runs.folder import Run
 from newllm.runs.parts import FinishedPart, Part, do_part, find_part
@@ -30,7 +30,7 @@ def with_weights(records: pd.DataFrame, parameters: RunParameters) -> pd.DataFra
     parameters
         The notebook's.
     """
-    records = records[~records["arm"].map(is_loaded)]
+    records = trained_here(records)
     here = [(folder / SAVED_MODEL).is_dir() for folder in records["folder"]]
     missing = records.loc[[not found for found in here], "arm"].unique()
     if len(missing):
