@@ -1,5 +1,7 @@
 """Muon: what it does to a matrix, what it leaves to AdamW, and that a resumed run ends as an uninterrupted one."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from newllm.models.registry import create
-from newllm.training.muon import Muon, muon_of, orthogonalize
+from newllm.training.muon import Muon, _steps, _steps_by_gram, muon_of, orthogonalize
 from tests.training.test_main import StopAt, StoppedError, numbers, same_weights
 from tests.training_setup import run, tiny_model, training
 
@@ -22,6 +24,18 @@ def test_the_update_has_the_singular_vectors_of_the_gradient_and_values_near_one
     assert (inside - inside.diagonal().diag()).abs().max() < 1e-8
     large = values > values[0] / 20
     assert ((inside.diagonal() > 0.5) & (inside.diagonal() < 1.3))[large].all()
+
+
+@pytest.mark.parametrize("lowest", [1, 1e-6])
+def test_wide_matrices_take_the_plain_steps_by_their_gram_matrices(lowest):
+    torch.manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(64, 256), full_matrices=False)
+    wide = left * torch.logspace(0, math.log10(lowest), 64) @ right
+    wide /= wide.norm()
+    plain = _steps(wide)
+    assert (_steps_by_gram(wide) - plain).norm() < 1e-3 * plain.norm()
+    assert (_steps_by_gram(wide.double()) - _steps(wide.double())).norm() < 1e-10
+    assert torch.equal(orthogonalize(wide.mT), orthogonalize(wide).mT)
 
 
 def test_matrices_move_as_under_the_muon_of_pytorch():
