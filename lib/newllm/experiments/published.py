@@ -1,5 +1,6 @@
 """What a notebook would have to train or to time, because it is not among the published results."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from newllm.experiments.arms import trained_arms
 from newllm.experiments.decoding_study import decoding_part
 from newllm.experiments.leak import leak_parts
 from newllm.experiments.projection_study import projection_parts
+from newllm.experiments.retrofits import plan_retrofits
 from newllm.experiments.reversal import FOLDERS, answers_part
 from newllm.experiments.trial import Trial
-from newllm.files import FINISHED_FILE, DamagedFileError, digest_of_json, read_json, reference_folder
+from newllm.files import FINISHED_FILE, SAVED_MODEL, DamagedFileError, digest_of_json, read_json, reference_folder
 from newllm.runs.folder import Run, finished_runs
 from newllm.runs.parts import Part
 
@@ -32,9 +34,6 @@ def unpublished(parameters: RunParameters) -> list[str]:
         Of any notebook.
     """
     known = _published_whatever_the_text()
-    if isinstance(parameters, RetrofitNotebook):
-        # Conversions are not taken over: each Run All makes them, from the parent's weights.
-        return list(parameters.retrofits)
     strange = [
         name
         for name, run in _asked(parameters, dict.fromkeys(FOLDERS, "")).items()
@@ -48,7 +47,19 @@ def unpublished(parameters: RunParameters) -> list[str]:
         taught = prepare_data(parameters, facts=facts, repetitions=parameters.fact_repetitions)
         fingerprints[True] = taught.fingerprint
     published = finished_runs(reference_folder())
-    return [name for name, run in _asked(parameters, fingerprints).items() if run.key not in published]
+    asked = _asked(parameters, fingerprints)
+    missing = [name for name, run in asked.items() if run.key not in published]
+    if isinstance(parameters, RetrofitNotebook) and not missing:
+        # The first arm is the parent.
+        missing = _unpublished_retrofits(published[next(iter(asked.values())).key], parameters, published)
+    return missing
+
+
+def _unpublished_retrofits(parent: Path, parameters: RetrofitNotebook, published: Mapping[str, Path]) -> list[str]:
+    if not (parent / SAVED_MODEL).is_dir():
+        return list(parameters.retrofits)
+    plans = plan_retrofits(parent, parameters, parameters)
+    return [plan.folder_name for plan in plans if Run(parent / plan.folder_name, plan.identity()).key not in published]
 
 
 def _asked(parameters: RunParameters, data: Fingerprints) -> dict[str, Run]:

@@ -7,10 +7,12 @@ import torch
 from newllm.config.groups import DataParameters, EvaluationParameters
 from newllm.config.notebooks import RetrofitNotebook
 from newllm.experiments.arms import Arm
+from newllm.files import outputs_folder, reference_folder
 from newllm.models.methods.pythia import PythiaConfig, PythiaModel
 from newllm.models.registry import find
 from newllm.retrofit.planning import check
 from newllm.retrofit.running import RetrofitPlan, run_retrofit
+from newllm.runs.folder import Run, finished_runs
 from newllm.runs.record import RECORD_FILE, read_record
 from newllm.runs.saved_model import find_saved_model, load_trained_model
 from newllm.runtime import choose_device
@@ -35,7 +37,9 @@ def check_retrofits(parameters: RetrofitNotebook) -> None:
 
 
 def run_retrofits(parent: str | Path, parameters: RetrofitNotebook, folder: Path, text: DataParameters) -> list[Path]:
-    """Convert a trained model in every way that is asked for; what is finished is read.
+    """Convert a trained model in every way that is asked for; what is finished is read, what was published taken over.
+
+    A retrofit that is taken over has its report and no weights.
 
     Parameters
     ----------
@@ -53,16 +57,38 @@ def run_retrofits(parent: str | Path, parameters: RetrofitNotebook, folder: Path
     list of Path
         The folder of each.
     """
+    device, found = choose_device(parameters.device), []
+    elsewhere = {} if parameters.rerun else finished_runs(outputs_folder(), reference_folder())
+    for plan in plan_retrofits(parent, parameters, text):
+        found.append(folder / plan.folder_name)
+        Run(found[-1], plan.identity()).take_over(elsewhere)
+        run_retrofit(plan, found[-1], torch.device(device))
+    return found
+
+
+def plan_retrofits(parent: str | Path, parameters: RetrofitNotebook, text: DataParameters) -> list[RetrofitPlan]:
+    """Plan what `run_retrofits` makes, seed by seed.
+
+    Parameters
+    ----------
+    parent, parameters, text
+        As for `run_retrofits`.
+    """
     trained, model = load_trained_model(parent), find_saved_model(parent)
     known = read_record(model.parent).parameters if (model.parent / RECORD_FILE).is_file() else None
     evaluation = EvaluationParameters(**{name: getattr(parameters, name) for name in EvaluationParameters.model_fields})
     of_text = DataParameters(**{name: getattr(text, name) for name in DataParameters.model_fields})
-    device, found = choose_device(parameters.device), []
-    # Without healing a seed decides the random control alone.
-    for seed in parameters.seeds if parameters.healing_tokens else parameters.seeds[:1]:
-        for asked in parameters.retrofits:
-            settings = parameters.read_retrofit(asked)
-            plan = RetrofitPlan(trained, Path(parent).name, settings, of_text, evaluation, seed, known)
-            found.append(folder / plan.folder_name)
-            run_retrofit(plan, found[-1], torch.device(device))
-    return found
+    return [
+        RetrofitPlan(
+            trained,
+            Path(parent).name,
+            parameters.read_retrofit(asked),
+            of_text,
+            evaluation,
+            seed=seed,
+            trained_on=known,
+        )
+        # Without healing a seed decides the random control alone.
+        for seed in (parameters.seeds if parameters.healing_tokens else parameters.seeds[:1])
+        for asked in parameters.retrofits
+    ]

@@ -65,17 +65,15 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
     Raises
     ------
     ValueError
-        Before anything is written, where the folder holds neither record nor part, one of ``weights`` is no arm of it,
-        or all published weights together would be too large.
+        Before anything is written, where the folder holds neither record, part nor retrofit, one of ``weights`` is no
+        arm of it, or all published weights together would be too large.
     RuntimeError
         Where kaleido finds no Chrome or Chromium to draw the picture.
     """
-    if (run / RESULT_FILE).is_file():
-        publish_run(run, reference_folder() / RETROFITS_FOLDER / run.name, (RESULT_FILE, REPORT_FILE, LOSSES_FILE))
-        return
+    retrofits = [path.parent for path in sorted(run.rglob(RESULT_FILE))]
     records = {path.parent: read_record(path.parent) for path in sorted(run.rglob(RECORD_FILE))}
     parts = [path.parent for path in sorted(run.rglob(FINISHED_FILE)) if _is_part(path)]
-    if not records and not parts:
+    if not records and not parts and not retrofits:
         raise ValueError(f"{run} holds no record: give the folder of a finished run.")
     is_sweep = run.parent.name == SWEEPS_FOLDER
     home = reference_folder() / run.parent.name / (run.name if is_sweep else "")
@@ -102,6 +100,9 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
             pages.add(target.parent)
     for folder in parts:
         publish_run(folder, home / folder.relative_to(run), tables_in(folder))
+    for folder in retrofits:
+        target = reference_folder() / RETROFITS_FOLDER / folder.name
+        publish_run(folder, target, (RESULT_FILE, REPORT_FILE, LOSSES_FILE))
     for place in pages:
         write_atomically(place / PAGE_FILE, render(place))
     for kept, pattern in KEPT_FOLDERS.items():

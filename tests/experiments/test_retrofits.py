@@ -1,0 +1,44 @@
+"""Retrofits of a notebook: made from the parent's weights, and once they are published, taken over without weights."""
+
+import pandas as pd
+import pytest
+
+from newllm.analysis.retrofits import retrofit_stages
+from newllm.config.notebooks import RetrofitNotebook
+from newllm.experiments import published, retrofits
+from newllm.publication import reference
+from newllm.runs.folder import finished_runs
+from tests.comparison_setup import settings
+
+
+@pytest.fixture
+def asked(text_folder):
+    known = settings(text_folder, arms=["pythia"]).model_dump()
+    return RetrofitNotebook(**known | {"retrofits": ["mla@keep=0.5", "mqa@averaging=naive"], "calibration_windows": 2})
+
+
+def test_what_is_published_is_shown_and_not_made_again(finished_comparison, asked, text_data, tmp_path, monkeypatch):
+    parent, outputs, shown = finished_comparison[1] / "pythia-seed1", tmp_path / "outputs", tmp_path / "reference"
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(outputs))
+    for module in (reference, retrofits):
+        monkeypatch.setattr(module, "reference_folder", lambda: shown)
+    monkeypatch.setattr(reference, "draw_reference", lambda: None)
+    monkeypatch.setattr("newllm.retrofit.running.prepare_data", lambda parameters: text_data)
+    run = outputs / "12_retrofit" / "smoke-1"
+    assert len(published._unpublished_retrofits(parent, asked, finished_runs(shown))) == 2
+    made = retrofits.run_retrofits(parent, asked, run / "retrofit", asked)
+    assert all((folder / "model").is_dir() for folder in made)
+    reference.publish(run)
+    assert not published._unpublished_retrofits(parent, asked, finished_runs(shown))
+
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "a fresh clone"))
+    monkeypatch.setattr("newllm.retrofit.running.convert", None)
+    taken = retrofits.run_retrofits(parent, asked, tmp_path / "a fresh clone" / "12" / "retrofit", asked)
+    assert not any((folder / "model").exists() for folder in taken)
+    first, second = (retrofit_stages(folders).drop(columns="folder") for folders in (made, taken))
+    pd.testing.assert_frame_equal(first, second)
+    assert [folder.name for folder in taken] == [folder.name for folder in made]
+    # One changed setting is another retrofit, and is made.
+    other = asked.model_copy(update={"retrofits": ["mla@keep=0.25"]})
+    with pytest.raises(TypeError):
+        retrofits.run_retrofits(parent, other, tmp_path / "a fresh clone" / "12" / "retrofit", other)
