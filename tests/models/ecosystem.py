@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch._dynamo.utils import counters
 from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from newllm.models import create
@@ -202,10 +203,31 @@ CALLED = {
 }
 
 
-def compiles(model: Any) -> None:
-    torch._dynamo.reset()
+def compiles_training(model: Any) -> None:
+    """A full pass and its loss, some labels left out of it, and its gradients."""
+    model.train()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    found, expected = (call(IDS[:, :4], labels=LABELS[:, :4]).loss for call in (as_one_graph(model), model))
+    close(found, expected)
+    for pair in zip(*(torch.autograd.grad(loss, weights) for loss in (found, expected)), strict=True):
+        close(*pair)
+
+
+def compiles_decoding(model: Any) -> None:
+    """The last token ends a chunk, all go beyond a window; a graph for each length would be one compilation a step."""
     with torch.no_grad():
-        close(torch.compile(model, backend="eager")(IDS[:, :4], use_cache=False).logits, model(IDS[:, :4]).logits)
+        cache = model(IDS[:, :-3], use_cache=True).past_key_values
+        step = as_one_graph(model)
+        graphs = counters["stats"]["unique_graphs"]
+        logits = [step(IDS[:, index : index + 1], past_key_values=cache).logits for index in range(13, 16)]
+        close(torch.cat(logits, 1), model(IDS).logits[:, -3:])
+        assert counters["stats"]["unique_graphs"] - graphs <= (3 if model.period > 1 else 2)
+
+
+def as_one_graph(model: Any) -> Callable[..., Any]:
+    """Compile the model's call; a break in its graph raises."""
+    torch._dynamo.reset()
+    return torch.compile(model, backend="eager", fullgraph=True)
 
 
 def loads_by_device_map(model: Any) -> None:
@@ -334,7 +356,8 @@ CALLS = [
     Call("`position_ids`, shifted", shifts_positions),
     Call("texts packed into one row by `position_ids`", packs_texts, where(has_recurrence, "a row of its own")),
     Call("`resize_token_embeddings()`", resizes_embeddings),
-    Call("`torch.compile`", compiles),
+    Call("`torch.compile` of a full pass and its loss, as one graph", compiles_training),
+    Call("`torch.compile` of a decode step, as one graph", compiles_decoding),
     Call('`device_map="auto"`', loads_by_device_map),
     Call("bfloat16 and float16", runs_in_half_precision),
     Call("`generate(assistant_model=...)`", decodes_with_an_assistant, where(is_stateful, "stateful")),

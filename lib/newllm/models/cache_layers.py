@@ -180,14 +180,21 @@ class ChunkContextLayer(RecurrentStateLayer):
         is_real = contexts.new_ones(batch, length, dtype=torch.long) if token_mask is None else token_mask.long()
         counts = before + is_real.cumsum(1)
         after = counts[:, -1:]
-        if bool((after // chunk_size > before // chunk_size).any()):
-            ends = torch.arange(1, int(after.max()) // chunk_size + 1, device=contexts.device) * chunk_size
+        if token_mask is None:
+            # Rows without padding count alike, so integers know what the tensors would say: nothing waits for these.
+            chunks = (self.tokens_seen + length) // chunk_size
+            completes = chunks > self.tokens_seen // chunk_size
+        else:
+            chunks = int(after.max()) // chunk_size
+            completes = bool((after // chunk_size > before // chunk_size).any())
+        if completes:
+            ends = torch.arange(1, chunks + 1, device=contexts.device) * chunk_size
             # The first token at which a row's count reaches the end of the chunk.
             reached = torch.searchsorted(counts, ends.repeat(batch, 1)).clamp(max=length - 1)
             found = contexts.gather(1, reached[..., None].expand(-1, -1, width))
             is_new = (ends > before) & (ends <= after)
             held = self.chunk_ends if self.is_initialized else contexts.new_zeros(batch, 0, width)
-            held = F.pad(held, (0, 0, 0, len(ends) - held.shape[1]))
+            held = F.pad(held, (0, 0, 0, chunks - held.shape[1]))
             self._chunk_ends = torch.where(is_new[..., None], found, held)
         if self.record_past:
             self.count_history = torch.cat([before if self.count_history is None else self.count_history, counts], 1)
@@ -352,17 +359,19 @@ def prepare_cache(
             "empty DynamicCache()"
         )
     contents: CacheContents | None = getattr(cache, "contents", None)
-    lengths = {_length(layer) for layer in cache.layers}
-    if contents is None or contents.signature != signature or len(cache.layers) != len(layout) or lengths == {0}:
-        if any(lengths):
+    # Compared one by one, because a set of them would have torch.compile make a graph for each length.
+    lengths = [_length(layer) for layer in cache.layers]
+    is_empty = not any(length > 0 for length in lengths)
+    if contents is None or contents.signature != signature or len(cache.layers) != len(layout) or is_empty:
+        if not is_empty:
             raise ValueError(
                 "the cache holds tokens of another model, or of one with other settings: pass model.new_cache()"
             )
         _fill_layers(cache, layout, serves_other_layers)
         cache.contents = CacheContents(signature)  # type: ignore[attr-defined]
-    elif len(lengths) > 1:
+    elif any(length != lengths[0] for length in lengths):
         raise ValueError(
-            f"the layers of the cache hold unequal numbers of tokens, {sorted(lengths)}: pass model.new_cache()"
+            f"the layers of the cache hold unequal numbers of tokens, {sorted(set(lengths))}: pass model.new_cache()"
         )
 
 

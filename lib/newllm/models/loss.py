@@ -15,21 +15,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Forward computes the gradients too, chunk by chunk, while each chunk's logits are at hand."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, count: float) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, count: Tensor) -> Tensor:
+        counted = (targets != IGNORED_LABEL)[:, None]
+        known = torch.where(counted, targets[:, None], 0)
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        one = -counted.to(total.dtype) / count
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for start in range(0, hidden.shape[0], CHUNK_TOKENS):
             rows = slice(start, start + CHUNK_TOKENS)
             logits = (hidden[rows] @ weight.T).to(total.dtype)
             normaliser = logits.logsumexp(-1, keepdim=True)
-            total += (normaliser.squeeze(-1) - logits.gather(1, targets[rows, None]).squeeze(1)).sum()
+            total += torch.where(counted[rows], normaliser - logits.gather(1, known[rows]), 0).sum()
             if grad_hidden is None and grad_weight is None:
                 continue
-            # d loss / d logits = softmax - one-hot, over the number of predicted tokens.
-            error = logits.sub_(normaliser).exp_().div_(count)
-            error.scatter_add_(1, targets[rows, None], error.new_full((error.shape[0], 1), -1.0 / count))
-            error = error.to(hidden.dtype)
+            # d loss / d logits = softmax - one-hot, over the number of predicted tokens; nothing where none is.
+            error = logits.sub_(normaliser.masked_fill(~counted[rows], torch.inf)).exp_().div_(count)
+            error = error.scatter_add_(1, known[rows], one[rows]).to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = error @ weight
             if grad_weight is not None:
@@ -67,9 +69,11 @@ def linear_cross_entropy(
         Mean loss in nats per counted token; 0 where none counts. The (N, V) logits are never held at once.
     """
     counted = targets != IGNORED_LABEL
-    if not bool(counted.all()):
+    items = counted.sum() if num_items is None else torch.as_tensor(num_items, device=hidden.device)
+    count = items.clamp(min=1).to(torch.promote_types(hidden.dtype, torch.float32))
+    # Rows that do not count are worth leaving out, but a graph cannot ask whether there are any.
+    if not torch.compiler.is_compiling() and not bool(counted.all()):
         hidden, targets = hidden[counted], targets[counted]
-    count = max(1.0, float(targets.numel() if num_items is None else num_items))
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)

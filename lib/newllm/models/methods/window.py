@@ -109,7 +109,7 @@ class WindowLayer(DescribedLayer):
         mask
             True where a real token stands, among all tokens so far (B, S); None where all are.
         """
-        self.tokens_seen = int(columns[0, -1]) + 1
+        self.tokens_seen += keys.shape[2] - (0 if self.keys is None else self.keys.shape[2])
         self.is_initialized = True
         if self.record_past or self.tokens_seen <= self.window + self.sinks:
             # A copy where it is a view: of a longer tensor, all of it would be kept alive.
