@@ -10,6 +10,7 @@ import contextlib
 import errno
 import gc
 import hashlib
+import itertools
 import json
 import logging
 import multiprocessing
@@ -235,26 +236,26 @@ def restart(place: Place, outputs: Path, expected: Any) -> list[str]:
     return [f"{outputs.name}: {path} is left" for path in outputs.rglob(f"{PARTIAL}*")]
 
 
-def killed_runs(folder: Path) -> dict[str, Any]:
-    """End the small run at every event, and go on from there."""
+def killed_runs(folder: Path, stride: int) -> dict[str, Any]:
+    """End the small run at every stride-th state of the disk, and go on from there."""
     place = Place(folder)
     place.outputs.mkdir()
     whole = record_events(place, lambda: place.run(place.outputs))
-    return {"events": whole["events"], **restart_all(place, whole["result"])}
+    return {"events": whole["events"], **restart_all(place, whole["result"], stride)}
 
 
-def killed_deletions(folder: Path) -> dict[str, Any]:
-    """End the deletion of a finished run, as ``--rerun`` does it, at every event, and go on from there."""
+def killed_deletions(folder: Path, stride: int) -> dict[str, Any]:
+    """End the deletion of a finished run, as ``--rerun`` does it, at every stride-th state, and go on from there."""
     place = Place(folder)
     place.outputs.mkdir()
     result = in_a_child(lambda: place.run(place.outputs))
     cleared = record_events(place, lambda: place.notebook_run(place.outputs).clear())
-    return {"events": cleared["events"], **restart_all(place, result)}
+    return {"events": cleared["events"], **restart_all(place, result, stride)}
 
 
-def restart_all(place: Place, expected: Any) -> dict[str, Any]:
-    """Go on from everything that was kept, and count."""
-    kept = sorted(place.snapshots.iterdir())
+def restart_all(place: Place, expected: Any, stride: int) -> dict[str, Any]:
+    """Go on from every stride-th state that was kept, and count."""
+    kept = sorted(place.snapshots.iterdir())[::stride]
     return {"restarts": len(kept), "failed": [fault for each in kept for fault in restart(place, each, expected)]}
 
 
@@ -292,8 +293,8 @@ def _flipped(content: bytes, chance: random.Random) -> bytes:
     return content[:place] + bytes([content[place] ^ (1 << chance.randrange(8))]) + content[place + 1 :]
 
 
-def every_fault(folder: Path, flips: int) -> dict[str, Any]:
-    """Damage every file of the finished run and of a half-finished one in turn, and run again.
+def every_fault(folder: Path, stride: int) -> dict[str, Any]:
+    """Damage files of the finished run and of a half-finished one, and run again: every stride-th file and fault.
 
     The half-finished one was killed in main training, with two checkpoints. A fault did not matter, was named and made
     good, was refused, or passed silently: then numbers are others than those of the undamaged run.
@@ -314,21 +315,20 @@ def every_fault(folder: Path, flips: int) -> dict[str, Any]:
         # What the lender left is finished in both states.
         inside = "*" if state == "finished" else f"*{ARM}*/**/*"
         files = [path.relative_to(source) for path in sorted(source.rglob(inside)) if path.is_file()]
-        for name in (name for name in files if not name.name.startswith(".")):
-            for fault, damage in FAULTS.items():
-                for _ in range(flips if fault == "flipped bit" else 1):
-                    copy = folder / "copy"
-                    shutil.copytree(source, copy)
-                    content = damage((copy / name).read_bytes(), chance)
-                    (copy / name).unlink()
-                    if content is not None:
-                        (copy / name).write_bytes(content)
-                    outcome = in_a_child(lambda copy=copy: with_warnings(place, copy))  # type: ignore[misc]
-                    verdict = _verdict(outcome, whole["result"])
-                    seen[verdict] += 1
-                    if verdict == "silent" or (verdict == "refused" and "Error: " not in outcome):
-                        silent.append(f"{state}, {name}, {fault}: {outcome if isinstance(outcome, str) else ''}")
-                    shutil.rmtree(copy)
+        files = [name for name in files if not name.name.startswith(".")]
+        for name, fault in list(itertools.product(files, FAULTS))[::stride]:
+            copy = folder / "copy"
+            shutil.copytree(source, copy)
+            content = FAULTS[fault]((copy / name).read_bytes(), chance)
+            (copy / name).unlink()
+            if content is not None:
+                (copy / name).write_bytes(content)
+            outcome = in_a_child(lambda copy=copy: with_warnings(place, copy))  # type: ignore[misc]
+            verdict = _verdict(outcome, whole["result"])
+            seen[verdict] += 1
+            if verdict == "silent" or (verdict == "refused" and "Error: " not in outcome):
+                silent.append(f"{state}, {name}, {fault}: {outcome if isinstance(outcome, str) else ''}")
+            shutil.rmtree(copy)
     return {"counts": counts, "silent": silent}
 
 

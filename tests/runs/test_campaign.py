@@ -1,4 +1,7 @@
-"""A small run ended at every file-system event, on a full disk, with damaged files: it ends with its numbers."""
+"""A small run ended at file-system events, on a full disk, with damaged files: it ends with its numbers.
+
+Every second state of the disk and every second fault, which another stride than 2 makes fewer, or all (1; minutes).
+"""
 
 import json
 import os
@@ -26,16 +29,16 @@ def campaign(name: str, folder: Path, *arguments: int) -> dict[str, Any]:
 
 
 def test_a_run_that_is_killed_at_any_event_ends_with_the_same_numbers(tmp_path):
-    found = campaign("killed_runs", tmp_path)
+    found = campaign("killed_runs", tmp_path, 2)
     assert found["failed"] == []
     assert found["events"] > 120
-    assert found["restarts"] > 120
+    assert found["restarts"] > 60
 
 
 def test_a_deletion_that_is_killed_at_any_event_leaves_a_run_that_goes_on(tmp_path):
-    found = campaign("killed_deletions", tmp_path)
+    found = campaign("killed_deletions", tmp_path, 2)
     assert found["failed"] == []
-    assert found["restarts"] > 40
+    assert found["restarts"] > 20
 
 
 def test_a_full_disk_is_harmless(tmp_path):
@@ -45,9 +48,9 @@ def test_a_full_disk_is_harmless(tmp_path):
 
 
 def test_no_damage_passes_silently(tmp_path):
-    found = campaign("every_fault", tmp_path, 1)
+    found = campaign("every_fault", tmp_path, 2)
     assert found["silent"] == []
-    for state, least in (("finished", 50), ("half-finished", 5)):
+    for state, least in (("finished", 25), ("half-finished", 3)):
         counts = found["counts"][state]
         assert counts["silent"] == 0
         assert counts["made good"] > least
