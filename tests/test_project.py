@@ -54,11 +54,7 @@ class TestLock:
         "requirement",
         [
             *PROJECT["dependencies"],
-            *(
-                wanted
-                for extra in ("dev", "docs", "figures", "scale")
-                for wanted in PROJECT["optional-dependencies"][extra]
-            ),
+            *(wanted for extra in ("dev", "docs", "scale") for wanted in PROJECT["optional-dependencies"][extra]),
             "setuptools>=77",
         ],
     )

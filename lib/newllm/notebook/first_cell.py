@@ -67,10 +67,7 @@ def prepare() -> None:
 
 
 def missing_packages() -> list[str]:
-    """Return what ``pyproject.toml`` asks for and is not installed, or is older than it asks for.
-
-    Only the requirement's lower bound or exact version is looked at.
-    """
+    """Return what ``pyproject.toml`` asks for and is not installed in the version, or one as new, that it asks for."""
     project = Path(__file__).resolve().parents[3] / "pyproject.toml"
     if not project.is_file():  # installed from a wheel: pip has seen to the packages
         return []
@@ -79,11 +76,13 @@ def missing_packages() -> list[str]:
 
 
 def _is_installed(requirement: str) -> bool:
-    name, _, bound = re.split(r"(>=|==)", requirement)
+    name, comparison, bound = re.split(r"(>=|==)", requirement)
     try:
         installed = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return False
+    if comparison == "==":
+        return _numbers(installed) == _numbers(bound)
     return _numbers(installed) >= _numbers(bound)
 
 

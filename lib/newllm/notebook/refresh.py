@@ -90,11 +90,6 @@ def embed_pictures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     ----------
     notebook
         An executed notebook; changed in place and returned.
-
-    Raises
-    ------
-    RuntimeError
-        Where kaleido finds no Chrome or Chromium.
     """
     outputs = [data for data in _displayed(notebook) if FIGURE in data and PICTURE not in data]
     if not outputs:

@@ -67,8 +67,6 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
     ValueError
         Before anything is written, where the folder holds neither record, part nor retrofit, one of ``weights`` is no
         arm of it, or all published weights together would be too large.
-    RuntimeError
-        Where kaleido finds no Chrome or Chromium to draw the picture.
     """
     retrofits = [path.parent for path in sorted(run.rglob(RESULT_FILE))]
     records = {path.parent: read_record(path.parent) for path in sorted(run.rglob(RECORD_FILE))}

@@ -1,11 +1,15 @@
 """Figures as files: an interactive page, its data, and a PNG in the size that its layout asks for."""
 
 import logging
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import plotly
 import plotly.io
 import plotly.offline
+from kaleido.scopes.plotly import PlotlyScope
 from plotly import graph_objects
 
 from newllm.files import atomic_file, write_atomically
@@ -17,7 +21,7 @@ PICTURE_WIDTH = 820  # pixels of a PNG of a figure that has no width of its own:
 
 
 def write_pictures(figures: Sequence[graph_objects.Figure], paths: Sequence[Path], scale: float = 1) -> None:
-    """Draw figures, all with one start of the browser, which takes seconds.
+    """Draw figures, all with one start of the renderer, which takes seconds.
 
     Parameters
     ----------
@@ -30,23 +34,37 @@ def write_pictures(figures: Sequence[graph_objects.Figure], paths: Sequence[Path
 
     Raises
     ------
-    RuntimeError, ValueError
-        Where kaleido, or Chrome or Chromium, is not there or does not start.
+    ValueError
+        Where the renderer does not start or cannot draw a figure.
     """
-    plotly.io.write_images(
-        list(figures),
-        list(paths),
-        # Unlike write_image, write_images does not look into the layout.
-        width=[figure.layout.width or PICTURE_WIDTH for figure in figures],
-        height=[figure.layout.height for figure in figures],
-        scale=scale,
-    )
+    with _renderer() as renderer:
+        for figure, path in zip(figures, paths, strict=True):
+            # A figure without a width would get the renderer's own.
+            picture = renderer.transform(figure, format="png", width=figure.layout.width or PICTURE_WIDTH, scale=scale)
+            with atomic_file(path) as temporary:
+                temporary.write_bytes(picture)
+
+
+@contextmanager
+def _renderer() -> Iterator[PlotlyScope]:
+    """Start the renderer that kaleido 0.2 brings; later kaleidos draw only where a browser is installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Links without blanks in their paths, which its start script cannot read.
+        program, script = Path(folder) / "kaleido", Path(folder) / "plotly.min.js"
+        program.symlink_to(Path(PlotlyScope.executable_path()).parent)
+        script.symlink_to(Path(plotly.__file__).parent / "package_data" / "plotly.min.js")
+        renderer = PlotlyScope(plotlyjs=str(script), mathjax=False)
+        renderer.executable_path = lambda: str(program / "kaleido")
+        try:
+            yield renderer
+        finally:
+            renderer._shutdown_kaleido()  # its thread holds the object, which would end the process when deleted
 
 
 def write_pictures_where_possible(
     figures: Sequence[graph_objects.Figure], paths: Sequence[Path], scale: float = 1
 ) -> None:
-    """Draw figures as `write_pictures` does; where there is no browser to draw them, log that instead.
+    """Draw figures as `write_pictures` does; where that fails, log it: no run is lost for a picture.
 
     Parameters
     ----------
@@ -55,9 +73,8 @@ def write_pictures_where_possible(
     """
     try:
         write_pictures(figures, paths, scale)
-    except (RuntimeError, ValueError) as error:  # kaleido, or the browser, is not there or does not start
-        reason = " ".join(str(error).split())
-        logger.info("No PNG is drawn, which needs kaleido and Chrome or Chromium: %s", reason)
+    except ValueError as error:
+        logger.warning("No PNG is drawn: %s", " ".join(str(error).split()))
 
 
 def save_figure(figure: graph_objects.Figure, folder: Path, name: str) -> list[Path]:
@@ -93,9 +110,9 @@ def save_figure(figure: graph_objects.Figure, folder: Path, name: str) -> list[P
 
 
 def draw_pictures(folder: Path) -> None:
-    """Draw every saved figure under a folder that has no PNG yet, where kaleido and Chrome or Chromium can.
+    """Draw every saved figure under a folder that has no PNG yet.
 
-    It is done once for all, at the end of a run: starting the browser takes seconds, a picture next to nothing.
+    It is done once for all, at the end of a run: the renderer takes seconds to start.
     """
     saved = [path for path in sorted(folder.rglob(f"{FIGURES_FOLDER}/*.json")) if not path.with_suffix(".png").exists()]
     if not saved:
