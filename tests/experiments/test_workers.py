@@ -37,6 +37,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
 def result(record: Record) -> dict[str, object]:
     """What a record says of the model, and not of the machine."""
     kept = {name: value for name, value in record.metrics.items() if not re.search("second|memory", name)}
+    assert record.peak_memory is not None
     others = {"parameters": record.parameters, "continuations": record.continuations, "bytes": record.cache}
     return {**{name: pytest.approx(value, rel=1e-4) for name, value in kept.items()}, **others}
 
@@ -144,6 +145,7 @@ def test_a_job_of_slurm_runs_one_trial_at_a_time_on_all_its_cores():
             ["--on", "slrum"],
             "--on is 'slrum', but it must be local or slurm, or the address .* (did you mean 'slurm'?).",
         ),
+        (["--dry-run", "-p", "precision=tf32", "-p", "device=cpu"], "precision is tf32, which cpu has not"),
         (["--on", "tcp://10.0.0.7:8786", "--processes", "2"], "it has the workers that it has"),
     ],
 )

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,8 @@ from newllm.config.profiles import sweep_path
 from newllm.config.values import read_value
 from newllm.experiments.comparison import Runner
 from newllm.experiments.jobs import run_as_jobs
-from newllm.experiments.sweeps import SweepRun, load_sweep, plan
+from newllm.experiments.planning import check_device
+from newllm.experiments.sweeps import PlannedTrial, SweepRun, load_sweep, plan
 from newllm.experiments.trial import Trial
 from newllm.models.registry import BASELINE
 from newllm.notebook.tables import show_arms
@@ -43,7 +44,10 @@ def main(options: argparse.Namespace) -> int:
     try:
         path = sweep_path(options.sweep)
         given = {key: text and read_value(text) for key, text in read_assignments(options.parameters).items()}
-        run = SweepRun(path.stem, plan(load_sweep(path, given)))
+        planned = plan(load_sweep(path, given))
+        if options.on in (None, LOCAL):
+            check_devices(planned)
+        run = SweepRun(path.stem, planned)
         with open_place(options.on, options.processes or 1, is_rehearsal=options.dry_run) as place:
             expected = run.expected_stages(place.shared_by)
             announce(run, expected, place.count)
@@ -63,6 +67,13 @@ def main(options: argparse.Namespace) -> int:
     run.run.finish(time.monotonic() - started)
     logger.info("%s", run.run.folder)
     return 0
+
+
+def check_devices(planned: Sequence[PlannedTrial]) -> None:
+    """Refuse devices and precisions that this machine, where the trials shall run, has not."""
+    used = {(trial.parameters.device, trial.parameters.precision): trial.parameters for trial in planned}
+    for parameters in used.values():
+        check_device(parameters)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from newllm.files import PROJECTION_DESCRIPTION, cache_folder, is_local_model, w
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
 from newllm.runs.saved_model import check_pretrained, find_saved_model
-from newllm.runtime import choose_device, usable_device
+from newllm.runtime import usable_device
 from newllm.training.embeddings import RANDOM, local_embedding, refuse_random_head
 from newllm.training.stream import refuse_short_stretches
 
@@ -54,13 +54,12 @@ def check_before_work(parameters: RunParameters) -> None:
     """
     try:
         _check_folder(parameters.output_folder)
-        usable_device(parameters.device)
+        check_device(parameters)
         if isinstance(parameters, FactParameters):
             wrong_answers(load_facts(parameters.facts_file))
         if isinstance(parameters, DataParameters):
             check_text(parameters)
         if isinstance(parameters, ExperimentParameters):
-            _check_precision(parameters)
             _check_checkpoint(parameters)
             check_arms(trained_arms(parameters), parameters)
             if isinstance(parameters, RetrofitNotebook):
@@ -183,9 +182,10 @@ def _check_stream(arm: Arm, model: BorrowedEmbeddingModel, parameters: Experimen
         local_embedding(config.embedding_source, width=config.hidden_size)
 
 
-def _check_precision(parameters: ExperimentParameters) -> None:
-    device = choose_device(parameters.device)
-    if parameters.precision == "tf32" and device.type != "cuda":
+def check_device(parameters: RunParameters) -> None:
+    """Refuse a device that this machine has not, and a precision that the device has not, by a ValueError."""
+    device = usable_device(parameters.device)
+    if isinstance(parameters, ExperimentParameters) and parameters.precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision is tf32, which {device.type} has not: take float32, or a device of NVIDIA's")
 
 

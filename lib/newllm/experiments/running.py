@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from newllm.data import TextData
+from newllm.evaluation.memory import peak_memory
 from newllm.experiments.recipes import RECIPES, TRAINING_FOLDER
 from newllm.experiments.scoring import Subject, score, write_scores
 from newllm.experiments.trial import Trial, lender_of
@@ -14,6 +15,9 @@ from newllm.runs.record import CertificateResult, Record
 from newllm.runs.saving import save_trained_model
 from newllm.runtime import choose_device, move, no_progress_bar
 from newllm.training.checkpoints import WEIGHTS
+
+# Time between two looks at the memory of a training.
+MEMORY_SECONDS = 0.05
 
 
 def run_trial(trial: Trial, data: TextData) -> Record:
@@ -65,8 +69,9 @@ def _run(trial: Trial, run: Run, data: TextData) -> Record:
     _put_weights_back(run.folder)
     start = time.perf_counter()
     with written_progress(run.folder):
-        subject = _train(trial, run.folder, data)
-        record = record_scores(subject, data, run, start)
+        with peak_memory(choose_device(trial.parameters.device), MEMORY_SECONDS) as memory:
+            subject = _train(trial, run.folder, data)
+        record = record_scores(subject, data, run, start, memory.peak)
         _save(subject, data, run.folder)
         run.finish(record.duration_seconds, record)
     return record
@@ -81,7 +86,7 @@ def _train(trial: Trial, folder: Path, data: TextData) -> Subject:
     return Subject(trial.arm.name, trial.arm.method, trial.seed, trial.parameters, model, trained)
 
 
-def record_scores(subject: Subject, data: TextData, run: Run, start: float) -> Record:
+def record_scores(subject: Subject, data: TextData, run: Run, start: float, peak_memory: int | None = None) -> Record:
     """Score a model, write what was found, and describe it in a record, which finishes the run."""
     scores = score(subject, data)
     write_scores(subject, scores, data, run)
@@ -99,6 +104,7 @@ def record_scores(subject: Subject, data: TextData, run: Run, start: float) -> R
         certificate=CertificateResult(passed=True, max_change=scores.certificate.max_change),
         continuations=scores.continuations,
         duration_seconds=time.perf_counter() - start,
+        peak_memory=peak_memory,
     )
 
 

@@ -65,6 +65,12 @@ class Record(_Part):
     certificate: CertificateResult
     continuations: tuple[Continuation, ...]
     duration_seconds: float = Field(ge=0)
+    peak_memory: int | None = Field(
+        None,
+        gt=0,
+        description="most bytes held at once in training, by the process that finished it: PyTorch's on a CUDA device, "
+        "the process's elsewhere; None where nothing was trained, or not measured",
+    )
     provenance: Provenance = Field(default_factory=Provenance.collect)
 
 
