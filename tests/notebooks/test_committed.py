@@ -6,12 +6,20 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from newllm.config.notebooks import NOTEBOOKS, Claims, Leaderboard
-from newllm.config.profiles import load_parameters
+from newllm.config.groups import ExperimentParameters
+from newllm.config.notebooks import NOTEBOOKS, Claims, Leaderboard, ProjectionTraining, ReversalCurse
+from newllm.config.profiles import SHOWN, load_parameters
+from newllm.data import prepare_data
+from newllm.experiments import comparison
+from newllm.experiments.comparison import compare
+from newllm.experiments.projection_study import study_projections
 from newllm.experiments.published import unpublished
+from newllm.experiments.reversal import compare_reversal
+from newllm.files import cache_folder
 from newllm.notebook.first_cell import FIRST_CELL
 from newllm.notebook.refresh import FIGURE, PICTURE
 from newllm.publication.site_documents import colab_badge
+from newllm.runs.folder import Run
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -108,3 +116,25 @@ def test_explains_itself(notebook):
 
 def test_opens_in_colab(notebook, path):
     assert colab_badge(path.stem) in notebook.cells[0].source.splitlines()
+
+
+def test_the_calls_of_its_cells_take_over_what_is_published_and_begin_nothing(notebook, path, tmp_path, monkeypatch):
+    values: dict[str, object] = {}
+    exec(code_cells(notebook)[1].source, values)
+    parameters = load_parameters(path.stem, str(values["profile"]), {})
+    if values["profile"] != SHOWN or not isinstance(parameters, ProjectionTraining | ExperimentParameters):
+        pytest.skip("makes nothing, or is not published yet")
+
+    def begun(*_, **__):
+        raise AssertionError(f"{path.stem} trains or times what is published")
+
+    monkeypatch.setenv("NEWLLM_CACHE", str(cache_folder()))
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(Run, "start", begun)
+    monkeypatch.setattr(comparison, "run_side_by_side", begun)  # which may go on in other processes
+    if isinstance(parameters, ReversalCurse):
+        assert compare_reversal(parameters, tmp_path / "run")
+    elif isinstance(parameters, ProjectionTraining):
+        assert study_projections(parameters, prepare_data(parameters), tmp_path / "run")
+    else:
+        assert len(compare(parameters, prepare_data(parameters), tmp_path / "run"))
