@@ -82,7 +82,7 @@ def recurrence_at_pass(spectra: pd.DataFrame, contexts: pd.DataFrame, iteration:
     iteration
         The pass.
     """
-    figure = make_subplots(cols=2, subplot_titles=["spectrum", "contexts, in the two widest directions"])
+    figure = make_subplots(cols=2, subplot_titles=["spectrum", "contexts, widest directions"])
     values = spectra[spectra["iteration"] == iteration]
     places = contexts[contexts["iteration"] == iteration]
     figure.add_scatter(x=values["rank"], y=100 * values["share"], mode="lines", line_color=COLOURS[0], showlegend=False)

@@ -19,7 +19,9 @@ from newllm.files import atomic_file, write_atomically
 logger = logging.getLogger(__name__)
 
 FIGURES_FOLDER = "figures"
-PICTURE_WIDTH = 820  # pixels of a PNG of a figure that has no width of its own: on a page it is as wide as its place
+# Pixels of a PNG of a figure that has no width of its own, which on a page is as wide as its place: a narrow page shows
+# it whole, and JupyterLab shows it in the place of the figure until a notebook is run.
+PICTURE_WIDTH = 580
 
 
 def write_pictures(figures: Sequence[graph_objects.Figure], paths: Sequence[Path], scale: float = 1) -> None:
