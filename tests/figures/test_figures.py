@@ -178,6 +178,11 @@ def test_certificate_draws_forbidden_and_required_change():
             15.0,
         ),
         (
+            figures.precision_against_bytes,
+            pd.DataFrame({"arm": ["a"], "precision": ["int8"], "bytes_per_token": [15.0], "bits_per_byte": [15.0]}),
+            15.0,
+        ),
+        (
             figures.directions,
             pd.DataFrame({"arm": ["a"], "forward_perplexity": [15.0], "backward_perplexity": [90.0]}),
             15.0,

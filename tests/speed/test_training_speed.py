@@ -3,7 +3,7 @@
 Under the test command each side makes a few steps and the ratio is printed, never asserted. By hand, for real figures
 (`mini` by default; ``70m`` takes minutes)::
 
-    python -m tests.benchmarks.test_training_speed [size] [steps] [rounds]
+    python -m tests.speed.test_training_speed [size] [steps] [rounds]
 """
 
 import statistics

@@ -165,6 +165,7 @@ class LatentAttention(ExperimentParameters):
     decode_prefill: Count | None = Field(
         None, description="tokens that are computed to fill a cache, then repeated; None: all of them"
     )
+    precision_windows: Count = Field(64, description="test windows that are read through caches of fewer bits")
 
     @model_validator(mode="after")
     def _check_contexts(self) -> Self:

@@ -62,6 +62,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         self.token_ids = token_ids
         self.seq_length = seq_length
         self.groups = DocumentGroups.of([(len(token_ids), "all")]) if groups is None else groups
+        self.bytes_per_token = bytes_per_token
         self.text_bytes = int(bytes_per_token[token_ids[1:]].sum())
 
     def __len__(self) -> int:
@@ -92,6 +93,11 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
     def group_names(self) -> tuple[str, ...]:
         """Names of the document groups, by number."""
         return self.groups.names
+
+    def first(self, windows: int) -> "TokenWindows":
+        """Return the first windows, or all where there are fewer."""
+        ids = self.token_ids[: min(windows, len(self)) * self.seq_length + 1]
+        return TokenWindows(ids, self.seq_length, self.bytes_per_token, self.groups)
 
     def stream(self, windows: WindowCount = "all") -> Tensor:
         """Return the ids of the first windows, or of as many as there are, as one stream (windows * seq_length,)."""

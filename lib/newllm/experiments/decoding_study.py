@@ -50,6 +50,7 @@ def _time(parameters: LatentAttention, _: Run) -> dict[str, pd.DataFrame]:
         ABSORBED: create("mla", size),
         "pythia": create("pythia", size),
         "mqa": create("mqa", size),
+        "context": create("context", size),
         "DeepSeek-V3": deepseek_like(size),
         EXPANDED: create("mla", size),
         "GPT-NeoX": gpt_neox_like(size),

@@ -19,7 +19,7 @@ from newllm.figures.comparison import (
     position_perplexity,
     quality_against_bytes,
 )
-from newllm.figures.memory import against_context_length, cache_sizes, kept_by_token
+from newllm.figures.memory import against_context_length, cache_sizes, kept_by_token, precision_against_bytes
 from newllm.figures.recall import passage_gains, places_in_period, recallable_tokens
 from newllm.figures.retrofit import energy_lost, lost_against_bytes
 from newllm.figures.reversal import directions, knowledge_gains
@@ -56,6 +56,7 @@ __all__ = [
     "passage_gains",
     "places_in_period",
     "position_perplexity",
+    "precision_against_bytes",
     "quality_against_bytes",
     "recallable_tokens",
     "recurrence_at_pass",

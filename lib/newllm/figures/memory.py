@@ -27,6 +27,26 @@ def against_context_length(frame: pd.DataFrame, column: str, title: str, label: 
     return figure.update_yaxes(tickformat="~g")
 
 
+def precision_against_bytes(table: pd.DataFrame) -> go.Figure:
+    """Bits per byte of each model whose cache is kept in fewer and fewer bits, against the bytes that leaves.
+
+    Parameters
+    ----------
+    table
+        Columns arm, precision, bytes_per_token, bits_per_byte.
+    """
+    figure = lines(table, "bytes_per_token", "bits_per_byte", "arm")
+    for trace, (_, chosen) in zip(figure.data, table.groupby("arm", sort=False), strict=True):
+        # Eight bits, as floats or integers, leave nearly the same bytes: their words stand apart.
+        places = ["bottom center" if precision == "float8" else "top center" for precision in chosen["precision"]]
+        trace.update(mode="lines+markers+text", text=list(chosen["precision"]), textposition=places)
+    figure = finish(figure, "The same caches in fewer bits", "KV bytes a token", "bits per byte", log_x=True)
+    low, high = table["bits_per_byte"].min(), table["bits_per_byte"].max()
+    # Room for the words above the points; a hundredth of a bit at least, so that nothing looks like much.
+    room = max(0.15 * (high - low), 0.01)
+    return figure.update_yaxes(range=[low - 2 * room, high + 2 * room], tickformat=".3~f")
+
+
 def kept_by_token(entries: pd.DataFrame) -> go.Figure:
     """Draw what each model's cache still holds of each token: one small picture a model, all to the same scale.
 

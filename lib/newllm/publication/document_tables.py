@@ -167,6 +167,48 @@ def decoding() -> pd.DataFrame:
     return table
 
 
+def decoding_reads() -> pd.DataFrame:
+    """Write what a step reads beside the weights, and how near it is to reading weights and cache once."""
+    timings = published_table("06_latent_attention/tables/decoding")
+    rows = []
+    for model, of_model in timings.groupby("model", sort=False):
+        longest = of_model.sort_values("context").iloc[-1]
+        nearness = {f"x reading, {row.context:,}": f"{row.times_reading:.1f}" for row in of_model.itertuples()}
+        rows.append(
+            {
+                "model": model,
+                "cache": longest["cache"],
+                f"MiB kept, {longest['context']:,}": f"{longest['cache_bytes'] / 2**20:.1f}",
+                "MiB read a step": f"{longest['read_bytes'] / 2**20:.1f}",
+                **nearness,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def decoding_circumstances() -> pd.DataFrame:
+    """Write on what the steps were timed."""
+    timed = published_table("06_latent_attention/tables/decoding").iloc[0]
+    return pd.DataFrame([{"threads": timed["threads"], "load before": timed["load"], "commit": f"`{timed['commit']}`"}])
+
+
+def cache_precision() -> pd.DataFrame:
+    """Write what each trained model loses where its cache is kept in fewer bits."""
+    return pd.DataFrame(
+        [
+            {
+                "arm": f"`{row['arm']}`",
+                "cache": row["precision"],
+                "KV bytes a token, with scales": f"{row['bytes_per_token']:,.0f}",
+                "perplexity": f"{row['perplexity']:.2f}",
+                "accuracy": f"{row['accuracy']:.1%}",
+                "nats/token from float32": "" if pd.isna(row["difference"]) else with_interval(row, "difference", 4),
+            }
+            for _, row in published_table("06_latent_attention/tables/cache_precision").iterrows()
+        ]
+    )
+
+
 def reversal_curse() -> pd.DataFrame:
     """Write what models know of facts that they were taught in one direction."""
     summary = published_table("05_reversal_curse/tables/reversal")
@@ -312,6 +354,9 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "hours": hours,
     "models at 70m": models_at_70m,
     "decoding": decoding,
+    "decoding reads": decoding_reads,
+    "decoding circumstances": decoding_circumstances,
+    "cache precision": cache_precision,
     "reversal curse": reversal_curse,
     "latent widths": latent_widths,
     "position encodings": position_encodings,
