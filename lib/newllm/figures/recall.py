@@ -71,4 +71,5 @@ def places_in_period(places: pd.DataFrame) -> go.Figure:
 def _nothing(title: str, reason: str) -> go.Figure:
     figure = go.Figure()
     figure.add_annotation(text=reason, showarrow=False, xref="paper", yref="paper")
-    return finish(figure, title, "", "").update_layout(height=180)
+    figure = finish(figure, title, "", "").update_layout(height=120)
+    return figure.update_xaxes(visible=False).update_yaxes(visible=False)

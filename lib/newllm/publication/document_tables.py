@@ -16,6 +16,15 @@ from newllm.analysis.tables import arms_table, readable
 from newllm.analysis.wording import with_interval
 from newllm.files import project_root, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
+from newllm.publication.cost_tables import (
+    cache_precision,
+    decoding,
+    decoding_circumstances,
+    decoding_reads,
+    limits,
+    models_at_70m,
+    side_by_side,
+)
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
 from newllm.publication.reference import (
@@ -123,90 +132,6 @@ def healed_retrofits() -> pd.DataFrame:
     if healed.empty:
         raise UnpublishedError("not published yet: `newllm retrofit ... -p healing_tokens=...`")
     return stages_table(pd.concat([stages[stages["stage"] == ORIGINAL], healed]))
-
-
-def models_at_70m() -> pd.DataFrame:
-    """Write what each model costs and keeps at the 70M shape, as ``newllm models`` measured it, widest cache first."""
-    rows = []
-    for _, row in published_table("models_70m").iterrows():
-        speeds = {
-            f"tokens/s at {int(name.rpartition('_')[2]):,}": f"{row[name]:.0f}"
-            for name in row.index
-            if name.startswith("tokens_per_second_")
-        }
-        rows.append(
-            {
-                "model": f"`{row['model']}`",
-                "parameters": f"{row['parameters']:,.0f}",
-                "values/token": f"{row['values_per_token']:,.6g}",
-                "bytes/token": f"{row['bytes_per_token']:,.6g}",
-                "bytes of state": f"{row['state_bytes']:,.0f}",
-                "saved": f"{row['saved']:.1%}",
-                "formula": "agrees" if row["formula_agrees"] else "DIFFERS",
-                "certificate": "passed" if row["certificate"] else "FAILED",
-                "cached - uncached": f"{row['cache_error']:.0e}",
-                **speeds,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def decoding() -> pd.DataFrame:
-    """Write the time of a decoding step of each model, as a multiple of that of absorbed latent attention."""
-    timings = published_table("06_latent_attention/tables/decoding")
-    seconds = timings.pivot(index="context", columns="model", values="seconds_per_token")
-    ours = seconds["mla, absorbed"]
-    table = pd.DataFrame({"model": [ours.name, *seconds.loc[seconds.index[-1]].drop(ours.name).sort_values().index]})
-    for context in seconds.index:
-        table[f"{context:,} tokens"] = [
-            f"{1000 * ours[context]:.0f} ms"
-            if model == ours.name
-            else f"{seconds[model][context] / ours[context]:.1f} x"
-            for model in table["model"]
-        ]
-    return table
-
-
-def decoding_reads() -> pd.DataFrame:
-    """Write what a step reads beside the weights, and how near it is to reading weights and cache once."""
-    timings = published_table("06_latent_attention/tables/decoding")
-    rows = []
-    for model, of_model in timings.groupby("model", sort=False):
-        longest = of_model.sort_values("context").iloc[-1]
-        nearness = {f"x reading, {row.context:,}": f"{row.times_reading:.1f}" for row in of_model.itertuples()}
-        rows.append(
-            {
-                "model": model,
-                "cache": longest["cache"],
-                f"MiB kept, {longest['context']:,}": f"{longest['cache_bytes'] / 2**20:.1f}",
-                "MiB read a step": f"{longest['read_bytes'] / 2**20:.1f}",
-                **nearness,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def decoding_circumstances() -> pd.DataFrame:
-    """Write on what the steps were timed."""
-    timed = published_table("06_latent_attention/tables/decoding").iloc[0]
-    return pd.DataFrame([{"threads": timed["threads"], "load before": timed["load"], "commit": f"`{timed['commit']}`"}])
-
-
-def cache_precision() -> pd.DataFrame:
-    """Write what each trained model loses where its cache is kept in fewer bits."""
-    return pd.DataFrame(
-        [
-            {
-                "arm": f"`{row['arm']}`",
-                "cache": row["precision"],
-                "KV bytes a token, with scales": f"{row['bytes_per_token']:,.0f}",
-                "perplexity": f"{row['perplexity']:.2f}",
-                "accuracy": f"{row['accuracy']:.1%}",
-                "nats/token from float32": "" if pd.isna(row["difference"]) else with_interval(row, "difference", 4),
-            }
-            for _, row in published_table("06_latent_attention/tables/cache_precision").iterrows()
-        ]
-    )
 
 
 def reversal_curse() -> pd.DataFrame:
@@ -356,6 +281,8 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "decoding": decoding,
     "decoding reads": decoding_reads,
     "decoding circumstances": decoding_circumstances,
+    "limits": limits,
+    "side by side": side_by_side,
     "cache precision": cache_precision,
     "reversal curse": reversal_curse,
     "latent widths": latent_widths,
