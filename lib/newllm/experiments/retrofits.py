@@ -1,5 +1,6 @@
 """The arm of a notebook that was trained, converted in every way that is asked for, a run each."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from newllm.runs.folder import Run, finished_runs
 from newllm.runs.record import RECORD_FILE, read_record
 from newllm.runs.saved_model import find_saved_model, load_trained_model
 from newllm.runtime import choose_device
+
+logger = logging.getLogger(__name__)
 
 
 def check_retrofits(parameters: RetrofitNotebook) -> None:
@@ -57,13 +60,20 @@ def run_retrofits(parent: str | Path, parameters: RetrofitNotebook, folder: Path
     list of Path
         The folder of each.
     """
-    device, found = choose_device(parameters.device), []
+    device = torch.device(choose_device(parameters.device))
     elsewhere = {} if parameters.rerun else finished_runs(outputs_folder(), reference_folder())
-    for plan in plan_retrofits(parent, parameters, text):
-        found.append(folder / plan.folder_name)
-        Run(found[-1], plan.identity()).take_over(elsewhere)
-        run_retrofit(plan, found[-1], torch.device(device))
-    return found
+    plans = {folder / plan.folder_name: plan for plan in plan_retrofits(parent, parameters, text)}
+    waiting = []
+    for place, plan in plans.items():
+        run = Run(place, plan.identity())
+        run.take_over(elsewhere)
+        if not run.is_finished:
+            waiting.append(place)
+    if len(waiting) < len(plans):
+        logger.info("%d of %d retrofits were finished before.", len(plans) - len(waiting), len(plans))
+    for place in waiting:
+        run_retrofit(plans[place], place, device)
+    return list(plans)
 
 
 def plan_retrofits(parent: str | Path, parameters: RetrofitNotebook, text: DataParameters) -> list[RetrofitPlan]:
