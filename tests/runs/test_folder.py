@@ -12,6 +12,7 @@ import pytest
 
 from newllm.config.profiles import load_parameters
 from newllm.files import write_atomically
+from newllm.runs import pictures
 from newllm.runs.folder import Run, earlier_seconds, finished_runs, open_run
 from newllm.runs.lock import RunError
 from newllm.runs.pictures import draw_pictures, save_figure
@@ -221,12 +222,12 @@ class TestFigures:
     def test_a_picture_is_drawn_once_for_each_version_of_a_figure(self, figure, tmp_path, monkeypatch):
         drawn = []
 
-        def draw(figures, paths, **_):
+        def draw(figures, paths, scale):
             drawn.extend(paths)
             for path in paths:
                 path.write_bytes(b"picture")
 
-        monkeypatch.setattr(plotly.io, "write_images", draw)
+        monkeypatch.setattr(pictures, "write_pictures", draw)
         save_figure(figure, tmp_path / "figures", "losses")
         draw_pictures(tmp_path)
         draw_pictures(tmp_path)
