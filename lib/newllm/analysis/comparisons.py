@@ -9,7 +9,6 @@ from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference,
 from newllm.analysis.summary import summarize_arms
 from newllm.config.notebooks import PositionEncodings
 from newllm.evaluation.perplexity import Windows, extrapolate
-from newllm.experiments.scoring import trained_here
 from newllm.experiments.weights import measure_trials
 from newllm.models.registry import controls
 from newllm.runs.saved_model import load_model
@@ -99,8 +98,7 @@ def extrapolations(
             )
         }
 
-    trained = trained_here(records)
     settings = {"factors": parameters.extrapolation_factors}
-    found = measure_trials(trained, parameters, folder, "extrapolation", settings, score)
+    found = measure_trials(records, parameters, folder, "extrapolation", settings, score)
     columns = ["arm", "seed", "seq_length", "perplexity", "beyond", "tokens"]
     return found.get("extrapolation", pd.DataFrame(columns=columns))

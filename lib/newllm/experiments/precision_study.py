@@ -7,12 +7,13 @@ import pandas as pd
 from newllm.config.notebooks import LatentAttention
 from newllm.data.windows import TokenWindows
 from newllm.evaluation.cache_precision import score_by_precision
-from newllm.experiments.scoring import trained_here
 from newllm.experiments.weights import measure_trials
+from newllm.models.narrow_layer import CODECS
 from newllm.runs.saved_model import load_model
 from newllm.runtime import choose_device
 
 CACHE_PRECISION = "cache_precision"
+NARROWEST = tuple(CODECS)[-1]
 
 
 def score_precisions(
@@ -43,13 +44,13 @@ def score_precisions(
     def score(trial: pd.Series) -> dict[str, pd.DataFrame]:
         model = load_model(trial["folder"])
         try:
-            table = score_by_precision(model, read, device=choose_device(parameters.device))
-        except ValueError:  # before anything is scored: it keeps other things than entries by token
+            model.new_cache(NARROWEST)
+        except ValueError:  # it keeps other things than entries by token
             return {}
+        table = score_by_precision(model, read, device=choose_device(parameters.device))
         return {CACHE_PRECISION: table.rename(columns={"low": "difference_low", "high": "difference_high"})}
 
-    trained = trained_here(records)
-    first = trained[trained["seed"] == trained["seed"].min()]
+    first = records.drop_duplicates("arm")
     found = measure_trials(first, parameters, folder, CACHE_PRECISION, {"windows": len(read)}, score)
     columns = ["arm", "seed", "precision", "bytes_per_token", "perplexity", "bits_per_byte", "accuracy", "difference"]
     return found.get(CACHE_PRECISION, pd.DataFrame(columns=columns))

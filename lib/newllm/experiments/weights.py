@@ -56,7 +56,7 @@ def measure_trials(
     Parameters
     ----------
     records
-        Rows of `newllm.experiments.comparison.compare`.
+        Rows of `newllm.experiments.comparison.compare`; those of models that were only scored are left out.
     parameters
         The notebook's.
     folder
@@ -73,6 +73,7 @@ def measure_trials(
     dict
         The tables of all trials, one below the other, with ``arm`` and ``seed``; none where no trial has them.
     """
+    records = trained_here(records)
     found: dict[Any, FinishedPart] = {}
     waiting: dict[Any, Part] = {}
     for index, trial in records.iterrows():

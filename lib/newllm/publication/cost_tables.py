@@ -5,6 +5,9 @@ import pandas as pd
 from newllm.analysis.wording import with_interval
 from newllm.publication.reference import published_table
 
+# The part of notebook 06 in which models take turns.
+DECODING = "06_latent_attention/decoding/tables/decoding"
+
 
 def models_at_70m() -> pd.DataFrame:
     """Write what each model costs and keeps at the 70M shape, as ``newllm models`` measured it, widest cache first."""
@@ -34,7 +37,7 @@ def models_at_70m() -> pd.DataFrame:
 
 def decoding() -> pd.DataFrame:
     """Write the time of a decoding step of each model, as a multiple of that of absorbed latent attention."""
-    timings = published_table("06_latent_attention/decoding/tables/decoding")
+    timings = published_table(DECODING)
     seconds = timings.pivot(index="context", columns="model", values="seconds_per_token")
     ours = seconds["mla, absorbed"]
     table = pd.DataFrame({"model": [ours.name, *seconds.loc[seconds.index[-1]].drop(ours.name).sort_values().index]})
@@ -50,7 +53,7 @@ def decoding() -> pd.DataFrame:
 
 def decoding_reads() -> pd.DataFrame:
     """Write what a step reads beside the weights, and how near it is to reading weights and cache once."""
-    timings = published_table("06_latent_attention/decoding/tables/decoding")
+    timings = published_table(DECODING)
     rows = []
     for model, of_model in timings.groupby("model", sort=False):
         longest = of_model.sort_values("context").iloc[-1]
@@ -69,7 +72,7 @@ def decoding_reads() -> pd.DataFrame:
 
 def decoding_circumstances() -> pd.DataFrame:
     """Write on what the steps were timed."""
-    timed = published_table("06_latent_attention/decoding/tables/decoding").iloc[0]
+    timed = published_table(DECODING).iloc[0]
     return pd.DataFrame([{"threads": timed["threads"], "load before": timed["load"], "commit": f"`{timed['commit']}`"}])
 
 
@@ -117,7 +120,7 @@ def cache_precision() -> pd.DataFrame:
                 "KV bytes a token, with scales": f"{row['bytes_per_token']:,.0f}",
                 "perplexity": f"{row['perplexity']:.2f}",
                 "accuracy": f"{row['accuracy']:.1%}",
-                "nats/token from float32": "" if pd.isna(row["difference"]) else with_interval(row, "difference", 4),
+                "nats/token from float32": with_interval(row, "difference", 4),
             }
             for _, row in published_table("06_latent_attention/tables/cache_precision").iterrows()
         ]
