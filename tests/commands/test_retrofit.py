@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from newllm import cli
 from newllm.files import read_json
@@ -94,3 +94,71 @@ def test_other_weights_are_refused(text_data, text_folder, tmp_path, capsys):
         assert cli.main(arguments(folder, text_folder, tmp_path / "out")) == 2
         assert said in capsys.readouterr().out
         assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two texts of a user's, a document a line."""
+    found = {}
+    for name, documents in (("calibration_file", 40), ("scored_file", 20)):
+        path = tmp_path / f"{name}.jsonl"
+        lines = [
+            json.dumps({"text": f"{name} {number}: " + "the cat sat on a mat. " * 5}) for number in range(documents)
+        ]
+        path.write_text("\n".join(lines), encoding="utf-8")
+        found[name] = path
+    return found
+
+
+def with_files(checkpoint, files, output, *more):
+    given = [part for name, path in files.items() for part in ("-p", f"{name}={path}")]
+    common = ["--output", str(output), "--device", "cpu", "-p", "seq_length=32", "-p", "calibration_windows=4"]
+    return ["retrofit", str(checkpoint), "--to", "mla", *common, *given, *more]
+
+
+def test_files_of_ones_own_are_calibrated_and_scored_on_as_they_are(checkpoint, files, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert cli.main(with_files(checkpoint, files, output, "-p", "scored_windows=6", "-p", "controls=false")) == 0
+    report = pd.read_csv(output / "report.csv")
+    assert report["bits_per_byte"].notna().all() and report["difference_low"].notna()[1:].all()
+    losses = json.loads((output / "window_losses.json").read_text())
+    # Windows are of several documents, over which intervals are.
+    assert len(losses["window_groups"]) == 6 and len(set(losses["window_groups"])) > 1
+    tokenizer = AutoTokenizer.from_pretrained(output / "model")
+    text = json.loads(files["scored_file"].read_text().splitlines()[0])["text"]
+    ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"][:33])[None]
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(checkpoint)(ids, labels=ids).loss
+    assert losses["window_losses"]["original"][0] == pytest.approx(float(expected), rel=1e-4)
+    # What they are called does not matter, what they say does.
+    renamed = {name: path.rename(path.with_name(f"renamed {path.name}")) for name, path in files.items()}
+    capsys.readouterr()
+    assert cli.main(with_files(checkpoint, renamed, output, "-p", "scored_windows=6", "-p", "controls=false")) == 0
+    assert "is finished" in capsys.readouterr().out
+    renamed["scored_file"].write_text(json.dumps({"text": "another text " * 200}), encoding="utf-8")
+    assert cli.main(with_files(checkpoint, renamed, output, "-p", "scored_windows=6", "-p", "controls=false")) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "said"),
+    [
+        ({"scored_file": None}, [], "scored_file"),
+        ({"scored_file": "nowhere.txt"}, [], "scored_file: there is no file"),
+        ({"scored_file": "model.safetensors"}, [], "only .txt and .jsonl files are read"),
+        ({"scored_file": "calibration_file.jsonl"}, [], "score on another text"),
+        ({}, ["-p", "source=sotu"], "source does nothing beside calibration_file"),
+        ({}, ["-p", "scored_windows=1000"], "but 1000 are asked for"),
+        ({}, ["-p", "healing_tokens=32000"], "but 1000 are asked for"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused_and_nothing_is_written(
+    change, more, said, checkpoint, files, tmp_path, capsys
+):
+    (tmp_path / "model.safetensors").write_bytes(b"0")
+    for name, file in change.items():
+        files[name] = files[name].with_name(file) if file else None
+    given = {name: path for name, path in files.items() if path is not None}
+    assert cli.main(with_files(checkpoint, given, tmp_path / "out", *more)) == 2
+    output = capsys.readouterr().out
+    assert said in output and "Traceback" not in output
+    assert not (tmp_path / "out").exists()

@@ -260,6 +260,16 @@ def test_a_vocabulary_without_some_byte_is_refused(
         load_tokenizer(str(file), pytest.fail, "")
 
 
+def test_a_control_character_may_be_missing_and_a_text_that_has_it_is_refused(
+    tmp_path: Path, paragraphs: list[str]
+) -> None:
+    """As in the tokenizer of SmolLM2."""
+    loaded = load_tokenizer(str(in_tokenizer(trained(tmp_path, paragraphs), without(b"\x04"))), pytest.fail, "")
+    assert loaded.decode(encode_text(loaded, "one\x05 two")) == "one\x05 two"
+    with pytest.raises(ValueError, match="holds the byte 0x04"):
+        encode_text(loaded, "one\x04 two")
+
+
 def test_the_bytes_that_no_text_has_may_be_missing(tmp_path: Path, paragraphs: list[str]) -> None:
     """As in the GPT-NeoX tokenizer, in which Pythia's line feed is token 187."""
     never = [byte for byte in range(256) if not any(byte in chr(point).encode() for point in code_points())]

@@ -6,7 +6,9 @@ import pytest
 from newllm.analysis.retrofits import retrofit_stages
 from newllm.config.notebooks import RetrofitNotebook
 from newllm.experiments import published, retrofits
+from newllm.files import read_json
 from newllm.publication import reference
+from newllm.retrofit import report
 from newllm.runs.folder import finished_runs
 from tests.comparison_setup import settings
 
@@ -42,3 +44,47 @@ def test_what_is_published_is_shown_and_not_made_again(finished_comparison, aske
     other = asked.model_copy(update={"retrofits": ["mla@keep=0.25"]})
     with pytest.raises(TypeError):
         retrofits.run_retrofits(parent, other, tmp_path / "a fresh clone" / "12" / "retrofit", other)
+
+
+def test_budgets_and_seeds_of_healing_are_retrofits_each_which_share_what_was_scored(
+    finished_comparison, asked, text_data, tmp_path, monkeypatch
+):
+    parent = finished_comparison[1] / "pythia-seed1"
+    monkeypatch.setattr("newllm.retrofit.running.prepare_data", lambda parameters: text_data)
+    healing = {
+        "retrofits": ["mla@keep=0.5,batch_size=1,controls=false"],
+        "healing_tokens": [0, 64],
+        "healing_seeds": [0, 1],
+    }
+    parameters = RetrofitNotebook(**asked.model_dump() | healing)
+    scored = []
+
+    def count(model, *others):
+        scored.append(model)
+        return score(model, *others)
+
+    score = report._score
+    monkeypatch.setattr(report, "_score", count)
+    folders = retrofits.run_retrofits(parent, parameters, tmp_path / "retrofit", parameters)
+    stages = retrofit_stages(folders)
+    # No seed decides a conversion without healing.
+    assert len(folders) == 3
+    assert list(stages.loc[stages["healing_tokens"] > 0, "seeds"]) == [2]
+    # The original, the absorbable and the converted model once, and two that were healed.
+    assert len(scored) == 5
+
+
+def test_a_llama_is_converted_on_files_of_its_own(finished_comparison, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(retrofits, "LLAMA_WINDOW", 16)
+    monkeypatch.setattr(retrofits, "LLAMA_CALIBRATION", 2)
+    files = {}
+    for name in ("llama_calibration_file", "llama_scored_file"):
+        files[name] = tmp_path / f"{name}.txt"
+        files[name].write_text(f"{name} of the cat that sat on the mat, " * 20, encoding="utf-8")
+    given = {"llama_retrofits": ["mla@keep=0.5,controls=false"], "llama_windows": 3, **files}
+    parameters = RetrofitNotebook(**asked.model_dump() | given)
+    (folder,) = retrofits.run_llama_retrofits(finished_comparison[1] / "pythia-seed1", parameters, tmp_path / "llama")
+    described = read_json(folder / "retrofit.json")["described"]
+    assert described["text"]["scored_windows"] == 3 and described["text"]["seq_length"] == 16
+    with pytest.raises(ValueError, match="go together"):
+        RetrofitNotebook(**asked.model_dump() | {"llama_scored_file": files["llama_scored_file"]})

@@ -28,13 +28,13 @@ def folders(text_data, text_folder, tmp_path_factory):
         for seed in (0, 1):
             plan = RetrofitPlan(
                 parent=load_trained_model(place / "parent"),
-                name="parent",
+                name="pythia-seed0",
                 parameters=RetrofitParameters(keep=0.5, healing_tokens=32, healing_lr=0.01, batch_size=1),
                 text=settings(text_folder),
                 evaluation=EvaluationParameters(continuation_tokens=2),
                 seed=seed,
             )
-            found.append(place / f"parent-mla-{seed}")
+            found.append(place / f"pythia-seed0-mla-{seed}")
             run_retrofit(plan, found[-1], torch.device("cpu"))
     return found
 

@@ -44,6 +44,8 @@ def llama(vocabulary):
 def write(path, model, tokenizer, architecture="llama"):
     """Write a model and its tokenizer as llama.cpp's converter does."""
     config, writer = model.config, gguf.GGUFWriter(path, architecture)
+    writer.add_name("Smollm2 135M 8k")
+    writer.add_unk_token_id(0)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)

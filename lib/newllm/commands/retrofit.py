@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from newllm.commands.shared import as_text, read_assignments
 from newllm.config.errors import ParameterError, explain, nearest
 from newllm.config.groups import DataParameters, EvaluationParameters
-from newllm.config.retrofit import RetrofitParameters
+from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
 from newllm.data.hub import HubUnavailableError
 from newllm.files import SAVED_MODEL
 from newllm.retrofit.report import REPORT_FILE, report_table
@@ -24,6 +24,8 @@ from newllm.runtime import usable_device
 
 logger = logging.getLogger(__name__)
 Group = TypeVar("Group", bound=BaseModel)
+# Text of a user's that needs no split.
+OF_FILES = ("calibration_file", "scored_file")
 # Of the text, from the record of the trial that trained the model, where there is one.
 OF_TRIAL = ("source", "text_files", "samples", "seq_length", "validation_percent", "test_percent")
 
@@ -46,7 +48,7 @@ def main(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace, trained: TrainedModel) -> RetrofitPlan:
     """Read the settings; of the text, what is not said is that of the trial that trained the model."""
     given = read_assignments(options.parameters)
-    groups = (RetrofitParameters, DataParameters, EvaluationParameters)
+    groups = (RetrofitParameters, DataParameters, EvaluationParameters, RetrofitFiles)
     known = [name for group in groups for name in group.model_fields]
     refused = {"method": "--to", "tokenizer": "the model, whose own it is"}
     for key in given:
@@ -59,22 +61,35 @@ def _plan(options: argparse.Namespace, trained: TrainedModel) -> RetrofitPlan:
     parameters = _read(RetrofitParameters, {**said, "method": options.method}, given, "a retrofit", where)
     folder = find_saved_model(options.model)
     trained_on = _trial_of(folder)
-    text = {name: trained_on[name] for name in OF_TRIAL if trained_on.get(name) is not None} | said
+    if said.keys() & OF_FILES:
+        unread = sorted(said.keys() & (DataParameters.model_fields.keys() - RetrofitFiles.model_fields.keys()))
+        if unread:
+            raise ParameterError(f"{unread[0]} does nothing beside {' and '.join(OF_FILES)}: leave it out.")
+        text: DataParameters | RetrofitFiles = _read(RetrofitFiles, said, given, "the text", where)
+    else:
+        text = _read(DataParameters, _text_of_source(said, parameters, trained_on, folder), given, "the text", where)
+    return RetrofitPlan(
+        parent=trained,
+        name=Path(str(options.model).rstrip("/")).name,
+        parameters=parameters,
+        text=text,
+        evaluation=_read(EvaluationParameters, said, given, "what is measured", where),
+        seed=options.seed,
+        trained_on=trained_on or None,
+    )
+
+
+def _text_of_source(
+    said: Mapping[str, Any], parameters: RetrofitParameters, trained_on: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Complete what is said of a source by what the trial read."""
+    text = {name: trained_on[name] for name in OF_TRIAL if trained_on.get(name) is not None} | dict(said)
     length = parameters.seq_length or trained_on.get("seq_length")
     if length and text.get("samples") != "all" and "samples" not in said:
         # To calibrate on, to heal on, and to know which pairs of tokens the parent has seen in training.
         needed = max(parameters.calibration_windows, -(-parameters.healing_tokens // length))
         text["samples"] = max(needed, text.get("samples", 0))
-    text["tokenizer"] = str(folder / "tokenizer.json")
-    return RetrofitPlan(
-        parent=trained,
-        name=Path(str(options.model).rstrip("/")).name,
-        parameters=parameters,
-        text=_read(DataParameters, text, given, "the text", where),
-        evaluation=_read(EvaluationParameters, said, given, "what is measured", where),
-        seed=options.seed,
-        trained_on=trained_on or None,
-    )
+    return text | {"tokenizer": str(folder / "tokenizer.json")}
 
 
 def _read(group: type[Group], values: Mapping[str, Any], given: Mapping[str, Any], what: str, where: str) -> Group:

@@ -114,6 +114,14 @@ ArmNames = Annotated[
 
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 
+# Of which none is one, too.
+Budgets = Annotated[
+    tuple[Annotated[Whole, Field(ge=0)], ...],
+    BeforeValidator(_list),
+    AfterValidator(_distinct),
+    Field(min_length=1),
+]
+
 Lengths = Annotated[
     tuple[Annotated[Count, Field(le=LONGEST_SEQUENCE)], ...],
     BeforeValidator(_list),

@@ -17,6 +17,7 @@ from newllm.config.groups import (
     LONGEST_SEQUENCE,
     LONGEST_WINDOW,
     ArmNames,
+    Budgets,
     Count,
     Counts,
     DataParameters,
@@ -30,11 +31,11 @@ from newllm.config.groups import (
     RepeatedParameters,
     RunParameters,
     SeedParameters,
+    Seeds,
     SizeName,
     StudyParameters,
     TrainingParameters,
     VariantNames,
-    Whole,
 )
 from newllm.config.retrofit import RetrofitParameters
 
@@ -191,25 +192,33 @@ class RetrofitNotebook(ExperimentParameters):
 
     retrofits: ArmNames = Field(description="what the trained arm becomes: mla, mqa or cla[@setting value,...] each")
     calibration_windows: Count = Field(64, description="windows of which the covariance of inputs is taken")
-    healing_tokens: Annotated[Whole, Field(ge=0)] = Field(
-        0, description="tokens of training after the conversion; 0: none"
+    healing_tokens: Budgets = Field(
+        (0,), description="tokens of training after the conversion, a retrofit for each; 0: none"
     )
+    healing_seeds: Seeds = Field((0,), description="of healing and of the random control")
     llama: Path | None = Field(
         None, description="a GGUF file or folder of a Llama to convert too; None: SmolLM2, where its package is"
     )
     llama_retrofits: ArmNames | None = Field(None, description="what that one becomes; None: it is left out")
     llama_windows: Count = Field(16, description="windows of 512 tokens that it is scored on")
+    llama_passages: Count = Field(16, description="passages that are repeated at each distance for it")
+    llama_calibration_file: Path | None = Field(
+        None, description="a .txt or .jsonl file to calibrate it on; None: the text of the parent"
+    )
+    llama_scored_file: Path | None = Field(None, description="a .txt or .jsonl file to score it on, with the one above")
 
     @model_validator(mode="after")
     def _check_retrofits(self) -> Self:
         for text in (*self.retrofits, *(self.llama_retrofits or ())):
             self.read_retrofit(text)
+        if (self.llama_calibration_file is None) != (self.llama_scored_file is None):
+            raise ValueError("llama_calibration_file and llama_scored_file go together: give both, or none")
         return self
 
-    def read_retrofit(self, text: str) -> RetrofitParameters:
-        """Read one of ``retrofits``; ValueError for what none can be."""
+    def read_retrofit(self, text: str, healing_tokens: int = 0) -> RetrofitParameters:
+        """Read one of ``retrofits``, healed on so many tokens; ValueError for what none can be."""
         return RetrofitParameters.parse(
-            text, calibration_windows=self.calibration_windows, healing_tokens=self.healing_tokens
+            text, calibration_windows=self.calibration_windows, healing_tokens=healing_tokens
         )
 
 

@@ -1,11 +1,12 @@
-"""The parameters of a retrofit: what becomes of the attention of a trained model, and how it is healed."""
+"""The parameters of a retrofit: what becomes of the attention of a trained model, on which text, how it is healed."""
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from newllm.config.errors import explain
-from newllm.config.groups import LONGEST_WINDOW, Count, Flag, Real, TrainingParameters, Whole, _Group
+from newllm.config.groups import LONGEST_WINDOW, Count, Flag, Real, TrainingParameters, Whole, WindowCount, _Group
 from newllm.config.values import read_value, split_items
 
 
@@ -125,3 +126,12 @@ class RetrofitParameters(_Group):
             warmup=0.05,
             evaluations=self.healing_evaluations,
         )
+
+
+class RetrofitFiles(_Group):
+    """Text of a user's for a retrofit, instead of a source that is split: a file to calibrate on, one to score on."""
+
+    calibration_file: Path = Field(description="a .txt or .jsonl file to calibrate and to heal on")
+    scored_file: Path = Field(description="a .txt or .jsonl file that every stage is scored on")
+    scored_windows: WindowCount = Field("all", description="of how many windows of it, the first ones")
+    seq_length: Annotated[Whole, Field(ge=2, le=LONGEST_WINDOW)] = Field(512, description="tokens of a window")

@@ -32,6 +32,10 @@ BATCH_CHARACTERS = 500_000
 # The bytes that UTF-8 is made of; the 13 others occur in no text, and the GPT-NeoX tokenizer has no tokens for them.
 UTF8_BYTES = frozenset(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}
 
+# Of these, what hardly a text has: control characters, and beginnings of what Unicode leaves unassigned or to fonts.
+# SmolLM2 has no tokens for some of them: then a text that has them is refused, not the tokenizer.
+RARE_BYTES = frozenset(range(0x20)) - set(b"\t\n\r") | {0x7F, 0xF1, 0xF2, 0xF3, 0xF4}
+
 # Pre-tokenizers that only part a text: the others drop or replace some of it.
 PARTING = ("Sequence", "ByteLevel", "Split", "Digits", "Punctuation", "UnicodeScripts", "FixedLength")
 
@@ -283,13 +287,18 @@ def _refuse_dropped_text(tokenizer: PreTrainedTokenizerFast, description: dict[s
             f"{name} is a {model['type']} that reads some words as unknown or drops them, so bits per byte cannot be "
             "counted: take a byte-level BPE without a prefix or suffix of subwords."
         )
-    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-    missing = sorted(byte for byte, text in bytes_to_unicode().items() if byte in UTF8_BYTES and text not in vocabulary)
+    missing = sorted(_missing(tokenizer, UTF8_BYTES - RARE_BYTES))
     if missing:
         raise ValueError(
             f"{name} has no token for {len(missing)} of the {len(UTF8_BYTES)} bytes of UTF-8 (one is "
             f"0x{missing[0]:02X}), so that it drops them: train it with initial_alphabet=ByteLevel.alphabet()."
         )
+
+
+def _missing(tokenizer: PreTrainedTokenizerFast, asked: Iterable[int]) -> frozenset[int]:
+    """Give the bytes, of those that are asked for, which the tokenizer has no token for."""
+    character, known = bytes_to_unicode(), tokenizer.backend_tokenizer.token_to_id
+    return frozenset(byte for byte in asked if known(character[byte]) is None)
 
 
 def _removing(pre_tokenizer: dict[str, Any] | None) -> Iterator[str]:
@@ -316,6 +325,11 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
         Any tokenizer of the `tokenizers` library.
     text
         Any text.
+
+    Raises
+    ------
+    ValueError
+        Where the text has a byte that the tokenizer has no token for and would drop.
     """
     return [token for ids, _ in _encode_pieces(tokenizer, [text]) for token in ids]
 
@@ -344,7 +358,14 @@ def _encode_pieces(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> 
 
 
 def _pieces(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    missing = _missing(tokenizer, RARE_BYTES)
     for text in texts:
+        dropped = missing.intersection(text.encode()) if missing else missing
+        if dropped:
+            raise ValueError(
+                f"the text {text[:40]!r}... holds the byte 0x{min(dropped):02X}, which its tokenizer has no token for "
+                "and would drop: take it out of the text."
+            )
         *earlier, last = cut_into_pieces(text, tokenizer.backend_tokenizer, lambda parts: _encode_all(tokenizer, parts))
         yield from ((piece, False) for piece in earlier)
         yield last, True

@@ -7,11 +7,13 @@ import torch
 
 from newllm.config.groups import DataParameters, EvaluationParameters
 from newllm.config.notebooks import RetrofitNotebook
+from newllm.config.retrofit import RetrofitFiles
 from newllm.experiments.arms import Arm
 from newllm.files import outputs_folder, reference_folder
 from newllm.models.methods.pythia import PythiaConfig, PythiaModel
 from newllm.models.registry import find
 from newllm.retrofit.planning import check
+from newllm.retrofit.report import Scores
 from newllm.retrofit.running import RetrofitPlan, run_retrofit
 from newllm.runs.folder import Run, finished_runs
 from newllm.runs.record import RECORD_FILE, read_record
@@ -19,6 +21,10 @@ from newllm.runs.saved_model import find_saved_model, load_trained_model
 from newllm.runtime import choose_device
 
 logger = logging.getLogger(__name__)
+# Tokens of the windows that a Llama is scored on.
+LLAMA_WINDOW = 512
+# Windows that it is calibrated on: 12,288 tokens.
+LLAMA_CALIBRATION = 24
 
 
 def check_retrofits(parameters: RetrofitNotebook) -> None:
@@ -39,7 +45,9 @@ def check_retrofits(parameters: RetrofitNotebook) -> None:
             check(config, parameters.read_retrofit(asked))
 
 
-def run_retrofits(parent: str | Path, parameters: RetrofitNotebook, folder: Path, text: DataParameters) -> list[Path]:
+def run_retrofits(
+    parent: str | Path, parameters: RetrofitNotebook, folder: Path, text: DataParameters | RetrofitFiles
+) -> list[Path]:
     """Convert a trained model in every way that is asked for; what is finished is read, what was published taken over.
 
     A retrofit that is taken over has its report and no weights.
@@ -49,7 +57,7 @@ def run_retrofits(parent: str | Path, parameters: RetrofitNotebook, folder: Path
     parent
         As for `newllm.runs.saved_model.find_saved_model`.
     parameters
-        Name the retrofits, and the seeds of their healing.
+        Name the retrofits, the tokens of their healing, and its seeds.
     folder
         Holds their folders.
     text
@@ -71,13 +79,16 @@ def run_retrofits(parent: str | Path, parameters: RetrofitNotebook, folder: Path
             waiting.append(place)
     if len(waiting) < len(plans):
         logger.info("%d of %d retrofits were finished before.", len(plans) - len(waiting), len(plans))
+    scores = Scores()
     for place in waiting:
-        run_retrofit(plans[place], place, device)
+        run_retrofit(plans[place], place, device, scores)
     return list(plans)
 
 
-def plan_retrofits(parent: str | Path, parameters: RetrofitNotebook, text: DataParameters) -> list[RetrofitPlan]:
-    """Plan what `run_retrofits` makes, seed by seed.
+def plan_retrofits(
+    parent: str | Path, parameters: RetrofitNotebook, text: DataParameters | RetrofitFiles
+) -> list[RetrofitPlan]:
+    """Plan what `run_retrofits` makes, budget by budget and seed by seed.
 
     Parameters
     ----------
@@ -87,18 +98,66 @@ def plan_retrofits(parent: str | Path, parameters: RetrofitNotebook, text: DataP
     trained, model = load_trained_model(parent), find_saved_model(parent)
     known = read_record(model.parent).parameters if (model.parent / RECORD_FILE).is_file() else None
     evaluation = EvaluationParameters(**{name: getattr(parameters, name) for name in EvaluationParameters.model_fields})
-    of_text = DataParameters(**{name: getattr(text, name) for name in DataParameters.model_fields})
+    if not isinstance(text, RetrofitFiles):
+        text = DataParameters(**{name: getattr(text, name) for name in DataParameters.model_fields})
     return [
         RetrofitPlan(
             trained,
             Path(parent).name,
-            parameters.read_retrofit(asked),
-            of_text,
+            parameters.read_retrofit(asked, tokens),
+            text,
             evaluation,
             seed=seed,
             trained_on=known,
         )
+        for tokens in parameters.healing_tokens
         # Without healing a seed decides the random control alone.
-        for seed in (parameters.seeds if parameters.healing_tokens else parameters.seeds[:1])
+        for seed in (parameters.healing_seeds if tokens else parameters.healing_seeds[:1])
         for asked in parameters.retrofits
     ]
+
+
+def run_llama_retrofits(llama: Path, parameters: RetrofitNotebook, folder: Path) -> list[Path]:
+    """Convert a trained Llama in every way that is asked for, without healing.
+
+    Parameters
+    ----------
+    llama
+        A GGUF file, or the folder of a saved model.
+    parameters
+        Name its retrofits, and the files that it is calibrated and scored on, or else a source.
+    folder
+        Holds their folders.
+
+    Returns
+    -------
+    list of Path
+        The folder of each.
+    """
+    asked = parameters.model_copy(
+        update={
+            "retrofits": parameters.llama_retrofits,
+            "healing_tokens": (0,),
+            "calibration_windows": LLAMA_CALIBRATION,
+            "repeated_passages": parameters.llama_passages,
+        }
+    )
+    text: DataParameters | RetrofitFiles
+    if parameters.llama_calibration_file is not None and parameters.llama_scored_file is not None:
+        text = RetrofitFiles(
+            calibration_file=parameters.llama_calibration_file,
+            scored_file=parameters.llama_scored_file,
+            scored_windows=parameters.llama_windows,
+            seq_length=LLAMA_WINDOW,
+        )
+    else:
+        text = DataParameters(
+            source=parameters.source,
+            text_files=parameters.text_files,
+            tokenizer=str(find_saved_model(llama) / "tokenizer.json"),
+            samples=LLAMA_CALIBRATION,
+            seq_length=LLAMA_WINDOW,
+            val_samples=1,
+            test_samples=parameters.llama_windows,
+        )
+    return run_retrofits(llama, asked, folder, text)

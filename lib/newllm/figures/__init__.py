@@ -21,7 +21,7 @@ from newllm.figures.comparison import (
 )
 from newllm.figures.memory import against_context_length, cache_sizes, kept_by_token, precision_against_bytes
 from newllm.figures.recall import passage_gains, places_in_period, recallable_tokens
-from newllm.figures.retrofit import energy_lost, lost_against_bytes
+from newllm.figures.retrofit import energy_lost, lost_against_bytes, lost_against_healing
 from newllm.figures.reversal import directions, knowledge_gains
 from newllm.figures.training import (
     converged_tokens,
@@ -53,6 +53,7 @@ __all__ = [
     "learning_rates",
     "loss_terms",
     "lost_against_bytes",
+    "lost_against_healing",
     "passage_gains",
     "places_in_period",
     "position_perplexity",

@@ -7,18 +7,17 @@ from newllm.figures.style import colour, finish, lines
 
 
 def lost_against_bytes(stages: pd.DataFrame) -> go.Figure:
-    """Draw the loss of each stage above the original against its bytes a token; controls are open circles.
+    """Draw what each stage loses without healing against its bytes a token; controls are open circles.
 
     Parameters
     ----------
     stages
         As `newllm.analysis.retrofits.retrofit_stages` gives them.
     """
-    rows = stages[stages["difference"].notna()]
+    rows = stages[stages["difference"].notna() & (stages["healing_tokens"] == 0)]
     figure = go.Figure()
     for index, (what, group) in enumerate(rows.groupby("what", sort=False)):
         is_control = bool(group["control"].iloc[0])
-        healed = [f"{tokens:,} tokens of healing" if tokens else "not healed" for tokens in group["healing_tokens"]]
         figure.add_scatter(
             x=group["bytes_per_token"],
             y=group["difference"],
@@ -31,10 +30,43 @@ def lost_against_bytes(stages: pd.DataFrame) -> go.Figure:
                 "arrayminus": group["difference"] - group["difference_low"],
                 "thickness": 1,
             },
-            text=healed,
-            hovertemplate="%{x:,.0f} bytes, %{y:+.3f} nats, %{text}",
+            hovertemplate="%{x:,.0f} bytes, %{y:+.3f} nats",
         )
     return finish(figure, "What is lost, beside the original", "KV bytes a token", "nats a token", log_x=True)
+
+
+def lost_against_healing(stages: pd.DataFrame) -> go.Figure:
+    """Draw what is lost beside the original against the tokens of healing, a line for each way; controls are dotted.
+
+    Parameters
+    ----------
+    stages
+        As `newllm.analysis.retrofits.retrofit_stages` gives them; ways that were never healed are left out.
+    """
+    stages = stages[stages["difference"].notna()]
+    figure = go.Figure()
+    for _, group in stages.groupby(["what", "bytes_per_token"], sort=False):
+        if not (group["healing_tokens"] > 0).any():
+            continue
+        group, first = group.sort_values("healing_tokens"), group.iloc[0]
+        figure.add_scatter(
+            x=[f"{tokens:,}" if tokens else "none" for tokens in group["healing_tokens"]],
+            y=group["difference"],
+            name=f"{first['what']}, {first['bytes_per_token']:,.0f} bytes" + " (control)" * bool(first["control"]),
+            mode="lines+markers",
+            line={"color": colour(len(figure.data)), "dash": "dot" if first["control"] else "solid"},
+            error_y={
+                "symmetric": False,
+                "array": group["difference_high"] - group["difference"],
+                "arrayminus": group["difference"] - group["difference_low"],
+                "thickness": 1,
+            },
+        )
+    budgets = sorted({int(tokens) for tokens in stages["healing_tokens"]})
+    figure.update_xaxes(
+        type="category", categoryorder="array", categoryarray=[f"{each:,}" if each else "none" for each in budgets]
+    )
+    return finish(figure, "What is lost, by the training after it", "tokens of healing", "nats a token")
 
 
 def energy_lost(stages: pd.DataFrame) -> go.Figure:

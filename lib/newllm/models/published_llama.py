@@ -29,7 +29,12 @@ COMPUTED = {
     "rope_interleaved": False,
 }
 # What it may hold that changes nothing of what is computed.
-UNREAD = frozenset({"is_llama_config", "transformers.js_config", "max_window_layers", "use_sliding_window"})
+UNREAD = frozenset(
+    {
+        *("is_llama_config", "transformers.js_config", "max_window_layers", "use_sliding_window"),
+        *("_model_name_or_path", "unk_token_id"),  # of GGUF files
+    }
+)
 # Read below, each in its own way.
 READ = frozenset(
     {

@@ -35,6 +35,7 @@ from newllm.publication.reference import (
     published_table,
 )
 from newllm.retrofit.report import ORIGINAL
+from newllm.retrofit.smollm2 import SMOLLM2
 from newllm.runs.records_table import load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")
@@ -123,6 +124,11 @@ def retrofits() -> pd.DataFrame:
     stages = retrofit_stages(published_retrofits())
     # Where only the position encoding was made absorbable, nothing is left out yet.
     return stages_table(stages[(stages["healing_tokens"] == 0) & (stages["stage"] != "position absorbable")])
+
+
+def llama_retrofits() -> pd.DataFrame:
+    """Write the same of SmolLM2, with what making its position encoding absorbable costs."""
+    return stages_table(retrofit_stages(published_retrofits(SMOLLM2)))
 
 
 def healed_retrofits() -> pd.DataFrame:
@@ -276,6 +282,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "claims": claims,
     "retrofits": retrofits,
     "healed retrofits": healed_retrofits,
+    "llama retrofits": llama_retrofits,
     "hours": hours,
     "models at 70m": models_at_70m,
     "decoding": decoding,

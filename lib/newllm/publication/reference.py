@@ -154,15 +154,20 @@ def _with_models(records: Mapping[Path, Record], targets: Mapping[Path, Path], w
     return named
 
 
-def published_retrofits() -> list[Path]:
-    """Return the folders of the published retrofits.
+def published_retrofits(parent: str = BASELINE) -> list[Path]:
+    """Return the folders of the published retrofits of a parent.
+
+    Parameters
+    ----------
+    parent
+        What its name begins with.
 
     Raises
     ------
     UnpublishedError
         Where there are none.
     """
-    files = sorted((reference_folder() / RETROFITS_FOLDER).glob(f"*/{RESULT_FILE}"))
+    files = sorted((reference_folder() / RETROFITS_FOLDER).glob(f"{parent}*/{RESULT_FILE}"))
     if not files:
         raise UnpublishedError("not published yet: `newllm retrofit`")
     return [file.parent for file in files]

@@ -14,6 +14,7 @@ from newllm.evaluation.cache import measure
 from newllm.evaluation.comparison_statistics import two_way_difference
 from newllm.evaluation.perplexity import evaluate
 from newllm.evaluation.recall_report import MEASURES, measure_recall
+from newllm.files import digest, digest_of_json
 from newllm.models.decoder import Decoder
 from newllm.retrofit.text import Sides
 
@@ -57,47 +58,84 @@ class ScoredStage:
     window_losses: NDArray[np.float64]
 
 
-def score_stage(
-    stage: Stage, text: Sides, parameters: EvaluationParameters, original: ScoredStage | None
-) -> ScoredStage:
-    """Score a stage on the test windows, measure its cache, and what of the past it uses.
+class Scores:
+    """Scores of models by their weights: retrofits of one parent share stages, which are then scored once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, ScoredStage] = {}
+
+    def of(self, model: Decoder, text: Sides, parameters: EvaluationParameters) -> ScoredStage:
+        """Score a model on the test windows, measure its cache and what of the past it uses, unless that is known.
+
+        Parameters
+        ----------
+        model
+            The model.
+        text
+            Test windows; the training windows say which pairs of tokens are rare.
+        parameters
+            Of the recall measures.
+        """
+        key = digest_of_json([_digest(model), text.fingerprint, parameters.model_dump(mode="json")])
+        if key not in self._known:
+            self._known[key] = _score(model, text, parameters)
+        return self._known[key]
+
+
+def _digest(model: Decoder) -> str:
+    """SHA-256 of what decides a model's answers: its configuration and its weights."""
+    weights = (f"{name} {digest(weight.cpu().numpy().tobytes())}" for name, weight in model.state_dict().items())
+    return digest("\n".join([model.config.to_json_string(use_diff=False), *weights]))
+
+
+def _score(model: Decoder, text: Sides, parameters: EvaluationParameters) -> ScoredStage:
+    score = evaluate(model, text.test)
+    cache = measure(model, min(MEASURED_TOKENS, text.test.seq_length))
+    assert cache.agrees
+    recall = measure_recall(model, text, score.token_losses, parameters).metrics()
+    measured = {
+        "bytes_per_token": cache.bytes_per_token,
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte if score.text_bytes else None,
+        "accuracy": score.accuracy,
+        **{name: recall.get(name) for name in MEASURES},
+    }
+    return ScoredStage(measured, score.window_losses)
+
+
+def describe_stage(stage: Stage, scored: ScoredStage, original: ScoredStage | None, text: Sides) -> ScoredStage:
+    """Put a row of the report together.
 
     Parameters
     ----------
     stage
-        The model.
-    text
-        Test windows; the training windows say which pairs of tokens are rare.
-    parameters
-        Of the recall measures.
+        What was scored.
+    scored
+        Its scores.
     original
-        What the differences are taken from; None for the original itself.
+        What the difference is taken from; None for the original itself.
+    text
+        Whose documents the interval is over.
     """
-    score = evaluate(stage.model, text.test)
-    cache = measure(stage.model, min(MEASURED_TOKENS, text.test.seq_length))
-    assert cache.agrees
-    recall = measure_recall(stage.model, text, score.token_losses, parameters).metrics()
-    losses = score.window_losses
+    measured, losses = scored.row, scored.window_losses
     row: dict[str, Any] = {
         "stage": stage.name,
-        "bytes_per_token": cache.bytes_per_token,
-        "kept": 1.0 if original is None else cache.bytes_per_token / original.row["bytes_per_token"],
-        "perplexity": score.perplexity,
-        "bits_per_byte": score.bits_per_byte if score.text_bytes else None,
-        "accuracy": score.accuracy,
+        "bytes_per_token": measured["bytes_per_token"],
+        "kept": 1.0 if original is None else measured["bytes_per_token"] / original.row["bytes_per_token"],
+        **{name: measured[name] for name in ("perplexity", "bits_per_byte", "accuracy")},
     }
     row |= dict.fromkeys(("difference", "difference_low", "difference_high"))
     if original is not None:
         found = two_way_difference(losses[None], original.window_losses[None], text.test.document_groups)
         row |= found.interval.columns("difference")
     row |= {
-        **{name: recall.get(name) for name in MEASURES},
+        **{name: measured[name] for name in MEASURES},
         "energy_lost": float(np.mean(stage.energy_lost)) if len(stage.energy_lost) else None,
         "energy_lost_by_layer": [round(share, 6) for share in stage.energy_lost] or None,
         "healing_tokens": stage.healing_tokens,
         "control": stage.is_control,
     }
-    logger.info("%s: perplexity %.2f, %.0f bytes a token.", stage.name, score.perplexity, cache.bytes_per_token)
+    logger.info("%s: perplexity %.2f, %.0f bytes a token.", stage.name, row["perplexity"], row["bytes_per_token"])
     return ScoredStage(row, losses)
 
 

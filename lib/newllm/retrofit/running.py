@@ -10,16 +10,17 @@ from typing import Any
 import torch
 
 from newllm.config.groups import DataParameters, EvaluationParameters
-from newllm.config.retrofit import RetrofitParameters
-from newllm.data import TextData, prepare_data
+from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
+from newllm.data import prepare_data
 from newllm.evaluation.causality import certify
 from newllm.evaluation.continuations import continue_prompts
 from newllm.files import SAVED_MODEL, digest_of_json, outputs_folder, read_json, write_json
 from newllm.models.methods.pythia import PythiaModel
 from newllm.retrofit.parents import config_of
 from newllm.retrofit.planning import check
-from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE
+from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE, Scores
 from newllm.retrofit.stages import Retrofit, convert
+from newllm.retrofit.text import Sides, check_files, identify_files, read_files
 from newllm.runs.folder import Run
 from newllm.runs.provenance import Provenance
 from newllm.runs.saved_model import TrainedModel
@@ -59,7 +60,7 @@ class RetrofitPlan:
     parent: TrainedModel
     name: str
     parameters: RetrofitParameters
-    text: DataParameters
+    text: DataParameters | RetrofitFiles
     evaluation: EvaluationParameters
     seed: int = 0
     trained_on: dict[str, Any] | None = None
@@ -69,10 +70,24 @@ class RetrofitPlan:
         return {
             "weights": self.parent.digest,
             "parameters": self.parameters.model_dump(mode="json"),
-            "text": self.text.model_dump(mode="json", exclude={"tokenizer"}),
+            "text": self._text_identity(),
             "evaluation": self.evaluation.model_dump(mode="json", include=set(EvaluationParameters.model_fields)),
             "seed": self.seed,
         }
+
+    def _text_identity(self) -> dict[str, Any]:
+        if isinstance(self.text, RetrofitFiles):
+            return identify_files(self.text)
+        # The tokenizer is the parent's, wherever its file is.
+        return self.text.model_dump(mode="json", exclude={"tokenizer"})
+
+    def read_text(self) -> Sides:
+        """Read the windows; errors as `newllm.data.prepare_data` and `newllm.retrofit.text.read_files` say."""
+        if isinstance(self.text, RetrofitFiles):
+            healing = -(-self.parameters.healing_tokens // self.text.seq_length)
+            windows = max(self.parameters.calibration_windows, healing)
+            return read_files(self.text, self.parent.tokenizer, windows)
+        return prepare_data(self.text)
 
     @property
     def folder_name(self) -> str:
@@ -96,10 +111,14 @@ def check_plan(plan: RetrofitPlan) -> PythiaModel:
     if type(parent) is not PythiaModel:
         raise ValueError(f"{plan.name} is a {plan.parent.method}, which is not retrofitted: give a pythia or llama.")
     check(config_of(parent), plan.parameters)
+    if isinstance(plan.text, RetrofitFiles):
+        check_files(plan.text)
     return parent
 
 
-def run_retrofit(plan: RetrofitPlan, folder: Path, device: torch.device) -> dict[str, Any]:
+def run_retrofit(
+    plan: RetrofitPlan, folder: Path, device: torch.device, scores: Scores | None = None
+) -> dict[str, Any]:
     """Convert, heal, certify and save a model; what is finished is read, what was killed goes on.
 
     The folder then holds ``retrofit.json`` (report, certificate, continuations, provenance), ``report.csv``,
@@ -113,6 +132,8 @@ def run_retrofit(plan: RetrofitPlan, folder: Path, device: torch.device) -> dict
         Of the run.
     device
         Where to compute.
+    scores
+        Those of models that were scored before, which are not scored again.
 
     Returns
     -------
@@ -131,7 +152,7 @@ def run_retrofit(plan: RetrofitPlan, folder: Path, device: torch.device) -> dict
     if run.is_finished:
         logger.info("%s is finished.", folder)
         return read_json(folder / RESULT_FILE)
-    data = prepare_data(plan.text)
+    text = plan.read_text()
     with run.work():
         if run.is_finished:  # Another process may have finished it while this one waited.
             return read_json(folder / RESULT_FILE)
@@ -139,30 +160,31 @@ def run_retrofit(plan: RetrofitPlan, folder: Path, device: torch.device) -> dict
         run.remove_leftovers()
         start = time.perf_counter()
         move(parent, device)
-        before = dict(continue_prompts(parent, data.tokenizer, plan.evaluation))
-        found = convert(parent, data, plan.parameters, plan.evaluation, folder=folder / HEALING_FOLDER, seed=plan.seed)
-        _write(plan, found, before, data, run)
-        shutil.rmtree(folder / HEALING_FOLDER, ignore_errors=True)
+        before = dict(continue_prompts(parent, plan.parent.tokenizer, plan.evaluation))
+        healing = folder / HEALING_FOLDER
+        found = convert(parent, text, plan.parameters, plan.evaluation, folder=healing, seed=plan.seed, scores=scores)
+        _write(plan, found, before, text, run)
+        shutil.rmtree(healing, ignore_errors=True)
         run.finish(time.perf_counter() - start)
     return read_json(folder / RESULT_FILE)
 
 
-def _write(plan: RetrofitPlan, found: Retrofit, before: dict[str, str], data: TextData, run: Run) -> None:
+def _write(plan: RetrofitPlan, found: Retrofit, before: dict[str, str], text: Sides, run: Run) -> None:
     """Certify the new model, and write all that a retrofit leaves."""
     certificate = certify(found.model)
     if not certificate.passed:
         raise ValueError(f"the converted model does not pass the causality certificate: {certificate.failures()[0]}")
-    after = dict(continue_prompts(found.model, data.tokenizer, plan.evaluation))
+    after = dict(continue_prompts(found.model, plan.parent.tokenizer, plan.evaluation))
     with no_progress_bar():
         save_trained_model(run.folder / SAVED_MODEL, found.model, plan.parent.tokenizer)
     run.write_text(REPORT_FILE, found.report.to_csv(index=False))
     losses = {stage: losses.round(LOSS_DIGITS).tolist() for stage, losses in found.window_losses.items()}
-    run.write_json(LOSSES_FILE, {"window_losses": losses, "window_groups": data.test.document_groups.tolist()})
+    run.write_json(LOSSES_FILE, {"window_losses": losses, "window_groups": text.test.document_groups.tolist()})
     rows = found.report.astype(object).where(found.report.notna(), None).to_dict("records")
     write_json(
         run.folder / RESULT_FILE,
         {
-            "described": plan.identity() | {"parent": plan.name, "data": data.fingerprint},
+            "described": plan.identity() | {"parent": plan.name, "data": text.fingerprint},
             "trained_on": plan.trained_on,
             "report": rows,
             "certificate": certificate.max_change,

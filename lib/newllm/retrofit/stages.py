@@ -29,7 +29,7 @@ from newllm.retrofit.latent import build_latent_model, latent_widths, prepare_la
 from newllm.retrofit.layers import build_sharing_model
 from newllm.retrofit.parents import as_baseline, blocks_of, config_of
 from newllm.retrofit.planning import check, latent_width, shape_of
-from newllm.retrofit.report import HEALED, ORIGINAL, Stage, score_stage
+from newllm.retrofit.report import HEALED, ORIGINAL, ScoredStage, Scores, Stage, describe_stage
 from newllm.retrofit.text import Sides, healing_text, read_ids
 from newllm.wording import describe_seconds
 
@@ -120,6 +120,7 @@ def convert(
     *,
     folder: Path | None = None,
     seed: int = 0,
+    scores: Scores | None = None,
 ) -> Retrofit:
     """Take a baseline through all stages; of the models on the way no more are kept than are needed at once.
 
@@ -137,6 +138,8 @@ def convert(
         Where healing keeps its checkpoints; a temporary one where omitted.
     seed
         Of healing and of the random control.
+    scores
+        Those of models that were scored before, which are not scored again.
 
     Raises
     ------
@@ -149,20 +152,26 @@ def convert(
     start = time.perf_counter()
     moments, seen = _moments(parent, text, parameters)
     _say_how_long(text, parameters, seen / (time.perf_counter() - start))
+    scores = scores or Scores()
+    scored: list[ScoredStage] = []
+
+    def report_on(stage: Stage) -> None:
+        scores_of_stage = scores.of(stage.model, text, evaluation)
+        scored.append(describe_stage(stage, scores_of_stage, scored[0] if scored else None, text))
+
     stage = Stage(ORIGINAL, parent)
-    scored = [score_stage(stage, text, evaluation, None)]
+    report_on(stage)
     with _place(folder) as place:
         for stage in _conversion(parent, heads, moments, parameters):
-            scored.append(score_stage(stage, text, evaluation, scored[0]))
+            report_on(stage)
         result = stage
         if parameters.healing_tokens:
             result = replace(stage, name=HEALED, model=copy.deepcopy(stage.model))
             result = _heal(result, parent, text, parameters, Path(place), seed)
-            scored.append(score_stage(result, text, evaluation, scored[0]))
+            report_on(result)
         if parameters.controls:
             for control in _controls(parent, stage.model, heads, moments, parameters, seed):
-                healed = _heal(control, parent, text, parameters, Path(place), seed)
-                scored.append(score_stage(healed, text, evaluation, scored[0]))
+                report_on(_heal(control, parent, text, parameters, Path(place), seed))
     report = pd.DataFrame([each.row for each in scored])
     return Retrofit(result.model, report, {each.row["stage"]: each.window_losses for each in scored})
 

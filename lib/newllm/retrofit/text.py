@@ -1,15 +1,22 @@
-"""The windows of a retrofit: token ids of a caller's cut into them, and those that healing reads."""
+"""The windows of a retrofit: of a source, of a user's files or of a caller's ids, and those that healing reads."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
-from newllm.config.retrofit import RetrofitParameters
-from newllm.data.windows import TokenWindows, smallest_id_type
-from newllm.files import digest
+from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
+from newllm.data.groups import DocumentGroups
+from newllm.data.preparation import NotEnoughTextError
+from newllm.data.sources import TEXT_SUFFIXES, file_texts
+from newllm.data.tokenizers import bytes_per_token as count_bytes
+from newllm.data.tokenizers import encode_documents
+from newllm.data.windows import TokenWindows, WindowCount, concatenate, smallest_id_type
+from newllm.files import digest, digest_of_file, digest_of_json
 from newllm.models.methods.pythia import PythiaModel
 
 # Of a single row of ids.
@@ -37,6 +44,10 @@ class Sides(Protocol):
     def identity(self) -> dict[str, str]:
         """What they depend on."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digits which differ where that differs."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -46,6 +57,69 @@ class Text:
     validation: TokenWindows
     test: TokenWindows
     identity: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digits which differ where the identity differs."""
+        return digest_of_json(self.identity)[:32]
+
+
+def check_files(files: RetrofitFiles) -> None:
+    """Refuse files that are missing, of another kind, or both the same.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        In one sentence.
+    """
+    named = {"calibration_file": files.calibration_file, "scored_file": files.scored_file}
+    for name, path in named.items():
+        if not path.is_file():
+            raise FileNotFoundError(f"{name}: there is no file {path}.")
+        if path.suffix not in TEXT_SUFFIXES:
+            raise ValueError(f"{name} is {path}, but only .txt and .jsonl files are read.")
+    if files.calibration_file.samefile(files.scored_file):
+        raise ValueError(f"calibration_file and scored_file are both {files.scored_file}: score on another text.")
+
+
+def identify_files(files: RetrofitFiles) -> dict[str, Any]:
+    """Say, as plain JSON values, what the text of the files depends on: their content, whatever they are called."""
+    digests = {side: digest_of_file(getattr(files, side)) for side in ("calibration_file", "scored_file")}
+    return digests | {"scored_windows": files.scored_windows, "seq_length": files.seq_length}
+
+
+def read_files(files: RetrofitFiles, tokenizer: PreTrainedTokenizerFast, calibration_windows: int) -> Text:
+    """Read so many windows of the file to calibrate on, and those of the file to score on.
+
+    A .txt file is one document, of a .jsonl file each line is one; documents end with end-of-text.
+
+    Raises
+    ------
+    NotEnoughTextError
+        Where a file has fewer windows.
+    ValueError
+        Where a file is no text.
+    """
+    train = _read_file(files.calibration_file, "calibration_file", tokenizer, files.seq_length, calibration_windows)
+    scored = _read_file(files.scored_file, "scored_file", tokenizer, files.seq_length, files.scored_windows)
+    return Text(train, scored, scored, {name: str(value) for name, value in identify_files(files).items()})
+
+
+def _read_file(
+    path: Path, name: str, tokenizer: PreTrainedTokenizerFast, seq_length: int, asked: WindowCount
+) -> TokenWindows:
+    documents = list(encode_documents(tokenizer, file_texts(path)))
+    ids = concatenate([[], *documents], smallest_id_type(len(tokenizer)))
+    there = (len(ids) - 1) // seq_length
+    windows = there if asked == "all" else asked
+    if there < max(1, windows):
+        raise NotEnoughTextError(
+            f"{name} {path} has {max(0, there)} windows of {seq_length} tokens, but {max(1, windows)} are asked for: "
+            "give a longer file, or ask for fewer or shorter windows."
+        )
+    taken = windows * seq_length + 1
+    groups = DocumentGroups.of((len(document), str(number)) for number, document in enumerate(documents))
+    return TokenWindows(ids[:taken], seq_length, count_bytes(tokenizer), groups.first(taken))
 
 
 def read_ids(

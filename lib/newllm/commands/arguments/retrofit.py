@@ -13,6 +13,7 @@ SUMMARY = "convert a trained model to one that keeps a smaller cache, and report
 EXAMPLES = """\
 newllm retrofit outputs/02_main_training/cpu-1234abcd/pythia-seed0 --to mla -p keep=0.25
 newllm retrofit my_llama --to mla -p rotary_pairs=8 -p keep=0.5 -p source=text -p text_files=notes.txt -p seq_length=256
+newllm retrofit my_llama --to mla -p keep=0.5 -p calibration_file=wiki.valid.txt -p scored_file=wiki.test.txt
 newllm retrofit EleutherAI/pythia-70m --to mqa -p healing_tokens=500000 -p seq_length=512"""
 
 WHEN_INTERRUPTED = "the same command goes on from the last checkpoint of healing"
@@ -25,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="the folder of a run's trial or a saved model, a GGUF file, or a hub id: Pythia, Llama, SmolLM2 or Qwen2",
     )
     parser.add_argument("--to", dest="method", required=True, choices=("mla", "mqa", "cla"), help="what it becomes")
-    add_assignments(parser, "a setting of the retrofit or of its text (source, text_files, seq_length, ...)")
+    add_assignments(parser, "a setting of the retrofit or of its text (seq_length, calibration_file, scored_file, ...)")
     parser.add_argument("--seed", type=int, default=0, help="of healing and of the random control (0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (the accelerator, if there is one)")
     parser.add_argument(
