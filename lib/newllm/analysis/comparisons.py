@@ -1,5 +1,6 @@
 """What is asked of a finished comparison: beside controls of equal cache, and beyond the training length."""
 
+import math
 from collections.abc import Hashable
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pandas as pd
 
 from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference, read_losses
 from newllm.analysis.summary import summarize_arms
+from newllm.analysis.tables import INTERVAL_ENDS
 from newllm.config.notebooks import PositionEncodings
 from newllm.evaluation.perplexity import Windows, extrapolate
+from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
 from newllm.experiments.weights import measure_trials
 from newllm.models.registry import controls
 from newllm.runs.saved_model import load_model
@@ -57,6 +60,32 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
     columns = ["kv_bytes_per_token", "arm", "control", "perplexity", "control_perplexity"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.sort_values("kv_bytes_per_token", ascending=False, kind="stable", ignore_index=True)
+
+
+def quality_and_memory(summary: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+    """Set what is kept and what training held at once beside what it is worth, best first.
+
+    Parameters
+    ----------
+    summary
+        As `newllm.analysis.summary.summarize_arms` makes it; n-gram models, which keep no cache, are left out.
+    baseline
+        The arm whose bytes are the whole; None where there is none.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``arm``, ``kv_share`` of the baseline's bytes a token, ``perplexity``, ``accuracy``, those of benchmarks
+        that were asked, and ``peak_memory_mib``, with their intervals.
+    """
+    models = summary[summary["kv_bytes_per_token"].notna()]
+    whole = models.loc[models["arm"] == baseline, "kv_bytes_per_token"]
+    share = models["kv_bytes_per_token"] / (whole.iloc[0] if len(whole) else math.nan)
+    measures = ("perplexity", "accuracy", *BENCHMARK_COLUMNS, "peak_memory_mib")
+    names = [f"{measure}{end}" for measure in measures for end in ("", *INTERVAL_ENDS)]
+    table = models[["arm", *(name for name in names if name in models)]]
+    table.insert(1, "kv_share", share)
+    return table.reset_index(drop=True)
 
 
 def extrapolations(

@@ -12,11 +12,16 @@ from newllm.analysis.tables import budget_text
 from newllm.config.groups import BUDGET
 from newllm.evaluation.statistics import mean_interval
 from newllm.experiments.arms import Arm
+from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
 from newllm.experiments.floor import Floor, floors_of
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE, is_pretrained
 
 SAME_OVER_SEEDS = ("parameter_count", "kv_bytes_per_token", "kv_bytes", "block_width")
-MEASURES = ("perplexity", "bits_per_byte", "accuracy", "stream_perplexity", "effective_rank", "convergence_rate")
+MEASURES = (
+    *("perplexity", "bits_per_byte", "accuracy", "stream_perplexity", "effective_rank", "convergence_rate"),
+    *BENCHMARK_COLUMNS,
+    "peak_memory_mib",
+)
 
 # Every arm may have the rate that suits it: that is no larger budget.
 UNEQUAL = tuple(name for name in BUDGET if name != "lr")

@@ -20,12 +20,14 @@ from pydantic import (
     model_validator,
 )
 
+from newllm.config.benchmarks import Benchmark
 from newllm.config.values import ValueFormatError, read_number, read_scalar, read_value
 from newllm.files import PROJECTION_DESCRIPTION, DamagedFileError, digest_of_json, read_json
 
 LONGEST_WINDOW = 2048  # positions a Pythia model is defined for
 LONGEST_SEQUENCE = 131_072  # tokens that are computed one beside the other, or kept in a cache that is measured
 CHECKPOINT = "projection_checkpoint"
+BENCHMARKS = "benchmarks"
 FACT_REPETITIONS = 10  # so often are facts taught where nothing else is said
 
 
@@ -91,6 +93,14 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _benchmarks(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse what is no benchmark, and one that is named with two files."""
+    names = [Benchmark.parse(value).name for value in values]
+    if len(set(names)) < len(names):
+        raise ValueError("no benchmark may be given twice")
+    return values
+
+
 SizeName = Literal["tiny", "mini", "70m", "160m", "410m", "1b", "1.4b", "smollm2-135m", "smollm2-360m", "smollm2-1.7b"]
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
@@ -110,6 +120,10 @@ Texts = Annotated[
 # The validator that is written last is asked first.
 ArmNames = Annotated[
     tuple[str, ...], BeforeValidator(_arm_names), BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)
+]
+
+BenchmarkNames = Annotated[
+    tuple[str, ...], BeforeValidator(_list), AfterValidator(_benchmarks), AfterValidator(_distinct), Field(min_length=1)
 ]
 
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
@@ -307,6 +321,10 @@ class ComparisonParameters(RepeatedParameters):
         None, description="trained weights to score beside the arms: hub ids, or folders with their tokenizer"
     )
 
+    benchmarks: BenchmarkNames | None = Field(
+        None, description="what trained models are asked: lambada, wikitext (of the hub), lambada:FILE; None: nothing"
+    )
+
     projection_checkpoint: Path | None = Field(
         None,
         description="a folder that notebook 01 leaves, whose projection OACD arms begin with; None: they train one",
@@ -432,11 +450,17 @@ class ExperimentParameters(
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the parameters that decide the result; a checkpoint by its weights, wherever they lie."""
+        """Return the parameters that decide the result; a checkpoint and files by what they hold, wherever they lie."""
         identity = super().identity()
+        if identity.pop(BENCHMARKS) is not None:
+            identity[BENCHMARKS] = [benchmark.identity() for benchmark in self.asked_benchmarks()]
         if identity.pop(CHECKPOINT) is not None:
             identity[CHECKPOINT] = _weights_of(self.projection_checkpoint)
         return identity
+
+    def asked_benchmarks(self) -> list[Benchmark]:
+        """Return what trained models are asked beside their scores."""
+        return [Benchmark.parse(text) for text in self.benchmarks or ()]
 
     @classmethod
     def _default(cls, name: str) -> Any:
@@ -463,7 +487,7 @@ class ExperimentParameters(
     @staticmethod
     def reaching(*, trains_projection: bool, reads_stream: bool) -> set[str]:
         """Return the names of the parameters that reach such an arm; `trial_identity` says what the two mean."""
-        names = set(ExperimentParameters.model_fields) - {"pretrained"}
+        names = set(ExperimentParameters.model_fields) - {"pretrained", BENCHMARKS}
         projection, training = set(ProjectionParameters.model_fields), set(TrainingParameters.model_fields)
         if not trains_projection:
             names -= (projection - {"proj_dim"}) | {CHECKPOINT}

@@ -91,10 +91,6 @@ class ContextPythia(ExperimentParameters):
 
     notebook = "07_context_pythia"
 
-    lambada_file: Path | None = Field(None, description="a LAMBADA .jsonl file to score the models on; None: none")
-    wikitext_file: Path | None = Field(
-        None, description="a raw WikiText file, such as wiki.test.raw, to score the models on; None: none"
-    )
     memory_contexts: Lengths = Field((64, 256, 1024), description="tokens of context whose memory is counted")
 
 

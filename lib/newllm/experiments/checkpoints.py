@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from newllm.config.groups import ExperimentParameters, TrainingParameters
+from newllm.config.groups import BENCHMARKS, ExperimentParameters, TrainingParameters
 from newllm.config.methods import CHECKPOINT
 from newllm.data import TextData
 from newllm.experiments.arms import folder_name
@@ -150,7 +150,9 @@ def score_pretrained(source: str, parameters: ExperimentParameters, data: TextDa
         As `score_checkpoint`.
     """
     arm = pretrained_arm(source)
-    identity = parameters.identity() | {"arms": [arm], "seeds": [0], "pretrained": [source]}
+    # What it is asked beside its scores changes none of them.
+    asked = {name: value for name, value in parameters.identity().items() if name != BENCHMARKS}
+    identity = asked | {"arms": [arm], "seeds": [0], "pretrained": [source]}
     run = Run(folder / folder_name(arm), identity)
     if run.is_finished:
         return run.record()

@@ -10,6 +10,7 @@ import pandas as pd
 from newllm.config.groups import ExperimentParameters
 from newllm.data import TextData
 from newllm.experiments.arms import trained_arms
+from newllm.experiments.benchmark_study import ask_benchmarks, check_benchmark_hub
 from newllm.experiments.checkpoints import checkpoints_of, score_checkpoint, score_pretrained
 from newllm.experiments.executor import run_side_by_side
 from newllm.experiments.floor import make_floor
@@ -59,12 +60,15 @@ def compare(
     -------
     pandas.DataFrame
         One row a trial, as `newllm.runs.records_table.load_records` gives them, in the order of arms and seeds; behind
-        them one for each arm that is a trained model, and for pretrained weights.
+        them one for each arm that is a trained model, and for pretrained weights. What ``benchmarks`` found is in the
+        columns `newllm.experiments.benchmark_study.BENCHMARK_COLUMNS`.
 
     Raises
     ------
     ArmError
         Before anything runs, where an arm cannot be built.
+    HubUnavailableError
+        Before anything is trained, where a benchmark of the hub cannot be read.
     ComparisonError
         After everything else has run, where a trial failed.
     """
@@ -75,6 +79,7 @@ def compare(
         check_projection_checkpoint(waiting, data)
         for source in (*pretrained, *(checkpoint.where for checkpoint in checkpoints)):
             check_pretrained(source, data.tokenizer)
+        check_benchmark_hub(parameters)
     make_floor(data, folder)
     failures = run_trials(trials, data, folder, parameters.processes, need_weights=need_weights)
     if failures:
@@ -83,11 +88,11 @@ def compare(
             f"{len(failures)} of {len(trials)} trials failed, the others are finished and kept ({described})."
         ) from next(iter(failures.values()))
     wanted = [(arm.name, seed) for arm in arms for seed in parameters.seeds]
-    scored = [score_checkpoint(checkpoint, parameters, data, folder) for checkpoint in checkpoints]
-    scored += [score_pretrained(source, parameters, data, folder) for source in pretrained]
-    wanted += [(record.arm, record.seed) for record in scored]
-    records = load_records(folder).set_index(["arm", "seed"], drop=False)
-    return records.loc[wanted].reset_index(drop=True)
+    scored = {each.where: score_checkpoint(each, parameters, data, folder) for each in checkpoints}
+    scored |= {source: score_pretrained(source, parameters, data, folder) for source in pretrained}
+    wanted += [(record.arm, record.seed) for record in scored.values()]
+    records = load_records(folder).set_index(["arm", "seed"], drop=False).loc[wanted].reset_index(drop=True)
+    return ask_benchmarks(records, parameters, folder, {record.arm: where for where, record in scored.items()})
 
 
 def run_trials(

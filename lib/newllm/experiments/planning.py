@@ -20,6 +20,7 @@ from newllm.data.tokenizers import read_saved_tokenizer
 from newllm.evaluation.calculator import calculate
 from newllm.evaluation.reversal import wrong_answers
 from newllm.experiments.arms import Arm, ArmError, trained_arms
+from newllm.experiments.benchmark_study import check_benchmark_files
 from newllm.experiments.checkpoints import checkpoints_of, refuse_twins
 from newllm.experiments.recipes import freeze
 from newllm.experiments.retrofits import check_retrofits
@@ -61,6 +62,7 @@ def check_before_work(parameters: RunParameters) -> None:
             check_text(parameters)
         if isinstance(parameters, ExperimentParameters):
             _check_checkpoint(parameters)
+            check_benchmark_files(parameters)
             check_arms(trained_arms(parameters), parameters)
             if isinstance(parameters, RetrofitNotebook):
                 check_retrofits(parameters)

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "output_folder": "trials go under outputs/sweeps (NEWLLM_OUTPUTS moves it)",
     "rerun": "delete the folder of what shall run again",
     "pretrained": "a sweep trains; newllm run scores pretrained weights",
+    "benchmarks": "newllm evaluate asks the models of a sweep",
     "profile": "it stands beside notebook",
 }
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.config.groups import RunParameters
-from newllm.experiments.scoring import trained_here
+from newllm.config.groups import BENCHMARKS, RunParameters
+from newllm.config.values import write_value
+from newllm.experiments.scoring import is_loaded, trained_here
 from newllm.files import SAVED_MODEL
 from newllm.runs.folder import Run
 from newllm.runs.parts import FinishedPart, Part, do_part, find_part
@@ -35,7 +36,9 @@ def with_weights(records: pd.DataFrame, parameters: RunParameters) -> pd.DataFra
     missing = records.loc[[not found for found in here], "arm"].unique()
     if len(missing):
         arms = ", ".join(missing)
-        command = f'newllm run {parameters.notebook[:2]} --profile {parameters.profile} -p "arms=[{arms}]" --rerun'
+        asked = getattr(parameters, BENCHMARKS, None)
+        given = [f'-p "arms=[{arms}]"'] + ([f'-p "{BENCHMARKS}={write_value(asked)}"'] if asked else [])
+        command = f"newllm run {parameters.notebook[:2]} --profile {parameters.profile} {' '.join(given)} --rerun"
         logger.info("The weights of %s are not published: `%s` trains them.", arms, command)
     return records[pd.Series(here, index=records.index, dtype=bool)]
 
@@ -47,6 +50,7 @@ def measure_trials(
     name: str,
     settings: Mapping[str, Any],
     measure: Measure,
+    loaded: Mapping[str, str] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Measure something of every trial with its weights, or take it over from where it was measured before.
 
@@ -56,7 +60,7 @@ def measure_trials(
     Parameters
     ----------
     records
-        Rows of `newllm.experiments.comparison.compare`; those of models that were only scored are left out.
+        Rows of `newllm.experiments.comparison.compare`.
     parameters
         The notebook's.
     folder
@@ -66,14 +70,17 @@ def measure_trials(
     settings
         Plain JSON values that decide the result, the trial aside.
     measure
-        Gives tables by name for a row of ``records``.
+        Gives tables by name for a row of ``records``, whose ``folder`` holds the weights.
+    loaded
+        Where the trained models are that were only scored, by arm; those that it does not name are left out.
 
     Returns
     -------
     dict
         The tables of all trials, one below the other, with ``arm`` and ``seed``; none where no trial has them.
     """
-    records = trained_here(records)
+    loaded = loaded or {}
+    records = records[records["arm"].map(lambda arm: arm in loaded or not is_loaded(arm)).astype(bool)]
     found: dict[Any, FinishedPart] = {}
     waiting: dict[Any, Part] = {}
     for index, trial in records.iterrows():
@@ -83,7 +90,10 @@ def measure_trials(
             waiting[index] = part
         else:
             found[index] = known
-    for index, trial in with_weights(records.loc[list(waiting)], parameters).iterrows():
+    ready = records.loc[list(waiting)]
+    elsewhere = ready[ready["arm"].isin(loaded)]
+    ready = pd.concat([with_weights(ready, parameters), elsewhere.assign(folder=elsewhere["arm"].map(loaded))])
+    for index, trial in ready.iterrows():
         make = functools.partial(_measured, measure, trial)
         found[index] = do_part(waiting[index], folder, make, rerun=parameters.rerun)
     tables: dict[str, list[pd.DataFrame]] = {}

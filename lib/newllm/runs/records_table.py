@@ -68,7 +68,7 @@ def _row(record: Record) -> dict[str, Any]:
         "kv_tokens": record.cache.tokens,
         "certificate": record.certificate.max_change,
         "duration_seconds": record.duration_seconds,
-        "peak_memory": record.peak_memory,
+        "peak_memory_mib": None if record.peak_memory is None else record.peak_memory / 2**20,
         "parameters": record.parameters,
         **record.provenance.model_dump(),
     }
