@@ -94,7 +94,9 @@ def test_front_keeps_what_nothing_beats_on_both():
             "bits_per_byte_high": [2.1, 2.3, 2.2, np.nan],
         }
     )
-    drawn = series(figures.quality_against_bytes(summary))
+    figure = figures.quality_against_bytes(summary)
+    drawn = series(figure)
+    assert figure.layout.width is None
     assert list(drawn["nothing is better on both"].x) == [3072.0, 24576.0]
     assert list(drawn["mean over seeds, 95 % interval"].text) == ["pythia", "narrow", "mla"]
     assert list(drawn["one seed"].text) == ["worse"]

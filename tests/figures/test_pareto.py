@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newllm.figures.pareto import Canvas, bits_axis, bytes_axis, lay_out, on_front
+from newllm.figures.pareto import NARROW, Canvas, bits_axis, bytes_axis, lay_out, on_front
 
 NAMES = ("pythia", "mla", "mla@kv_dim=32", "dproj-oacd-frozen-embedding", "unified@position=alibi", "cascade-oacd")
 # As crowded as results are: several arms keep the same bytes, and differ little.
@@ -48,6 +48,18 @@ def test_names_never_lie_over_one_another_and_stay_inside(points):
     common = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
     overlapping = (common > 0).all(2) & ~np.eye(len(frame), dtype=bool)
     assert not overlapping.any()
+
+
+@settings(max_examples=15, deadline=None)
+@given(points, st.integers(NARROW.width, 1400))
+def test_names_placed_for_a_narrow_page_stay_inside_a_wider_one(points, width):
+    """There a figure has its points further apart, and each name as far from its point as before."""
+    frame = summary(points)
+    narrow, wide = lay_out(frame, NARROW), lay_out(frame, Canvas(width=width))
+    names = wide.points + narrow.names - narrow.points
+    half = np.array([[6.6 * len(name) / 2, 7.0] for name in frame["arm"]])
+    assert (names - half >= -1).all()
+    assert (names + half <= np.array(wide.canvas.area) + 1).all()
 
 
 @settings(max_examples=15, deadline=None)

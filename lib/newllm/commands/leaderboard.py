@@ -10,6 +10,7 @@ from newllm import figures
 from newllm.commands.arguments.leaderboard import read_filters
 from newllm.commands.shared import terminal_width
 from newllm.config.errors import ParameterError
+from newllm.figures.pareto import Canvas
 from newllm.files import outputs_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.notebook.tables import show_arms
@@ -42,7 +43,7 @@ def main(options: argparse.Namespace) -> int:
 def draw(board: Board, path: Path) -> None:
     """Draw the picture of the first budget."""
     if board.budgets:
-        figure = figures.quality_against_bytes(board.budgets[0].summary)
+        figure = figures.quality_against_bytes(board.budgets[0].summary, Canvas())
         write_pictures_where_possible([figure], [path], scale=2)
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from newllm.evaluation.statistics import mean_interval
-from newllm.figures.pareto import BREAK, alike, lay_out
+from newllm.figures.pareto import BREAK, NARROW, Canvas, alike, lay_out
 from newllm.figures.style import BYTES_TITLE, CLEAR, COLOURS, INK, colour, finish, lines
 
 
@@ -141,7 +141,7 @@ def claims(judged: pd.DataFrame) -> go.Figure:
     return figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], automargin=True)
 
 
-def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
+def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -> go.Figure:
     """Bits per byte against the bytes a token leaves in the cache, with the front that nothing beats on both.
 
     Parameters
@@ -150,10 +150,13 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
         Columns arm, kv_bytes_per_token, bits_per_byte, and the ends of its interval, bits_per_byte_low and
         bits_per_byte_high (NaN for one seed); trained_otherwise, where it is there, marks rows that the front leaves
         out. Rows that keep no cache, such as n-grams, are left out.
+    canvas
+        Size of a picture that stays as it is. Where omitted, the figure is as wide as its place, and names lie where
+        they cover nothing in a narrow one: in a wider one points are further apart.
     """
     summary = summary.dropna(subset=["kv_bytes_per_token"]).reset_index(drop=True)
-    layout = lay_out(summary)
-    across, up, canvas = layout.bytes_axis, layout.bits_axis, layout.canvas
+    layout = lay_out(summary, canvas or NARROW)
+    across, up, width, canvas = layout.bytes_axis, layout.bits_axis, canvas and canvas.width, layout.canvas
     kept = summary["kv_bytes_per_token"]
     drawn = summary.assign(x=kept.where(kept > 0, 10**layout.places))
     figure = go.Figure()
@@ -226,7 +229,7 @@ def quality_against_bytes(summary: pd.DataFrame) -> go.Figure:
     title = "Quality against memory: down and to the left is better"
     figure = finish(figure, title, BYTES_TITLE, "bits per byte, held out", log_x=True)
     figure.update_layout(
-        width=canvas.width,
+        width=width,
         height=canvas.height,
         margin={"l": canvas.left, "r": canvas.right, "t": canvas.top, "b": canvas.bottom, "autoexpand": False},
         title={"y": 0.975, "yanchor": "top"},

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from newllm.runs.pictures import PICTURE_WIDTH
+
 CHARACTER_WIDTH = 6.6  # pixels, of the 11 px letters of the names in a wide font
 LABEL_HEIGHT = 15.0
 MARKER = 12.0
@@ -33,6 +35,10 @@ class Canvas:
     def area(self) -> tuple[float, float]:
         """Width and height between the axes."""
         return self.width - self.left - self.right, self.height - self.top - self.bottom
+
+
+# A page beside the bars of JupyterLab.
+NARROW = Canvas(width=PICTURE_WIDTH)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pandas as pd
 from newllm import figures
 from newllm.experiments.floor import FLOORS_FOLDER, floor_files
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
+from newllm.figures.pareto import Canvas
 from newllm.files import (
     FINISHED_FILE,
     SAVED_MODEL,
@@ -177,7 +178,7 @@ def draw_reference() -> None:
     """Draw the picture of the arms that README leads with, where they are published."""
     board = read_board([reference_folder() / SWEEPS_FOLDER / LEADING_SWEEP])
     if board.budgets:
-        figure = figures.quality_against_bytes(board.budgets[0].summary)
+        figure = figures.quality_against_bytes(board.budgets[0].summary, Canvas())
         write_pictures([figure], [reference_folder() / PICTURE], scale=2)
 
 
