@@ -1,9 +1,10 @@
 """Retrofits of a notebook: made from the parent's weights, and once they are published, taken over without weights."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from newllm.analysis.retrofits import retrofit_stages
+from newllm.analysis.retrofits import beside_training, retrofit_stages
 from newllm.config.notebooks import RetrofitNotebook
 from newllm.experiments import published, retrofits
 from newllm.files import read_json
@@ -88,3 +89,25 @@ def test_a_llama_is_converted_on_files_of_its_own(finished_comparison, asked, tm
     assert described["text"]["scored_windows"] == 3 and described["text"]["seq_length"] == 16
     with pytest.raises(ValueError, match="go together"):
         RetrofitNotebook(**asked.model_dump() | {"llama_scored_file": files["llama_scored_file"]})
+
+
+def test_what_was_converted_stands_beside_what_was_trained_from_nothing(
+    finished_comparison, asked, text_data, tmp_path, monkeypatch
+):
+    records, outputs = finished_comparison
+    # Another arm stands in for a trained `mla`: of it only losses are read.
+    records = records.loc[["pythia", "narrow"]].rename(index={"narrow": "mla"})
+    records.loc["mla", ["method", "kv_bytes_per_token"]] = ["mla", 128.0]
+    monkeypatch.setattr("newllm.retrofit.running.prepare_data", lambda parameters: text_data)
+    # Bytes of `mla`, and others that no arm has.
+    ways = ["mla@keep=0.125,rotary_heads=shared,controls=false", "mla@keep=0.5,controls=false"]
+    parameters = RetrofitNotebook(**asked.model_dump() | {"retrofits": ways, "healing_tokens": [0, 64]})
+    folders = retrofits.run_retrofits(outputs / "pythia-seed1", parameters, tmp_path / "retrofit", parameters)
+    table = beside_training(folders, records.reset_index())
+    assert list(table["arm"]) == 3 * ["mla"] and list(table["what"].isna()) == [True, False, False]
+    # Both were trained for two epochs of the same 24 windows of 16 tokens, and healed on 64 of them.
+    assert list(table["tokens"]) == [768, 768, 832]
+    nothing, converted = table.iloc[0], table.iloc[1]
+    assert nothing["perplexity"] == records.loc["mla", "perplexity"] and pd.isna(nothing["difference"])
+    assert converted["difference"] == pytest.approx(np.log(converted["perplexity"] / nothing["perplexity"]), abs=1e-4)
+    assert beside_training(folders, records.reset_index().query("arm == 'pythia'")).empty

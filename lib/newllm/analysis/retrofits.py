@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference
+from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference, read_losses
 from newllm.evaluation.recall_report import MEASURES
+from newllm.experiments.scoring import HISTORY_FILE
 from newllm.files import digest_of_json, read_json
 from newllm.retrofit.report import HEALED, LOSSES_FILE, ORIGINAL, RESULT_FILE, difference_text
 
@@ -89,6 +90,74 @@ def stages_table(stages: pd.DataFrame) -> pd.DataFrame:
     )
     unused = [name for name in ("tokens of healing", "energy lost", "seeds") if not (table[name] != "").any()]
     return table.drop(columns=unused)
+
+
+def beside_training(folders: Sequence[Path], records: pd.DataFrame) -> pd.DataFrame:
+    """Set models that were converted beside those that were trained from nothing to what they became.
+
+    Parameters
+    ----------
+    folders
+        Of retrofits of one parent, with or without healing.
+    records
+        Rows of `newllm.experiments.comparison.compare`, of trials on the text of the parent.
+
+    Returns
+    -------
+    pandas.DataFrame
+        For each model of which both are there, of the same method and bytes a token, rows of ``arm``,
+        ``bytes_per_token``, ``what`` (became of the parent; none for the arm itself), ``tokens`` (of all training, of
+        the parent too, mean over seeds), ``perplexity``, ``seeds``, and the difference from the arm with its interval.
+    """
+    read = [(folder, read_json(folder / RESULT_FILE)) for folder in folders]
+    rows = [
+        _row(folder, found, row) | {"data": found["described"]["data"]}
+        for folder, found in read
+        for row in found["report"]
+        if not row["control"] and row["energy_lost"] is not None
+    ]
+    found: list[dict[str, Any]] = []
+    losses: dict[Hashable, ArmLosses | None] = {}
+    pairs: list[tuple[Hashable, Hashable]] = []
+    retrofits = pd.DataFrame(rows).drop_duplicates(["what", "healing_tokens", "bytes_per_token", "seed"])
+    for arm, trials in records.groupby("arm", sort=False):
+        first = trials.iloc[0]
+        same = retrofits[
+            (retrofits["method"] == first["method"])
+            & (retrofits["bytes_per_token"] == first["kv_bytes_per_token"])
+            & (retrofits["data"] == first["parameters"]["data"])
+        ]
+        if same.empty:
+            continue
+        tokens = float(np.mean([trained_tokens(Path(folder)) for folder in trials["folder"]]))
+        about = {"arm": arm, "bytes_per_token": first["kv_bytes_per_token"]}
+        found.append(
+            about | {"tokens": tokens, "perplexity": trials["perplexity"].mean(), "seeds": len(trials), "key": arm}
+        )
+        losses[arm] = read_losses(trials)
+        for (what, healing), group in same.groupby(["what", "healing_tokens"], sort=False):
+            group, key = group if healing else group.iloc[:1], (arm, what, healing)
+            row = {"what": what, "tokens": tokens + healing, "perplexity": group["perplexity"].mean(), "key": key}
+            found.append(about | row | {"seeds": len(group)})
+            # A seed of healing is not one of training: their mean stands beside each.
+            healed = _losses(group, has_seeds=True)
+            mean = np.mean(list(healed.by_seed.values()), axis=0)
+            losses[key] = ArmLosses({0: mean}, healed.groups, has_seeds=False)
+            pairs.append((key, arm))
+    differences = dict(zip([key for key, _ in pairs], compare_pairs(losses, pairs), strict=True))
+    columns = ["arm", "bytes_per_token", "what", "tokens", "perplexity", "seeds"]
+    table = pd.DataFrame([row | no_difference() | differences.get(row.pop("key"), {}) for row in found])
+    return (
+        table.sort_values(["bytes_per_token", "arm", "tokens"], ascending=[False, True, True])
+        if found
+        else (pd.DataFrame(columns=columns))
+    )
+
+
+def trained_tokens(folder: Path) -> int:
+    """Count the tokens that the main training of a trial read, by its history."""
+    history = json.loads((folder / HISTORY_FILE).read_bytes())["main"]
+    return round(sum(row["tokens_per_second"] * row["seconds"] for row in history))
 
 
 def said_before_and_after(folder: Path) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from newllm.analysis.claims import judge_claims
 from newllm.analysis.hours import hours_by_arm
 from newllm.analysis.learning_rates import with_learning_rate
 from newllm.analysis.recall import recall_by_arm
-from newllm.analysis.retrofits import retrofit_stages, stages_table
+from newllm.analysis.retrofits import beside_training, retrofit_stages, stages_table
 from newllm.analysis.summary import summarize_arms
 from newllm.analysis.tables import arms_table, readable
 from newllm.analysis.wording import with_interval
@@ -34,7 +34,7 @@ from newllm.publication.reference import (
     published_sweep,
     published_table,
 )
-from newllm.retrofit.report import ORIGINAL
+from newllm.retrofit.report import ORIGINAL, difference_text
 from newllm.retrofit.smollm2 import SMOLLM2
 from newllm.runs.records_table import load_records
 
@@ -124,6 +124,26 @@ def retrofits() -> pd.DataFrame:
     stages = retrofit_stages(published_retrofits())
     # Where only the position encoding was made absorbable, nothing is left out yet.
     return stages_table(stages[(stages["healing_tokens"] == 0) & (stages["stage"] != "position absorbable")])
+
+
+def retrofit_or_training() -> pd.DataFrame:
+    """Write what the same model has when it was converted, and when it was trained from nothing."""
+    table = beside_training(published_retrofits(), published_sweep("sotu"))
+    if table.empty:
+        raise UnpublishedError("not published yet: `newllm retrofit`")
+    return pd.DataFrame(
+        [
+            {
+                "KV bytes a token (measured)": f"{row['bytes_per_token']:,.0f}",
+                "how it was made": f"`{row['arm']}`, from nothing" if pd.isna(row["what"]) else row["what"],
+                "tokens of training, the parent's too": f"{row['tokens']:,.0f}",
+                "perplexity": f"{row['perplexity']:.1f}",
+                "nats/token beside training from nothing": difference_text(row),
+                "seeds": f"{row['seeds']}",
+            }
+            for row in table.to_dict("records")
+        ]
+    )
 
 
 def llama_retrofits() -> pd.DataFrame:
@@ -283,6 +303,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "retrofits": retrofits,
     "healed retrofits": healed_retrofits,
     "llama retrofits": llama_retrofits,
+    "retrofit or training": retrofit_or_training,
     "hours": hours,
     "models at 70m": models_at_70m,
     "decoding": decoding,
