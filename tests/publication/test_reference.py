@@ -88,3 +88,21 @@ def test_a_comparison_is_published_once_with_the_weights_that_are_named(
         (published_elsewhere / "06_latent_attention").rglob("record.json")
     )
     assert (trials / "pythia-seed1" / "model").is_dir()
+
+
+def test_a_floor_that_stands_with_its_sweep_is_not_published_again_by_a_notebook(
+    finished_comparison, text_folder, text_data, tmp_path, published_elsewhere, monkeypatch
+):
+    _, finished = finished_comparison
+    sweep = tmp_path / "outputs" / "sweeps" / "small"
+    shutil.copytree(finished, sweep / "test-1234abcd")
+    (sweep / "test-1234abcd" / "floors").rename(sweep / "floors")
+    reference.publish(sweep)
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "fresh"))
+    fresh = tmp_path / "fresh" / "02_main_training" / "cpu-5678abcd"
+    compare(settings(text_folder, arms=["pythia"]), text_data, fresh)
+    assert list(fresh.glob("floors/*.json")), "the run has one of its own"
+    reference.publish(fresh)
+    assert [path.parent for path in published_elsewhere.rglob("floors/*.json")] == [
+        published_elsewhere / "sweeps" / "small" / "floors"
+    ]

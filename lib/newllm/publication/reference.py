@@ -90,7 +90,9 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
         if (target / SAVED_MODEL).is_dir() and folder not in with_model:
             continue  # published with its weights, which are not here
         publish_run(folder, target, KEPT_FILES, with_model=folder in with_model)
-        for floor in floor_files(folder, record.parameters["data"]):
+        data = record.parameters["data"]
+        # What is published in a sweep has its floor there.
+        for floor in [] if floor_files(target, data) else floor_files(folder, data):
             beside = (home if is_sweep else target.parent) / FLOORS_FOLDER / floor.name
             beside.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(floor, beside)
