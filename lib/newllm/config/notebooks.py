@@ -13,29 +13,31 @@ from pydantic import (
     model_validator,
 )
 
-from newllm.config.groups import (
+from newllm.config.fields import (
     LONGEST_SEQUENCE,
     LONGEST_WINDOW,
     ArmNames,
     Budgets,
     Count,
     Counts,
+    Lengths,
+    Real,
+    Seeds,
+    SizeName,
+    VariantNames,
+)
+from newllm.config.groups import (
     DataParameters,
     ExperimentParameters,
     FactParameters,
     LeaderboardFilters,
-    Lengths,
     ModelParameters,
     ProjectionDataParameters,
-    Real,
     RepeatedParameters,
     RunParameters,
     SeedParameters,
-    Seeds,
-    SizeName,
     StudyParameters,
     TrainingParameters,
-    VariantNames,
 )
 from newllm.config.retrofit import RetrofitParameters
 

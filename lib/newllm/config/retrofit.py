@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from newllm.config.errors import explain
-from newllm.config.groups import LONGEST_WINDOW, Count, Flag, Real, TrainingParameters, Whole, WindowCount, _Group
+from newllm.config.fields import LONGEST_WINDOW, Count, Flag, Real, Whole, WindowCount
+from newllm.config.groups import TrainingParameters, _Group
 from newllm.config.values import read_value, split_items
 
 

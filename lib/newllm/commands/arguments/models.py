@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from newllm.config.errors import ParameterError, nearest
-from newllm.config.groups import SizeName
+from newllm.config.fields import SizeName
 from newllm.config.methods import method_names
 
 SUMMARY = "one table of all models: size, cache, certificate, speed of decoding"
