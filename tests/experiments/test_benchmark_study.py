@@ -67,7 +67,8 @@ def test_models_are_asked_once_and_what_they_answer_stands_in_the_table(
     columns = list(benchmark_study.BENCHMARK_COLUMNS)
     assert records.loc["checkpoint:elsewhere", columns].equals(records.loc["pythia", columns])
     table = arms_table(summarize_arms(records.reset_index(), "pythia")).set_index("arm")
-    assert table.loc["pythia", "WikiText-2 bits/byte"] == f"{records.loc['pythia', 'wikitext_bits_per_byte']:.3f}"
+    written = f"{records.loc['pythia', 'wikitext_word_perplexity']:,.0f}"
+    assert table.loc["pythia", "WikiText-2 perplexity a word"] == written
     assert table.loc["2-gram", "LAMBADA perplexity"] == ""
 
     # The same questions from another place, in another run.
