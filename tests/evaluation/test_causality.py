@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from newllm.evaluation.causality import certify
 from newllm.evaluation.certificate import Certificate
-from newllm.evaluation.later_tokens import check_later_tokens, modes
+from newllm.evaluation.later_tokens import check_later_tokens
 from newllm.evaluation.probing import probe_generator
+from newllm.evaluation.ways import ways_to_run
 from newllm.models import configure
 from newllm.models.methods.pythia import PythiaModel
 from tests.evaluation import toys
@@ -87,6 +88,50 @@ def test_a_leak_at_one_offset_of_a_long_chunk_is_found():
     assert certify(toys.SeesOneTokenAheadOnce()).passed, "within twelve tokens there is nothing to see"
 
 
+MASKED = {"attention mask", "left padding", "chunked prefill, left padding"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "caught"),
+    [
+        (toys.LeaksOnce, {"full pass", "attention mask", "chunked prefill", "training gradient"}),
+        (toys.LeaksOnceAcrossTheBoundary, {"full pass", "attention mask", "chunked prefill", "training gradient"}),
+        (toys.LeaksOnceIntoTheNextPeriod, {"full pass", "attention mask", "chunked prefill", "training gradient"}),
+        (toys.LeaksOnceUnderAMask, MASKED),
+        (toys.LeaksOnceUnderPadding, {"left padding", "chunked prefill, left padding"}),
+        (toys.LeaksOnceInCachedPieces, {"chunked prefill", "chunked prefill, left padding"}),
+        (toys.LeaksOnceInCachedPiecesUnderPadding, {"chunked prefill, left padding"}),
+        (toys.LeaksOnceInTraining, {"training gradient"}),
+    ],
+)
+def test_a_leak_of_one_token_in_one_way_of_running_is_found_and_named(broken, caught):
+    certificate = certify(broken(), period=30)
+    found = failed(certificate)
+    # Where the full pass leaks, each later token is changed under one padding only, which may not be where that leaks.
+    may_be = FORWARD | GRADIENTS if "full pass" in caught else caught
+    assert caught <= found <= may_be, certificate.table().to_string()
+    details = {check.detail for check in certificate.checks if check.name in caught}
+    assert any(
+        f"changing token {broken.key} changed the logits of the earlier position {broken.query} " in detail
+        or f"the prediction after position {broken.query} " in detail
+        for detail in details
+    ), details
+
+
+def test_a_way_that_equals_the_full_pass_has_few_tokens_changed_and_another_one_all():
+    sound, flattened = (
+        {check.name: check for check in certify(model, period=30).checks}
+        for model in (toys.Toy(), toys.MaskFlattensTheBias())
+    )
+    assert all(check.passed for check in (*sound.values(), *flattened.values()))
+    assert "over 61 changed positions" in sound["full pass"].detail
+    for name in FORWARD - {"full pass"}:
+        assert re.search(r"over 1\d changed positions .*as in the full pass", sound[name].detail), name
+        changed = 4 * 61 if "padding" in name else 61
+        assert (f"over {changed} changed" in flattened[name].detail) == (name in MASKED), name
+    assert "gradients of 61 positions" not in sound["training gradient"].detail
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
@@ -142,6 +187,17 @@ class LeakingLogits(PythiaModel):
         return loss, logits if logits is None else logits + 1e-6 * F.pad(logits[:, 1:].abs(), (0, 0, 0, 1))
 
 
+class OneLogitLeaksUnderAMask(PythiaModel):
+    """Behind the head, at one position: the states are those of the full pass."""
+
+    def forward(self, *args, attention_mask=None, **kwargs):
+        output = super().forward(*args, attention_mask=attention_mask, **kwargs)
+        if attention_mask is not None and output.logits.shape[1] > 41:
+            output.logits = output.logits.clone()
+            output.logits[:, 40] += 1e-6 * output.logits[:, 41]
+        return output
+
+
 class MuteHead(PythiaModel):
     """States move, and logits never do."""
 
@@ -164,6 +220,13 @@ def test_a_leak_is_caught_before_and_behind_the_head(broken):
     assert token == position + 1
 
 
+def test_a_leak_of_one_logit_of_one_way_is_caught():
+    certificate = certify(of_pythia(OneLogitLeaksUnderAMask), period=21)
+    assert failed(certificate) == {"attention mask", "left padding"}, "pieces are shorter"
+    detail = next(check.detail for check in certificate.checks if check.name == "attention mask")
+    assert "changing token 41 changed the logits of the earlier position 40" in detail
+
+
 def test_a_leak_far_below_the_tolerance_is_told_apart_from_rounding():
     sound, leaking = (certify(of_pythia(each)).max_change for each in (PythiaModel, BarelyLeakingStates))
     assert sound < 1e-14
@@ -180,6 +243,6 @@ def test_states_are_compared_instead_of_logits_where_the_head_makes_the_logits()
     seen = []
     head = model.get_output_embeddings()
     head.register_forward_hook(lambda module, given, output: seen.append(output.shape[:-1].numel()))
-    mode = next(iter(modes(model, 40)))
-    assert check_later_tokens(model.double(), mode, 40, probe_generator()).passed
+    way = next(iter(ways_to_run(model, 40)))
+    assert check_later_tokens(model.double(), way, 40, probe_generator()).passed
     assert sum(seen) <= 2 * 40

@@ -181,6 +181,62 @@ class SeesOneTokenAheadOnce(Toy):
         return (key > query) & ~((query % 30 == 17) & (key == query + 1))
 
 
+class LeaksOnce(Toy):
+    """One token sees one later token, and only where tokens are run in a certain way."""
+
+    query, key = 40, 41
+
+    def leaks(self, past: int, attention_mask: Tensor | None) -> bool:
+        return True
+
+    def future(self, query, key, attention_mask):
+        leaking = (query == self.query) & (key == self.key) & self.leaks(int(query[0]), attention_mask)
+        return (key > query) & ~leaking
+
+
+class LeaksOnceAcrossTheBoundary(LeaksOnce):
+    """The last token of the first chunk of 30 sees the first one of the second."""
+
+    query, key = 29, 30
+
+
+class LeaksOnceIntoTheNextPeriod(LeaksOnce):
+    query, key = 25, 57
+
+
+class LeaksOnceUnderAMask(LeaksOnce):
+    def leaks(self, past, attention_mask):
+        return attention_mask is not None
+
+
+class LeaksOnceUnderPadding(LeaksOnce):
+    def leaks(self, past, attention_mask):
+        return attention_mask is not None and bool((attention_mask == 0).any())
+
+
+class LeaksOnceInCachedPieces(LeaksOnce):
+    def leaks(self, past, attention_mask):
+        return past > 0
+
+
+class LeaksOnceInCachedPiecesUnderPadding(LeaksOnceUnderPadding):
+    def leaks(self, past, attention_mask):
+        return past > 0 and super().leaks(past, attention_mask)
+
+
+class LeaksOnceInTraining(LeaksOnce):
+    def leaks(self, past, attention_mask):
+        return self.training
+
+
+class MaskFlattensTheBias(Toy):
+    """Sound, but not the same function with a mask as without one."""
+
+    def hidden(self, input_ids, attention_mask, cache):
+        self.slope = Toy.slope if attention_mask is None else 0.0
+        return super().hidden(input_ids, attention_mask, cache)
+
+
 class OtherRowsSeen(Toy):
     def hidden(self, input_ids, attention_mask, cache):
         hidden = super().hidden(input_ids, attention_mask, cache)

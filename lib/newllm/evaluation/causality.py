@@ -5,19 +5,17 @@ must be one (its power): a model whose logits never move would pass any test for
 """
 
 import functools
-import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from newllm.evaluation.certificate import POWER, SHORT_LENGTH, Certificate, Check, few, finite
-from newllm.evaluation.later_tokens import check_later_tokens, check_padded_content, modes
+from newllm.evaluation.certificate import SHORT_LENGTH, Certificate, Check, finite
+from newllm.evaluation.input_gradients import check_gradient, check_training_gradient, only_label
+from newllm.evaluation.later_tokens import check_later_tokens, check_padded_content
 from newllm.evaluation.probing import (
-    EXACT,
     other_tokens,
     period_of,
     probe_copy,
@@ -25,13 +23,12 @@ from newllm.evaluation.probing import (
     random_tokens,
     untouched_randomness,
 )
+from newllm.evaluation.ways import Way, ways_to_run
 from newllm.progress import CERTIFICATE, stage
 
 # Losses may be computed in float32 by design: enough to tell one shift from another, which differ by POWER_OF_LABELS.
 LABEL_TOLERANCE = 1e-4
 POWER_OF_LABELS = 1e-3
-# Tokens that are differentiated at once.
-TRAINED_AT_ONCE = 2**11
 
 
 def certify(model: PreTrainedModel, *, period: int | None = None) -> Certificate:
@@ -43,11 +40,14 @@ def certify(model: PreTrainedModel, *, period: int | None = None) -> Certificate
     The checks:
 
     - changing one later token changes no earlier logit, at every offset of two periods: in a full pass, with an
-      attention mask, with left padding, in chunked prefill, in both, and in token-by-token decoding;
+      attention mask, with left padding, in chunked prefill, in both, and in token-by-token decoding. Where periods are
+      long, a way that equals the full pass at every position, on random rows of tokens, is as causal as that pass is
+      found to be, and has only some of its tokens changed; one that does not equal it has all of them changed;
     - what stands at padded positions changes nothing;
     - the gradient of a position reaches no later input;
     - labels are shifted exactly once and never leak into logits;
-    - the gradient of a label's training loss reaches the token before it, and nothing from the label's position on.
+    - the gradient of a label's training loss reaches the token before it, and nothing from the label's position on;
+      long periods as above, by the gradient of all labels' loss and that of the full pass.
 
     Parameters
     ----------
@@ -65,21 +65,26 @@ def certify(model: PreTrainedModel, *, period: int | None = None) -> Certificate
     probed = probe_copy(model)
     length = probed_length(model, period)
     generator = probe_generator()
-    ways = list(modes(probed, length))
+    plain, *other_ways = ways_to_run(probed, length)
+    checks: list[Check] = []
+
+    def changed_in(way: Way) -> Check:
+        return check_later_tokens(probed, way, length, generator, full_pass_is_causal=checks[0].passed)
+
     probes: list[Callable[[], Check]] = [
-        *(functools.partial(check_later_tokens, probed, mode, length, generator) for mode in ways),
+        lambda: check_later_tokens(probed, plain, length, generator),
+        *(functools.partial(changed_in, way) for way in other_ways),
         lambda: check_padded_content(probed, generator),
-        lambda: _check_gradient(probed, length, generator),
+        lambda: check_gradient(probed, length, generator),
         lambda: _check_labels(probed, generator, training=False),
         lambda: _check_labels(probed, generator, training=True),
-        lambda: _check_training_gradient(probed, length, generator),
+        lambda: check_training_gradient(probed, length, generator, full_pass_is_causal=checks[0].passed),
     ]
-    checks = []
     with untouched_randomness(probed.device), stage(CERTIFICATE, len(probes), "check") as told:
         for probe in probes:
             checks.append(probe())
             told.advance()
-    of_logits = checks[: len(ways) + 1]
+    of_logits = checks[: len(other_ways) + 2]
     return Certificate(all(check.passed for check in checks), max(check.change for check in of_logits), checks)
 
 
@@ -92,76 +97,6 @@ def probed_length(model: PreTrainedModel, period: int | None = None) -> int:
         As for `certify`.
     """
     return max(SHORT_LENGTH, 2 * (period_of(model) if period is None else period) + 2)
-
-
-def _input_gradients(
-    model: PreTrainedModel, tokens: Tensor, scores: Callable[[], Iterable[tuple[int, Tensor]]]
-) -> list[tuple[int, Tensor]]:
-    """Gradient size at each input position, (B, T), for each (position, scalar score)."""
-    captured: list[Tensor] = []
-
-    def capture(module: torch.nn.Module, arguments: Any, output: Tensor) -> Tensor:
-        free = output.detach().requires_grad_()
-        captured.append(free)
-        return free
-
-    handle = model.get_input_embeddings().register_forward_hook(capture)
-    sizes = []
-    try:
-        with torch.enable_grad():
-            for position, score in scores():
-                if not captured or any(inputs.shape[:-1] != tokens.shape for inputs in captured):
-                    raise ValueError(f"{type(model).__name__} does not call its input embedding on all tokens at once")
-                size = torch.zeros(tokens.shape, device=tokens.device, dtype=torch.float64)
-                if score.requires_grad:
-                    for gradient in torch.autograd.grad(score, captured, retain_graph=True, allow_unused=True):
-                        if gradient is not None:
-                            size += gradient.abs().amax(-1)
-                sizes.append((position, size))
-    finally:
-        handle.remove()
-    return sizes
-
-
-def _gradient_check(name: str, sizes: list[tuple[int, Tensor]]) -> Check:
-    """For (last position that may be seen, gradient sizes): none after it, some at it."""
-    scale = max(1.0, max(size.max().item() for _, size in sizes))
-    leak, power, where = 0.0, math.inf, (0, 0)
-    for last, size in sizes:
-        later = size[last + 1 :]
-        if later.numel() and (finite(later.max().item()) > leak):
-            leak, where = finite(later.max().item()), (last, last + 1 + int(later.argmax()))
-        power = min(power, size[last].item())
-    if leak > EXACT * scale:
-        detail = f"the prediction after position {where[0]} has a gradient of {leak:.2g} at the later input {where[1]}"
-    elif not power >= POWER:
-        detail = f"no power: a position's gradient at its own input is {power:.2g} only"
-    else:
-        detail = f"gradients of {len(sizes)} positions reach their own input and no later one"
-    return Check(name, leak <= EXACT * scale and power >= POWER, leak, power, detail)
-
-
-def _check_gradient(model: PreTrainedModel, length: int, generator: torch.Generator) -> Check:
-    """Differentiate all logits up to a position, randomly weighted, with respect to every input embedding."""
-    tokens = random_tokens(model, 1, length, generator)
-
-    def scores() -> Iterator[tuple[int, Tensor]]:
-        logits = model(tokens, use_cache=False).logits[0]
-        weights = torch.randn(logits.shape[-1], generator=generator, dtype=torch.float64).to(logits)
-        signs = (torch.rand(length, generator=generator) + 0.5).to(logits)
-        weighted = (logits @ weights) * signs
-        for last in few(range(length)):
-            yield last, weighted[: last + 1].sum()
-
-    sizes = _input_gradients(model, tokens, scores)
-    return _gradient_check("gradient", [(last, size[0]) for last, size in sizes])
-
-
-def _only(labels: Tensor, position: int) -> Tensor:
-    """Labels (1, T) of which one counts."""
-    kept = torch.full_like(labels, -100)
-    kept[:, position] = labels[:, position]
-    return kept
 
 
 @torch.no_grad()
@@ -180,7 +115,7 @@ def _check_labels(model: PreTrainedModel, generator: torch.Generator, *, trainin
     try:
         found, reported = [], []
         for position in range(1, SHORT_LENGTH):
-            output = model(tokens, labels=_only(labels, position), use_cache=False)
+            output = model(tokens, labels=only_label(labels, position), use_cache=False)
             found.append(output.loss)
             reported.append(output.logits)
         together = model(tokens, labels=labels, use_cache=False).loss
@@ -213,27 +148,3 @@ def _wrong_shift(found: Tensor, losses: Tensor) -> str:
         if torch.allclose(found[-len(explained) :], explained, atol=LABEL_TOLERANCE):
             return verdict
     return "it is not the cross-entropy of the position before the label"
-
-
-def _check_training_gradient(model: PreTrainedModel, length: int, generator: torch.Generator) -> Check:
-    """Differentiate each label's training loss: it may reach inputs before the label only, and must reach the last."""
-    tokens = random_tokens(model, 1, length, generator)
-    labels = other_tokens(model, tokens, generator)
-
-    def score(positions: range) -> Iterator[tuple[int, Tensor]]:
-        # One label a row, so that one pass differentiates many.
-        rows, one_each = tokens.expand(len(positions), -1), torch.cat([_only(labels, place) for place in positions])
-        yield 0, model(rows, labels=one_each, use_cache=False).loss * len(positions)
-
-    sizes: list[tuple[int, Tensor]] = []
-    rows_at_once = max(1, TRAINED_AT_ONCE // length)
-    model.train()
-    try:
-        for first in range(1, length, rows_at_once):
-            positions = range(first, min(first + rows_at_once, length))
-            rows = tokens.expand(len(positions), -1)
-            ((_, of_rows),) = _input_gradients(model, rows, functools.partial(score, positions))
-            sizes += [(place - 1, size) for place, size in zip(positions, of_rows, strict=True)]
-    finally:
-        model.eval()
-    return _gradient_check("training gradient", sizes)

@@ -12,7 +12,7 @@ from newllm.config.groups import ExperimentParameters, ProjectionParameters
 from newllm.data import TextData
 from newllm.evaluation.causality import probed_length
 from newllm.evaluation.decoding import DecodingSession
-from newllm.evaluation.later_tokens import LOGITS_AT_ONCE
+from newllm.evaluation.later_tokens import LOGITS_AT_ONCE, MANY_OFFSETS
 from newllm.evaluation.perplexity import score_rows
 from newllm.evaluation.probing import probe_copy, probe_generator, random_tokens
 from newllm.evaluation.recall import PASSAGE_TOKENS
@@ -33,8 +33,9 @@ SETTINGS_THAT_TAKE_TIME = ("size", "batch_size", "epochs", "evaluations", "preci
 PROCESS_START_SECONDS = 8.0
 
 # What the certificate computes, L being its length: rows of L tokens in five passes over every changed token, backward
-# through as many, and some hundred calls of few tokens.
+# through as many, and some hundred calls of few tokens. Of many tokens, one pass changes every one, and others a few.
 CERTIFICATE_ROWS = 8
+CERTIFICATE_ROWS_OF_MANY = 3
 CERTIFICATE_CALLS = 120
 
 # Calls with one token each: the speed of decoding, in which memory is counted once, and the cache that is measured.
@@ -138,7 +139,8 @@ def _certificate_seconds(model: LanguageModel) -> float:
         return lambda: probed(ids, use_cache=False).logits
 
     wide, narrow = _seconds_of(forward(rows, length)), _seconds_of(forward(1, min(length, 12)))
-    return CERTIFICATE_ROWS * (length - 1) / rows * wide + (CERTIFICATE_CALLS + 6 * length) * narrow
+    times = CERTIFICATE_ROWS if length <= MANY_OFFSETS else CERTIFICATE_ROWS_OF_MANY
+    return times * (length - 1) / rows * wide + (CERTIFICATE_CALLS + 6 * length) * narrow
 
 
 @torch.no_grad()
