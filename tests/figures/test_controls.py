@@ -115,6 +115,11 @@ def test_models_go_on_from_what_is_written(text_data):
     assert "write a beginning" in shown(box)
 
 
+def test_what_models_say_keeps_its_lines_and_is_no_markup():
+    html = controls._Texts({"pythia": "one\n\n<b>two"})._repr_html_()
+    assert "one<br><br>&lt;b&gt;two" in html and "\\n" not in html
+
+
 def test_blocks_are_drawn_side_by_side(text_data):
     model = create("cascade", "tiny", vocab_size=len(text_data.tokenizer), embedding_source="random").eval()
     box = controls.block_contexts(model, text_data.tokenizer, "The river follows")

@@ -171,7 +171,7 @@ def outcome(folder: Path, parameters: ExperimentParameters) -> dict[str, Any]:
         "commands": {
             "Let the last model go on from a beginning of yours": _talk(records["folder"].iloc[-1] / SAVED_MODEL),
             "Train on your own text": 'newllm start -p source=text -p "text_files=[FOLDER]"',
-            "The full comparison on all the text: a quarter of an hour for each arm and seed": FULL_COMPARISON,
+            "The full comparison on all the text: half an hour of a core for each arm and seed": FULL_COMPARISON,
         },
     }
 

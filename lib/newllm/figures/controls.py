@@ -1,6 +1,7 @@
 """The controls of the notebooks that show trained models: each a hand on what a figure is drawn of."""
 
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import cast
 
 import ipywidgets
@@ -97,16 +98,22 @@ def prompt_box(
 
 
 class _Texts:
-    """What models say, one below the other."""
+    """What models say, one below the other, lines as they break them."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
-        self.frame = pd.DataFrame({"model": list(texts), "goes on": list(texts.values())})
+        self.texts = texts
 
     def __repr__(self) -> str:
-        return "\n".join(f"{row['model']}: {row['goes on']}" for row in self.frame.to_dict("records"))
+        return "\n".join(f"{model}: {text}" for model, text in self.texts.items())
 
     def _repr_html_(self) -> str:
-        return str(self.frame.to_html(index=False, border=0, justify="left"))
+        left = 'align="left" style="text-align:left"'
+        heads = "".join(f"<th {left}>{words}</th>" for words in ("model", "goes on"))
+        rows = "\n".join(
+            f"<tr><td {left}>{escape(model)}</td><td {left}>{'<br>'.join(map(escape, text.splitlines()))}</td></tr>"
+            for model, text in self.texts.items()
+        )
+        return f'<table class="dataframe">\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>'
 
 
 def score_against_distance(slope: float, longest: int) -> Explorer:
