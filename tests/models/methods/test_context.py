@@ -75,6 +75,21 @@ def test_absorbed_equals_expanded(monkeypatch, position, past, new):
     assert (results[0] - results[1])[mask.bool()].abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("position", ["rope", "alibi", "none"])
+def test_a_decode_step_in_bfloat16_is_as_near_to_float64_as_its_expanded_form(monkeypatch, position):
+    exact = build(position=position)
+    expected = exact(IDS).logits[:, -1]
+    rough = build(position=position).to(torch.bfloat16)
+    errors = []
+    for way in (SharedContextAttention.expanded, SharedContextAttention.absorbed):
+        monkeypatch.setattr(SharedContextAttention, "absorbed", way)
+        cache = rough(IDS[:, :-1], use_cache=True).past_key_values
+        logits = rough(IDS[:, -1:], past_key_values=cache).logits[:, -1]
+        errors.append((logits.double() - expected).abs().max() / expected.abs().max())
+    in_expanded, in_absorbed = errors
+    assert in_absorbed < min(1.1 * in_expanded, 0.05)
+
+
 def test_a_fully_padded_start_leaves_a_zero_state():
     model = build()
     mask = torch.ones_like(IDS)
