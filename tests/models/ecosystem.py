@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
@@ -224,6 +225,32 @@ def compiles_decoding(model: Any) -> None:
         assert counters["stats"]["unique_graphs"] - graphs <= (3 if model.period > 1 else 2)
 
 
+def compiles_padded_rows(model: Any) -> None:
+    """A mask that pads, and positions; what a graph cannot ask when it is made, it refuses as it runs."""
+    mask = torch.ones_like(IDS)
+    mask[1, :3] = mask[2, :11] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    call = as_one_graph(model)
+    with torch.no_grad():
+        for given in (
+            {"attention_mask": mask},
+            {"attention_mask": mask, "position_ids": positions},
+            {"position_ids": torch.arange(16)[None] + 5},
+        ):
+            found, expected = (each(IDS, use_cache=False, **given).logits for each in (call, model))
+            real = mask.bool() if "attention_mask" in given else slice(None)
+            close(found[real], expected[real])
+        with pytest.raises(RuntimeError, match="attention_mask must be 1 for real tokens"):
+            call(IDS, use_cache=False, attention_mask=-mask)
+        if model.recurrence:
+            with pytest.raises(RuntimeError, match="position_ids must go up by one"):
+                call(IDS, use_cache=False, position_ids=2 * positions, attention_mask=mask)
+        else:
+            packed = torch.arange(16).remainder(9)[None]
+            found, expected = (each(IDS, use_cache=False, position_ids=packed).logits for each in (call, model))
+            close(found, expected)
+
+
 def as_one_graph(model: Any) -> Callable[..., Any]:
     """Compile the model's call; a break in its graph raises."""
     torch._dynamo.reset()
@@ -358,6 +385,7 @@ CALLS = [
     Call("`resize_token_embeddings()`", resizes_embeddings),
     Call("`torch.compile` of a full pass and its loss, as one graph", compiles_training),
     Call("`torch.compile` of a decode step, as one graph", compiles_decoding),
+    Call("`torch.compile` with `attention_mask` and `position_ids`, as one graph", compiles_padded_rows),
     Call('`device_map="auto"`', loads_by_device_map),
     Call("bfloat16 and float16", runs_in_half_precision),
     Call("`generate(assistant_model=...)`", decodes_with_an_assistant, where(is_stateful, "stateful")),

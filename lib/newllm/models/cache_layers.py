@@ -184,6 +184,10 @@ class ChunkContextLayer(RecurrentStateLayer):
             # Rows without padding count alike, so integers know what the tensors would say: nothing waits for these.
             chunks = (self.tokens_seen + length) // chunk_size
             completes = chunks > self.tokens_seen // chunk_size
+        elif torch.compiler.is_compiling():
+            # A graph's shapes cannot follow the mask: there is room for the chunks that there would be without padding.
+            chunks = (self.tokens_seen + length) // chunk_size
+            completes = chunks > 0
         else:
             chunks = int(after.max()) // chunk_size
             completes = bool((after // chunk_size > before // chunk_size).any())

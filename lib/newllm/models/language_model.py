@@ -12,11 +12,12 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from newllm.models.cache_layers import AtomicCache, own_layers, prepare_cache
+from newllm.models.conditions import require
 from newllm.models.loader_file import write_loader
 from newllm.models.loss import IGNORED_LABEL, next_token_loss, next_token_loss_from_logits
 from newllm.models.projection import RecurrenceLinear, init_linear_weights
 from newllm.models.recipe import WINDOWS, Recipe
-from newllm.models.step import Step
+from newllm.models.step import ONE_TEXT_A_CACHE, Step
 
 # What weights are stored in, as safetensors names it.
 STORED_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -211,8 +212,11 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         embeds = self._read_tokens(input_ids, inputs_embeds)
         if output_attentions or (output_attentions is None and self.config.output_attentions):
             raise ValueError(f"{type(self).__name__} never builds attention weights: output_attentions is not offered")
-        if token_type_ids is not None and bool(token_type_ids.any()):
-            raise ValueError(f"{type(self).__name__} has no token types: token_type_ids must be zeros, or left out")
+        if token_type_ids is not None:
+            require(
+                token_type_ids == 0,
+                f"{type(self).__name__} has no token types: token_type_ids must be zeros, or left out",
+            )
         if labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError("labels need all logits: leave logits_to_keep out")
         if labels is not None:
@@ -229,7 +233,7 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         elif use_cache:
             cache = self.new_cache()
         _check_cache_position(cache_position, 0 if cache is None else cache.get_seq_length(), embeds.shape[1])
-        step = Step.build(embeds, attention_mask, position_ids, cache, contexts)
+        step = Step.build(embeds, attention_mask, position_ids, cache, contexts, takes_gaps=not self.recurrence)
         if step.has_gaps:
             self._check_gaps(step, bool(is_cache_asked_for))
             cache = step.cache
@@ -311,7 +315,7 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
             )
         if step.texts is not None:
             if is_cache_asked_for:
-                raise ValueError("texts that are packed into one row are scored, not continued: pass use_cache=False")
+                raise ValueError(ONE_TEXT_A_CACHE)
             step.cache = None
 
     def score(

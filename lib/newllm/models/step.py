@@ -9,9 +9,12 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from newllm.models.cache_layers import CacheContents
+from newllm.models.conditions import require
 from newllm.models.position import PositionEncoding, causal_mask
 
 SharedT = TypeVar("SharedT")
+
+ONE_TEXT_A_CACHE = "texts that are packed into one row are scored, not continued: pass use_cache=False"
 
 
 @dataclass
@@ -61,6 +64,8 @@ class Step:
         position_ids: Tensor | None = None,
         cache: Cache | None = None,
         contexts: Tensor | None = None,
+        *,
+        takes_gaps: bool = True,
     ) -> "Step":
         """Check a call's arguments, derive positions, and note in the cache which of its tokens are real.
 
@@ -77,6 +82,9 @@ class Step:
             The cache of the tokens before.
         contexts
             As the attribute.
+        takes_gaps
+            Whether the model has a use for positions that do not go up by one; where it has none, a graph of
+            torch.compile refuses them, and any other call says that there are some.
 
         Raises
         ------
@@ -101,17 +109,21 @@ class Step:
         step.has_gaps = before is not None and before.positions is not None
         first_positions = step.positions.new_zeros(1)
         if position_ids is not None:
-            first_positions = step._take_positions(position_ids)
+            first_positions = step._take_positions(position_ids, takes_gaps)
         if contents is not None:
             contents.mask = key_mask
             contents.positions = step.key_positions.expand(batch, -1) if step.has_gaps else None
             if past == 0:
                 contents.first_positions = first_positions.expand(batch)
-                contents.is_shifted = bool(first_positions.any())
+                compiled = torch.compiler.is_compiling()
+                contents.is_shifted = position_ids is not None and (compiled or bool(first_positions.any()))
         return step
 
-    def _take_positions(self, given: Tensor) -> Tensor:
+    def _take_positions(self, given: Tensor, takes_gaps: bool) -> Tensor:
         """Put given positions of the new tokens (B or 1, T) in the place of derived ones.
+
+        A graph of torch.compile is made before the positions are known: it takes them as if they left gaps, which
+        computes the same where they leave none, or refuses gaps where the model has no use for them.
 
         Returns
         -------
@@ -129,19 +141,21 @@ class Step:
         if past == 0:
             self.key_positions = given
         # Every encoding depends on differences of positions alone, so in an empty cache a shift is no gap.
-        if bool(((offset == (first if past == 0 else 0)) | ~real).all()):
+        goes_up = (offset == (first if past == 0 else 0)) | ~real
+        if torch.compiler.is_compiling() and not takes_gaps:
+            require(goes_up, "position_ids must go up by one: this model has a recurrence")
+            return first[:, 0]
+        if not torch.compiler.is_compiling() and bool(goes_up.all()):
             return first[:, 0]
         self.has_gaps = True
         begins = _begins_anew(given.expand(real.shape), real, derived[:, :1] - 1 if past else None)
         if past:
-            if bool(begins.any()):
-                raise ValueError(
-                    f"position_ids must go on from the cached tokens, from {derived[:, 0].tolist()} or later: another "
-                    "text needs a cache of its own"
-                )
+            require(~begins, "position_ids must go on from the cached tokens: another text needs a cache of its own")
             cached = self.key_positions[:, :past].expand(batch, -1)
             self.key_positions = torch.cat([cached, given.expand(batch, -1)], dim=1)
-        elif bool(begins.any()):
+        elif torch.compiler.is_compiling() and self.cache is not None:
+            require(~begins, ONE_TEXT_A_CACHE)
+        elif torch.compiler.is_compiling() or bool(begins.any()):
             self.texts = begins.cumsum(1)
         return first[:, 0]
 
@@ -219,27 +233,28 @@ def _real_tokens(attention_mask: Tensor | None, batch: int, total: int) -> Tenso
             f"attention_mask must be (batch, cached + new tokens) = {(batch, total)}, got {tuple(attention_mask.shape)}"
         )
     mask = attention_mask.bool()
-    # A mask that is added to scores (zeros, and -inf at padding) would be read the wrong way round.
-    if attention_mask.dtype != torch.bool and not torch.equal(attention_mask, mask.to(attention_mask.dtype)):
-        raise ValueError("attention_mask must be 1 for real tokens and 0 for padding, and nothing else")
-    return None if bool(mask.all()) else mask
+    if attention_mask.dtype != torch.bool:
+        # A mask that is added to scores (zeros, and -inf at padding) would be read the wrong way round.
+        plain = attention_mask == mask.to(attention_mask.dtype)
+        require(plain, "attention_mask must be 1 for real tokens and 0 for padding, and nothing else")
+    # A graph cannot ask whether any token is padding.
+    return None if not torch.compiler.is_compiling() and bool(mask.all()) else mask
 
 
 def _check_cached_mask(mask: Tensor | None, cached: Tensor | None, past: int) -> None:
     """Refuse a mask (B, S) that says otherwise of the cached tokens than the one they were cached under."""
-    if mask is None and cached is None:
+    given = mask if cached is None else cached
+    if given is None:
         return
-    before = None if cached is None else cached[:, :past]
-    now = None if mask is None else mask[:, :past]
-    if before is None or now is None:
-        same = bool((now if before is None else before).all())  # type: ignore[union-attr]
-    else:
-        same = torch.equal(before, now)
-    if not same:
-        raise ValueError(
-            f"attention_mask says otherwise of the {past} cached tokens than when they were cached: give the mask of "
-            "all tokens in every call, cached ones first"
-        )
+    # Without a mask, all tokens are real.
+    all_real = torch.ones_like(given[:, :past])
+    before = all_real if cached is None else cached[:, :past]
+    now = all_real if mask is None else mask[:, :past]
+    require(
+        before == now,
+        "attention_mask says otherwise of the cached tokens than when they were cached: give the mask of all tokens in "
+        "every call, cached ones first",
+    )
 
 
 def _derived_positions(
