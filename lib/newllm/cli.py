@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _log_to_the_terminal() -> None:
     """Show the library's messages, and through papermill those of the notebook."""
     handler = _ToTheTerminal()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Lines("%(message)s"))
     for name in ("newllm", "papermill"):
         named = logging.getLogger(name)
         named.handlers = [handler]
@@ -98,6 +98,15 @@ def _log_to_the_terminal() -> None:
     noise = re.compile(r"Executing (Cell|notebook)|Ending Cell|Kernel died|(Input|Output) Notebook:|\s*(0%\|.*)?$")
     logging.getLogger("papermill").addFilter(lambda message: not noise.match(message.getMessage()))
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)
+
+
+class _Lines(logging.Formatter):
+    """Leaves out the end of a line that a notebook printed itself: a handler ends each message's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a message as the terminal shows it."""
+        text = super().format(record)
+        return text.removesuffix("\n") if record.name.startswith("papermill") else text
 
 
 class _ToTheTerminal(logging.StreamHandler[Any]):

@@ -2,7 +2,9 @@
 
 import logging
 import shutil
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from plotly import graph_objects
 
 from newllm import figures
 from newllm.figures.style import COLOURS, finish, lines
+from newllm.runs import pictures
 from newllm.runs.pictures import (
     PICTURE_WIDTH,
     draw_pictures,
@@ -106,3 +109,12 @@ def test_a_folder_that_cannot_be_written_is_an_error_not_a_note(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         write_pictures_where_possible([graph_objects.Figure()], [tmp_path / "file" / "figure.png"])
+
+
+def test_a_renderer_that_hangs_is_ended_with_its_program(monkeypatch):
+    """The program holds the pipe open that its answer is awaited from, so that ending the script alone would not do."""
+    monkeypatch.setattr(pictures, "LONGEST_SECONDS", 0.3)
+    with subprocess.Popen(["sh", "-c", "sleep 600; true"], stdout=subprocess.PIPE) as script:
+        with pictures._bounded(SimpleNamespace(_proc=script)):
+            assert script.stdout.readline() == b""
+        script.wait(timeout=60)

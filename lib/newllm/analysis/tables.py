@@ -37,6 +37,7 @@ class Column:
 COLUMNS = {
     "parameter_count": Column("parameters", "{:,.0f}"),
     "kv_bytes_per_token": Column("KV bytes a token (measured)", "{:,.0f}"),
+    "bytes_per_token": Column("bytes a token (measured)", "{:,.0f}"),
     "kv_bytes": Column("KV bytes of a window (measured)", "{:,.0f}"),
     "kv_share": Column("of the baseline's bytes", "{:.1%}"),
     "perplexity": Column("perplexity", "{:.1f}"),

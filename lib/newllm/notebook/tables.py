@@ -15,10 +15,10 @@ SIGNED = {name: column.words for name, column in COLUMNS.items() if "+" in colum
 GAP = "  "
 HEADING_LINES, HEADING_WIDTH, CAPTION_WIDTH = 4, 9, 120
 HALF = "± is half of a 95 % interval."
-SEEDS = "± is half of a 95 % interval over the seeds."
+SEEDS = "± is half of a 95 % interval over the seeds; that of a difference is over seeds and documents together."
 DIFFERENCE = (
     "Differences are on the same windows, negative is better (green where the interval lies below zero, orange where "
-    "it lies above); where it holds zero, this budget cannot tell."
+    "it lies above); where it holds zero, or one seed is all there is, this budget cannot tell."
 )
 
 
@@ -71,6 +71,8 @@ def _colours(frame: pd.DataFrame) -> pd.DataFrame:
 def _caption(texts: pd.DataFrame, interval: str) -> str:
     has_interval = any(" ± " in text or text.startswith("± ") for text in texts.to_numpy().ravel())
     has_difference = any(str(name).startswith("nats/token from") for name in texts)
+    if texts.empty:
+        return ""
     return " ".join([interval] * has_interval + [DIFFERENCE] * has_difference)
 
 

@@ -1,8 +1,10 @@
 """Figures as files: an interactive page, its data, and a PNG in the size that its layout asks for."""
 
+import contextlib
 import io
 import logging
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import plotly
 import plotly.io
 import plotly.offline
+import psutil
 from kaleido.scopes.plotly import PlotlyScope
 from PIL import Image
 from plotly import graph_objects
@@ -22,6 +25,9 @@ FIGURES_FOLDER = "figures"
 # Pixels of a PNG of a figure that has no width of its own, which on a page is as wide as its place: a narrow page shows
 # it whole, and JupyterLab shows it in the place of the figure until a notebook is run.
 PICTURE_WIDTH = 580
+
+# For one figure, which takes a second; a busy machine may need many times that.
+LONGEST_SECONDS = 180.0
 
 
 def write_pictures(figures: Sequence[graph_objects.Figure], paths: Sequence[Path], scale: float = 1) -> None:
@@ -39,15 +45,39 @@ def write_pictures(figures: Sequence[graph_objects.Figure], paths: Sequence[Path
     Raises
     ------
     ValueError
-        Where the renderer does not start or cannot draw a figure.
+        Where the renderer does not start, cannot draw a figure, or does not answer in `LONGEST_SECONDS`.
     """
     with _renderer() as renderer:
         for figure, path in zip(figures, paths, strict=True):
-            # A figure without a width would get the renderer's own.
-            picture = renderer.transform(figure, format="png", width=figure.layout.width or PICTURE_WIDTH, scale=scale)
+            with _bounded(renderer):
+                # A figure without a width would get the renderer's own.
+                width = figure.layout.width or PICTURE_WIDTH
+                picture = renderer.transform(figure, format="png", width=width, scale=scale)
             # 256 colours, more than an eye tells apart in such a picture, take a quarter of the bytes.
             with Image.open(io.BytesIO(picture)) as full, atomic_file(path) as temporary:
                 full.quantize(256, method=Image.Quantize.FASTOCTREE).save(temporary, format="png", optimize=True)
+
+
+@contextmanager
+def _bounded(renderer: PlotlyScope) -> Iterator[None]:
+    """End a renderer that does not answer, which makes its call fail: on a busy machine it may hang for ever."""
+    timer = threading.Timer(LONGEST_SECONDS, _end, [renderer])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end(renderer: PlotlyScope) -> None:
+    if renderer._proc is None:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        # The program is a child of its start script, which would leave it running.
+        script = psutil.Process(renderer._proc.pid)
+        for process in (*script.children(recursive=True), script):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @contextmanager
