@@ -61,10 +61,10 @@ def alibi_step(length, dtype, mask=None):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 3e-5), (torch.bfloat16, 2**-7)]
 )
-@pytest.mark.parametrize("slope", [0.0625, 0.3])
-def test_long_calls_under_alibi_equal_the_plain_bias(dtype, tolerance, slope, monkeypatch):
+@pytest.mark.parametrize("slopes", [{"alibi_slope": 0.0625}, {"alibi_slope": 0.3}, {"alibi_slopes_by_head": True}])
+def test_long_calls_under_alibi_equal_the_plain_bias(dtype, tolerance, slopes, monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    encoding = PositionEncodingConfig("alibi", alibi_slope=slope).build(WIDTH, HEADS)
+    encoding = PositionEncodingConfig("alibi", **slopes).build(WIDTH, HEADS)
     length = 700
     states = [torch.randn(2, heads, length, WIDTH, generator=generator).to(dtype) for heads in (HEADS, 2, 2)]
     # Rounded as the kernel's inputs are, and then exact.
@@ -88,18 +88,14 @@ def encoding_bias(encoding, length):
     return encoding.score_bias(positions, positions, torch.float64)
 
 
-def test_padding_and_slopes_of_each_head_keep_the_plain_bias(monkeypatch):
+def test_padding_keeps_the_plain_bias(monkeypatch):
     monkeypatch.setattr(attention, "LONG_CALL", 1)
     mask = torch.ones(2, TOTAL, dtype=torch.bool)
     mask[0, :2] = False
     states = [torch.randn(2, HEADS, TOTAL, WIDTH) for _ in range(3)]
-    for config, given in (
-        (PositionEncodingConfig("alibi"), mask),
-        (PositionEncodingConfig("alibi", alibi_slopes_by_head=True), None),
-    ):
-        step = alibi_step(TOTAL, torch.float32, given)
-        attend(*states, step, config.build(WIDTH, HEADS), 0.3)
-        assert {key[0] for key in step._shared} == {"bias"}
+    step = alibi_step(TOTAL, torch.float32, mask)
+    attend(*states, step, PositionEncodingConfig("alibi").build(WIDTH, HEADS), 0.3)
+    assert {key[0] for key in step._shared} == {"bias"}
 
 
 @pytest.mark.parametrize("name", ["unified@alibi", "mla"])

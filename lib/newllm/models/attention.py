@@ -78,7 +78,7 @@ def attend(
 
 
 def _with_columns(states: Tensor, columns: Tensor) -> Tensor:
-    """Put columns (T or 1, c) behind those of each head (B, heads, T, d)."""
+    """Put columns (T or 1, c), or others for each head (heads, 1, c), behind those of each head (B, heads, T, d)."""
     return torch.cat([states, columns.expand(*states.shape[:-1], -1)], dim=-1)
 
 

@@ -150,8 +150,8 @@ class PositionEncoding:
         Returns
         -------
         tuple of Tensor or None
-            Columns of queries (1, c) and of keys (T, c), whose products differ from the bias by what is the same for
-            all keys of a query; None where the bias cannot be written so.
+            Columns of queries (1 or heads, 1, c) and of keys (T, c), whose products differ from the bias by what is the
+            same for all keys of a query; None where the bias cannot be written so.
         """
         return None
 
@@ -233,14 +233,13 @@ class AlibiEncoding(PositionEncoding):
     def bias_columns(self, like: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
         """``-m (i - j)`` is ``m j`` but for ``-m i``, which the softmax takes out: the key's position times the slope.
 
-        A position has two digits, as bfloat16 counts no further than 256.
+        A position has two digits, as bfloat16 counts no further than 256. Scores are as large as the slope times the
+        length, and rounded as such: by 2^-11 in float32 at a slope of 1/2 and 16,384 tokens.
         """
-        if self.config.alibi_slopes_by_head:
-            return None
         positions = torch.arange(like.shape[-2], device=like.device)
         keys = torch.stack([positions // DIGIT_BASE, positions % DIGIT_BASE], dim=-1)
         queries = torch.tensor([[DIGIT_BASE, 1.0]], device=like.device, dtype=torch.float64)
-        return (queries * self.slopes(like.device) / scale).to(like.dtype), keys.to(like.dtype)
+        return (queries * self.slopes(like.device)[:, None, None] / scale).to(like.dtype), keys.to(like.dtype)
 
 
 # Both digits of a position are exact in bfloat16 up to 65,536 tokens.
