@@ -32,3 +32,14 @@ def test_what_none_can_be_is_refused_by_the_notebook(text, said):
     with pytest.raises(ValueError, match=said) as refusal:
         load_parameters("12_retrofit", "smoke", {"retrofits": [text]})
     assert "\n" not in str(refusal.value).strip()
+
+
+def test_what_is_said_of_healing_is_read_for_the_budgets_that_heal():
+    healed = "mla@keep=0.5,healing_lr=0.001,calibration_windows=3"
+    given = {"retrofits": [healed], "healing_tokens": [0, 64, 128]}
+    parameters = load_parameters("12_retrofit", "smoke", given)
+    conversion = {"keep": 0.5, "calibration_windows": 3}
+    for tokens, more in ((0, {}), (64, {"healing_lr": 0.001, "healing_tokens": 64})):
+        assert parameters.read_retrofit(healed, tokens) == RetrofitParameters(**conversion, **more)
+    with pytest.raises(ValueError, match="do nothing without healing_tokens"):
+        load_parameters("12_retrofit", "smoke", given | {"healing_tokens": [0]})

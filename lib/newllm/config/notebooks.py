@@ -213,11 +213,22 @@ class RetrofitNotebook(ExperimentParameters):
             raise ValueError("llama_calibration_file and llama_scored_file go together: give both, or none")
         return self
 
-    def read_retrofit(self, text: str, healing_tokens: int = 0) -> RetrofitParameters:
-        """Read one of ``retrofits``, healed on so many tokens; ValueError for what none can be."""
-        return RetrofitParameters.parse(
-            text, calibration_windows=self.calibration_windows, healing_tokens=healing_tokens
-        )
+    def read_retrofit(self, text: str, healing_tokens: int | None = None) -> RetrofitParameters:
+        """Read one of ``retrofits``; ValueError for what none can be.
+
+        Parameters
+        ----------
+        text
+            The retrofit, as it is written.
+        healing_tokens
+            One of the budgets; the largest where omitted. What is said of healing is left out where it is 0.
+        """
+        largest = max(self.healing_tokens)
+        read = RetrofitParameters.parse(text, calibration_windows=self.calibration_windows, healing_tokens=largest)
+        if healing_tokens == 0:
+            unread = RetrofitParameters.OF_HEALING | {"healing_tokens"}
+            return RetrofitParameters(**read.model_dump(exclude=set(unread), exclude_unset=True))
+        return read if healing_tokens is None else read.model_copy(update={"healing_tokens": healing_tokens})
 
 
 class Claims(RunParameters):
