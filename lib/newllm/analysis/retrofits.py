@@ -16,6 +16,8 @@ from newllm.retrofit.report import HEALED, LOSSES_FILE, ORIGINAL, RESULT_FILE, d
 
 AVERAGED = ("perplexity", "bits_per_byte", "accuracy", *MEASURES, "energy_lost")
 RANDOM = "replaced parts random"
+# Columns that are asked for where there are no rows.
+EMPTY = ("what", "stage", "kept", "healing_tokens", "bytes_per_token", "energy_lost", "energy_lost_by_layer", "folder")
 
 
 def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
@@ -35,7 +37,7 @@ def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
         ``energy_lost_by_layer`` and ``folder`` of the first.
     """
     if not folders:
-        nothing = pd.DataFrame(columns=["what", "stage", "kept", "energy_lost", "energy_lost_by_layer", "folder"])
+        nothing = pd.DataFrame(columns=EMPTY)
         return nothing.assign(control=pd.Series(dtype=bool), **dict.fromkeys(no_difference(), pd.Series(dtype=float)))
     read = [(folder, read_json(folder / RESULT_FILE)) for folder in folders]
     about = [digest_of_json([found["described"]["weights"], found["described"]["data"]]) for _, found in read]

@@ -121,9 +121,16 @@ def claims() -> pd.DataFrame:
 
 def retrofits() -> pd.DataFrame:
     """Write what a trained model has lost where nothing was trained after it, the most bytes first."""
-    stages = retrofit_stages(published_retrofits())
+    stages = _stages()
     # Where only the position encoding was made absorbable, nothing is left out yet.
     return stages_table(stages[(stages["healing_tokens"] == 0) & (stages["stage"] != "position absorbable")])
+
+
+def _stages(parent: str = BASELINE) -> pd.DataFrame:
+    stages = retrofit_stages(published_retrofits(parent))
+    if stages.empty:
+        raise UnpublishedError("not published yet: `newllm retrofit`")
+    return stages
 
 
 def retrofit_or_training() -> pd.DataFrame:
@@ -148,12 +155,12 @@ def retrofit_or_training() -> pd.DataFrame:
 
 def llama_retrofits() -> pd.DataFrame:
     """Write the same of SmolLM2, with what making its position encoding absorbable costs."""
-    return stages_table(retrofit_stages(published_retrofits(SMOLLM2)))
+    return stages_table(_stages(SMOLLM2))
 
 
 def healed_retrofits() -> pd.DataFrame:
     """Write what is lost after some training, beside the same training of what the controls are."""
-    stages = retrofit_stages(published_retrofits())
+    stages = _stages()
     healed = stages[stages["healing_tokens"] > 0]
     if healed.empty:
         raise UnpublishedError("not published yet: `newllm retrofit ... -p healing_tokens=...`")

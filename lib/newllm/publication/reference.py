@@ -158,22 +158,15 @@ def _with_models(records: Mapping[Path, Record], targets: Mapping[Path, Path], w
 
 
 def published_retrofits(parent: str = BASELINE) -> list[Path]:
-    """Return the folders of the published retrofits of a parent.
+    """Return the folders of the published retrofits of a parent; none where there are none.
 
     Parameters
     ----------
     parent
         What its name begins with.
-
-    Raises
-    ------
-    UnpublishedError
-        Where there are none.
     """
-    files = sorted((reference_folder() / RETROFITS_FOLDER).glob(f"{parent}*/{RESULT_FILE}"))
-    if not files:
-        raise UnpublishedError("not published yet: `newllm retrofit`")
-    return [file.parent for file in files]
+    files = (reference_folder() / RETROFITS_FOLDER).glob(f"{parent}*/{RESULT_FILE}")
+    return [file.parent for file in sorted(files)]
 
 
 def draw_reference() -> None:
