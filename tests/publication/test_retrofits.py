@@ -44,14 +44,15 @@ def test_seeds_are_averaged_and_what_no_seed_decides_stands_once(folders):
     assert stages.groupby(level=0)["seeds"].apply(sorted).to_dict() == {
         "original": [0],
         "position absorbable": [0],
-        "latent, weighted": [0, 2],
-        "replaced parts random (mla)": [2],
-        "not compressed": [2],
-        "2 averaged heads": [2],
+        "latent, weighted": [0],
+        "latent, weighted, at a rate of 0.01": [2],
+        "replaced parts random (mla), at a rate of 0.01": [2],
+        "not compressed, at a rate of 0.01": [2],
+        "2 averaged heads, at a rate of 0.01": [2],
     }
     reports = [read_json(folder / "retrofit.json")["report"] for folder in folders]
     healed = [next(row for row in report if row["stage"] == "healed") for report in reports]
-    row = stages[stages["healing_tokens"] > 0].loc["latent, weighted"]
+    row = stages[stages["healing_tokens"] > 0].loc["latent, weighted, at a rate of 0.01"]
     assert row["perplexity"] == pytest.approx(np.mean([each["perplexity"] for each in healed]))
     assert row["difference"] == pytest.approx(np.mean([each["difference"] for each in healed]), abs=1e-5)
     assert np.isnan(stages.loc["original", "difference"])

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference, read_losses
+from newllm.config.retrofit import RetrofitParameters
 from newllm.evaluation.recall_report import MEASURES
 from newllm.experiments.scoring import HISTORY_FILE
 from newllm.files import digest_of_json, read_json
@@ -210,6 +211,8 @@ def _healing_words(parameters: dict[str, Any]) -> str:
         words.append("healed by the original's distribution")
     if parameters["healing_parts"] == "all":
         words.append("all weights healed")
+    if parameters["healing_lr"] != RetrofitParameters.model_fields["healing_lr"].default:
+        words.append(f"at a rate of {parameters['healing_lr']:g}")
     return ", ".join(words)
 
 
