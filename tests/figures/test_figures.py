@@ -263,3 +263,27 @@ def test_cache_sizes_are_written_beside_their_bars():
     table = pd.DataFrame({"model": ["a", "b"], "bytes": [3 * 2**20, 1536], "share": [1.0, 0.00049]})
     figure = figures.cache_sizes(table)
     assert list(figure.data[0].text) == ["3.0 MiB (100 %)", "1.5 KiB (0.049 %)"]
+
+
+def test_healing_begins_where_its_conversion_is_not_healed():
+    def row(what, tokens, difference, *, conversion="latent", control=False, stage="healed"):
+        ends = {"difference_low": difference - 0.01, "difference_high": difference + 0.01}
+        return {"what": what, "conversion": conversion, "stage": stage, "healing_tokens": tokens} | {
+            "bytes_per_token": 64.0, "difference": difference, "control": control, **ends,
+        }  # fmt: skip
+
+    stages = pd.DataFrame(
+        [
+            row("latent", 0, 0.5, stage="factorised"),
+            row("latent", 2000, 0.2),
+            row("latent", 1000, 0.3),
+            row("latent, by the original", 1000, 0.1),
+            row("replaced parts random", 1000, 4.0, conversion="random", stage="replaced parts random", control=True),
+            row("2 averaged heads", 0, 0.9, conversion="heads", stage="2 averaged heads", control=True),
+        ]
+    )
+    drawn = {line.name: (list(line.x), list(line.y)) for line in figures.lost_against_healing(stages).data}
+    assert drawn == {
+        "latent, 64 bytes": (["none", "1,000", "2,000"], [0.5, 0.3, 0.2]),
+        "latent, by the original, 64 bytes": (["none", "1,000"], [0.5, 0.1]),
+    }

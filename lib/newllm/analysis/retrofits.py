@@ -18,7 +18,17 @@ from newllm.retrofit.report import HEALED, LOSSES_FILE, ORIGINAL, RESULT_FILE, d
 AVERAGED = ("perplexity", "bits_per_byte", "accuracy", *MEASURES, "energy_lost")
 RANDOM = "replaced parts random"
 # Columns that are asked for where there are no rows.
-EMPTY = ("what", "stage", "kept", "healing_tokens", "bytes_per_token", "energy_lost", "energy_lost_by_layer", "folder")
+EMPTY = (
+    "what",
+    "conversion",
+    "stage",
+    "kept",
+    "healing_tokens",
+    "bytes_per_token",
+    "energy_lost",
+    "energy_lost_by_layer",
+    "folder",
+)
 
 
 def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
@@ -32,7 +42,8 @@ def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a stage, the most bytes first: ``what`` became of it in words; ``stage``, ``control``, ``method``,
+        One row a stage, the most bytes first: ``what`` became of it in words, ``conversion`` without those of its
+        healing; ``stage``, ``control``, ``method``,
         ``healing_tokens``, ``bytes_per_token``, ``kept``; means over seeds of `AVERAGED`; the difference from the
         original in nats a token with its interval over documents and seeds; ``seeds`` (0 where no seed decides it);
         ``energy_lost_by_layer`` and ``folder`` of the first.
@@ -178,10 +189,16 @@ def _number(value: float, pattern: str) -> str:
 def _row(folder: Path, found: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     described = found["described"]
     parameters = described["parameters"]
-    what = _words(row["stage"], parameters)
+    conversion = what = _words(row["stage"], parameters)
     if row["healing_tokens"] and (unusual := _healing_words(parameters)):
         what += f", {unusual}"
-    return row | {"what": what, "method": parameters["method"], "seed": described["seed"], "folder": folder}
+    return row | {
+        "what": what,
+        "conversion": conversion,
+        "method": parameters["method"],
+        "seed": described["seed"],
+        "folder": folder,
+    }
 
 
 def _words(stage: str, parameters: dict[str, Any]) -> str:

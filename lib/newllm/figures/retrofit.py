@@ -38,35 +38,39 @@ def lost_against_bytes(stages: pd.DataFrame) -> go.Figure:
 def lost_against_healing(stages: pd.DataFrame) -> go.Figure:
     """Draw what is lost beside the original against the tokens of healing, a line for each way; controls are dotted.
 
+    Attention drawn at random is left out: all the others would be one line beside it.
+
     Parameters
     ----------
     stages
         As `newllm.analysis.retrofits.retrofit_stages` gives them; ways that were never healed are left out.
     """
-    stages = stages[stages["difference"].notna()]
+    stages = stages[stages["difference"].notna() & ~stages["stage"].str.contains("random")]
     figure = go.Figure()
-    for _, group in stages.groupby(["what", "bytes_per_token"], sort=False):
-        if not (group["healing_tokens"] > 0).any():
-            continue
-        group, first = group.sort_values("healing_tokens"), group.iloc[0]
+    for _, healed in stages[stages["healing_tokens"] > 0].groupby(["what", "bytes_per_token"], sort=False):
+        first = healed.iloc[0]
+        begins = (stages["conversion"] == first["conversion"]) & (stages["bytes_per_token"] == first["bytes_per_token"])
+        rows = pd.concat([stages[begins & (stages["healing_tokens"] == 0)], healed.sort_values("healing_tokens")])
         figure.add_scatter(
-            x=[f"{tokens:,}" if tokens else "none" for tokens in group["healing_tokens"]],
-            y=group["difference"],
+            x=[_budget(tokens) for tokens in rows["healing_tokens"]],
+            y=rows["difference"],
             name=f"{first['what']}, {first['bytes_per_token']:,.0f} bytes" + " (control)" * bool(first["control"]),
             mode="lines+markers",
             line={"color": colour(len(figure.data)), "dash": "dot" if first["control"] else "solid"},
             error_y={
                 "symmetric": False,
-                "array": group["difference_high"] - group["difference"],
-                "arrayminus": group["difference"] - group["difference_low"],
+                "array": rows["difference_high"] - rows["difference"],
+                "arrayminus": rows["difference"] - rows["difference_low"],
                 "thickness": 1,
             },
         )
-    budgets = sorted({int(tokens) for tokens in stages["healing_tokens"]})
-    figure.update_xaxes(
-        type="category", categoryorder="array", categoryarray=[f"{each:,}" if each else "none" for each in budgets]
-    )
-    return finish(figure, "What is lost, by the training after it", "tokens of healing", "nats a token")
+    finish(figure, "What is lost, by the training after it", "tokens of healing", "nats a token")
+    budgets = [_budget(tokens) for tokens in sorted(set(stages["healing_tokens"]))]
+    return figure.update_xaxes(type="category", categoryorder="array", categoryarray=budgets)
+
+
+def _budget(tokens: int) -> str:
+    return f"{tokens:,}" if tokens else "none"
 
 
 def energy_lost(stages: pd.DataFrame) -> go.Figure:
