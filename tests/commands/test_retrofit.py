@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from newllm import cli
+from newllm.analysis.retrofits import retrofit_stages, said_before_and_after
 from newllm.files import read_json
 from newllm.models import create
 from newllm.runs.saving import save_trained_model
@@ -162,3 +163,20 @@ def test_files_that_cannot_be_read_are_refused_and_nothing_is_written(
     output = capsys.readouterr().out
     assert said in output and "Traceback" not in output
     assert not (tmp_path / "out").exists()
+
+
+def test_files_are_read_in_windows_of_the_length_of_the_trial(finished_comparison, files, tmp_path):
+    asked = with_files(finished_comparison[1] / "pythia-seed1", files, tmp_path / "out", "-p", "scored_windows=4")
+    settings_of_length = asked.index("seq_length=32")
+    del asked[settings_of_length - 1 : settings_of_length + 1]
+    assert cli.main([*asked, "-p", "controls=false", "-p", "rotary_heads=shared"]) == 0
+    assert read_json(tmp_path / "out" / "retrofit.json")["described"]["text"]["seq_length"] == 16
+    stages = retrofit_stages([tmp_path / "out"])
+    # Without a rotary key for each head it is another stage than with them.
+    assert list(stages["what"]) == [
+        "original",
+        "position absorbable, one rotary key",
+        "latent, weighted, one rotary key",
+    ]
+    said = said_before_and_after(tmp_path / "out")
+    assert set(said["KV bytes a token (measured)"]) == {f"{stages['bytes_per_token'].iloc[-1]:,.0f}"}

@@ -175,10 +175,12 @@ def trained_tokens(folder: Path) -> int:
 
 
 def said_before_and_after(folder: Path) -> pd.DataFrame:
-    """Read how the original and the model of a retrofit continue the prompts: what it became, prompt, before, after."""
+    """Read how the original and the model of a retrofit continue the prompts: what it became, bytes, before, after."""
     found = read_json(folder / RESULT_FILE)
     said = pd.DataFrame(found["continuations"])
+    *_, last = (row for row in found["report"] if not row["control"])
     said.insert(0, "what became of it", _words(HEALED, found["described"]["parameters"]))
+    said.insert(1, "KV bytes a token (measured)", f"{last['bytes_per_token']:,.0f}")
     return said
 
 
@@ -209,10 +211,10 @@ def _words(stage: str, parameters: dict[str, Any]) -> str:
         return f"heads averaged, {parameters['averaging']}"
     if parameters["method"] == "cla":
         return f"{parameters['layers_sharing']} layers averaged"
-    if stage == "position absorbable":
-        return stage
-    words = [f"latent, {parameters['factorisation']}"]
-    if parameters["ranks"] == "energy":
+    # Where only the position encoding was changed, nothing is factorised yet.
+    is_whole = stage == "position absorbable"
+    words = [stage if is_whole else f"latent, {parameters['factorisation']}"]
+    if parameters["ranks"] == "energy" and not is_whole:
         words.append("ranks by energy")
     if parameters["rotary_pairs"] is not None:
         words.append(f"{parameters['rotary_pairs']} rotary pairs by {parameters['rotary_choice']}")

@@ -65,7 +65,9 @@ def _plan(options: argparse.Namespace, trained: TrainedModel) -> RetrofitPlan:
         unread = sorted(said.keys() & (DataParameters.model_fields.keys() - RetrofitFiles.model_fields.keys()))
         if unread:
             raise ParameterError(f"{unread[0]} does nothing beside {' and '.join(OF_FILES)}: leave it out.")
-        text: DataParameters | RetrofitFiles = _read(RetrofitFiles, said, given, "the text", where)
+        # In windows of the length that the model was trained on, where that is known.
+        usual = {"seq_length": trained_on["seq_length"]} if "seq_length" in trained_on else {}
+        text: DataParameters | RetrofitFiles = _read(RetrofitFiles, usual | said, given, "the text", where)
     else:
         text = _read(DataParameters, _text_of_source(said, parameters, trained_on, folder), given, "the text", where)
     return RetrofitPlan(
