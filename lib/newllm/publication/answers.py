@@ -8,6 +8,7 @@ import pandas as pd
 from newllm.analysis.claims import judge_claims
 from newllm.analysis.comparisons import against_controls
 from newllm.analysis.recall import baseline_gains
+from newllm.analysis.retrofits import retrofit_stages
 from newllm.analysis.summary import summarize_arms
 from newllm.analysis.wording import with_interval
 from newllm.files import reference_folder
@@ -120,7 +121,13 @@ def _recall() -> str:
 
 
 def _retrofit() -> str:
-    return f"{len(published_retrofits())} trained models converted; RESULTS has what each stage loses"
+    stages = retrofit_stages(published_retrofits())
+    if stages.empty:
+        raise UnpublishedError("not published yet: `newllm retrofit`")
+    converted = stages[~stages["control"] & stages["energy_lost"].notna() & (stages["healing_tokens"] == 0)]
+    best = converted.sort_values("difference").drop_duplicates("kept").sort_values("kept", ascending=False)
+    lost = ", ".join(f"at {row['kept']:.0%} {row['difference']:+.3f}" for row in best.to_dict("records"))
+    return f"nats/token without any training, by the share of its cache: {lost}"
 
 
 def _claims() -> str:
