@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from newllm.evaluation.statistics import mean_interval
 from newllm.figures.pareto import BREAK, NARROW, Canvas, alike, lay_out
-from newllm.figures.style import BYTES_TITLE, CLEAR, COLOURS, INK, colour, finish, lines
+from newllm.figures.style import BYTES_TITLE, CLEAR, COLOURS, INK, colour, finish, interval_bars, lines
 
 
 def position_perplexity(positions: pd.DataFrame) -> go.Figure:
@@ -99,11 +99,8 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
 
 def _differences(rows: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:
     """Place a point for each difference on the line of its label, with its interval."""
-    ends = {
-        "array": rows["difference_high"] - rows["difference"],
-        "arrayminus": rows["difference"] - rows["difference_low"],
-    }
-    return {"x": rows["difference"], "y": labels, "mode": "markers", "error_x": {**ends, "thickness": 2, "width": 6}}
+    bars = interval_bars(rows, "difference", thickness=2)
+    return {"x": rows["difference"], "y": labels, "mode": "markers", "error_x": bars | {"width": 6}}
 
 
 def claims(judged: pd.DataFrame) -> go.Figure:
@@ -191,11 +188,7 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
                 "symbol": symbol,
                 "line_width": 2 * symbol.endswith("open"),
             },
-            error_y={
-                "array": rows["bits_per_byte_high"] - rows["bits_per_byte"],
-                "arrayminus": rows["bits_per_byte"] - rows["bits_per_byte_low"],
-                "thickness": 1.5,
-            },
+            error_y=interval_bars(rows, "bits_per_byte", thickness=1.5),
             name=name,
         )
     shifts, joints = layout.names - layout.points, layout.joints - layout.points

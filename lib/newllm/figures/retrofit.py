@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from newllm.figures.style import colour, finish, lines
+from newllm.figures.style import colour, finish, interval_bars, lines
 
 
 def lost_against_bytes(stages: pd.DataFrame) -> go.Figure:
@@ -24,12 +24,7 @@ def lost_against_bytes(stages: pd.DataFrame) -> go.Figure:
             name=f"{what} (control)" if is_control else str(what),
             mode="markers",
             marker={"color": colour(index), "size": 11, "symbol": "circle-open" if is_control else "circle"},
-            error_y={
-                "symmetric": False,
-                "array": group["difference_high"] - group["difference"],
-                "arrayminus": group["difference"] - group["difference_low"],
-                "thickness": 1,
-            },
+            error_y=interval_bars(group, "difference"),
             hovertemplate="%{x:,.0f} bytes, %{y:+.3f} nats",
         )
     return finish(figure, "What is lost, beside the original", "KV bytes a token", "nats a token", log_x=True)
@@ -57,12 +52,7 @@ def lost_against_healing(stages: pd.DataFrame) -> go.Figure:
             name=f"{first['what']}, {first['bytes_per_token']:,.0f} bytes" + " (control)" * bool(first["control"]),
             mode="lines+markers",
             line={"color": colour(len(figure.data)), "dash": "dot" if first["control"] else "solid"},
-            error_y={
-                "symmetric": False,
-                "array": rows["difference_high"] - rows["difference"],
-                "arrayminus": rows["difference"] - rows["difference_low"],
-                "thickness": 1,
-            },
+            error_y=interval_bars(rows, "difference"),
         )
     finish(figure, "What is lost, by the training after it", "tokens of healing", "nats a token")
     budgets = [_budget(tokens) for tokens in sorted(set(stages["healing_tokens"]))]

@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from newllm.figures.style import COLOURS, INK, finish
+from newllm.figures.style import COLOURS, INK, finish, interval_bars
 
 BELOW_NAMES = -0.4  # of a legend below the names of arms, which stand aslant where they are long
 
@@ -40,15 +40,10 @@ def knowledge_gains(summary: pd.DataFrame) -> go.Figure:
     """
     figure = go.Figure()
     for index, direction in enumerate(("forward", "backward")):
-        gain = summary[f"{direction}_gain"]
         figure.add_scatter(
             x=summary["arm"],
-            y=gain,
-            error_y={
-                "array": summary[f"{direction}_gain_high"] - gain,
-                "arrayminus": gain - summary[f"{direction}_gain_low"],
-                "thickness": 1.5,
-            },
+            y=summary[f"{direction}_gain"],
+            error_y=interval_bars(summary, f"{direction}_gain", thickness=1.5),
             mode="markers",
             marker={"color": COLOURS[index], "size": 11},
             name=f"asked {direction}",

@@ -1,6 +1,7 @@
 """The look that all figures share: colours, sizes, axes with their unit."""
 
 import textwrap
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -86,6 +87,15 @@ def lines(frame: pd.DataFrame, x: str, y: str, by: str, *, error: str | None = N
             error_y={"array": rows[error], "thickness": 1} if error else None,
         )
     return figure
+
+
+def interval_bars(rows: pd.DataFrame, of: str, *, thickness: float = 1) -> dict[str, Any]:
+    """Draw the interval of a column as bars, from ``<of>_low`` to ``<of>_high``."""
+    return {
+        "array": rows[f"{of}_high"] - rows[of],
+        "arrayminus": rows[of] - rows[f"{of}_low"],
+        "thickness": thickness,
+    }
 
 
 def readable_bytes(number: float) -> str:
