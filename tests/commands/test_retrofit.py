@@ -180,3 +180,15 @@ def test_files_are_read_in_windows_of_the_length_of_the_trial(finished_compariso
     ]
     said = said_before_and_after(tmp_path / "out")
     assert set(said["KV bytes a token (measured)"]) == {f"{stages['bytes_per_token'].iloc[-1]:,.0f}"}
+
+
+def test_a_missing_file_is_named_before_a_folder_is_chosen_for_the_result(
+    checkpoint, files, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "outputs"))
+    for wrong in ("nowhere.txt", "."):
+        asked = with_files(checkpoint, files | {"scored_file": tmp_path / wrong}, "")
+        del asked[4:6]
+        assert "--output" not in asked and cli.main(asked) == 2
+        assert "scored_file: there is no file" in capsys.readouterr().out
+    assert not (tmp_path / "outputs").exists()

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 from newllm.analysis.retrofits import beside_training, retrofit_stages
+from newllm.config.errors import ParameterError
 from newllm.config.notebooks import RetrofitNotebook
 from newllm.experiments import published, retrofits
+from newllm.experiments.planning import check_before_work
 from newllm.files import read_json
 from newllm.publication import reference
 from newllm.retrofit import report
@@ -87,6 +89,9 @@ def test_a_llama_is_converted_on_files_of_its_own(finished_comparison, asked, tm
     (folder,) = retrofits.run_llama_retrofits(finished_comparison[1] / "pythia-seed1", parameters, tmp_path / "llama")
     described = read_json(folder / "retrofit.json")["described"]
     assert described["text"]["scored_windows"] == 3 and described["text"]["seq_length"] == 16
+    missing = parameters.model_copy(update={"llama_scored_file": tmp_path / "nowhere.txt"})
+    with pytest.raises(ParameterError, match="scored_file: there is no file"):
+        check_before_work(missing)
     with pytest.raises(ValueError, match="go together"):
         RetrofitNotebook(**asked.model_dump() | {"llama_scored_file": files["llama_scored_file"]})
 
@@ -111,3 +116,4 @@ def test_what_was_converted_stands_beside_what_was_trained_from_nothing(
     assert nothing["perplexity"] == records.loc["mla", "perplexity"] and pd.isna(nothing["difference"])
     assert converted["difference"] == pytest.approx(np.log(converted["perplexity"] / nothing["perplexity"]), abs=1e-4)
     assert beside_training(folders, records.reset_index().query("arm == 'pythia'")).empty
+    assert beside_training([], records.reset_index()).empty

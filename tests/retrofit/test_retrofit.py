@@ -330,3 +330,11 @@ def test_other_models_and_other_text_are_refused():
         retrofit(parent, TEXT.float())
     with pytest.raises(ValueError, match="less than one window"):
         retrofit(parent, TEXT[0], seq_length=64)
+
+
+def test_a_parent_in_bfloat16_becomes_a_model_in_bfloat16():
+    torch.manual_seed(0)
+    parent = create("pythia", "tiny", vocab_size=320).bfloat16()
+    smaller = retrofit(parent, torch.randint(0, 320, (12, 16)), "mla", keep=0.5, controls=False)
+    assert smaller.dtype == torch.bfloat16
+    assert list(smaller.report["kept"].round(3)) == [1.0, 0.625, 0.5]

@@ -12,7 +12,7 @@ from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference,
 from newllm.config.retrofit import RetrofitParameters
 from newllm.evaluation.recall_report import MEASURES
 from newllm.experiments.scoring import HISTORY_FILE
-from newllm.files import digest_of_json, read_json
+from newllm.files import read_json
 from newllm.retrofit.report import HEALED, LOSSES_FILE, ORIGINAL, RESULT_FILE, difference_text
 
 AVERAGED = ("perplexity", "bits_per_byte", "accuracy", *MEASURES, "energy_lost")
@@ -51,15 +51,9 @@ def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
     if not folders:
         nothing = pd.DataFrame(columns=EMPTY)
         return nothing.assign(control=pd.Series(dtype=bool), **dict.fromkeys(no_difference(), pd.Series(dtype=float)))
-    read = [(folder, read_json(folder / RESULT_FILE)) for folder in folders]
-    about = [digest_of_json([found["described"]["weights"], found["described"]["data"]]) for _, found in read]
-    rows = [
-        _row(folder, found, row)
-        for (folder, found), of in zip(read, about, strict=True)
-        if of == about[0]
-        for row in found["report"]
-    ]
-    stages = pd.DataFrame(rows).drop_duplicates(["what", "healing_tokens", "bytes_per_token", "seed"])
+    stages = _read_stages(folders)
+    stages = stages[(stages["parent"] == stages["parent"].iloc[0]) & (stages["data"] == stages["data"].iloc[0])]
+    stages = stages.drop(columns=["parent", "data"])
     losses: dict[Hashable, ArmLosses | None] = {}
     gathered = []
     for key, group in stages.groupby(["what", "healing_tokens", "bytes_per_token"], sort=False):
@@ -123,17 +117,14 @@ def beside_training(folders: Sequence[Path], records: pd.DataFrame) -> pd.DataFr
         ``bytes_per_token``, ``what`` (became of the parent; none for the arm itself), ``tokens`` (of all training, of
         the parent too, mean over seeds), ``perplexity``, ``seeds``, and the difference from the arm with its interval.
     """
-    read = [(folder, read_json(folder / RESULT_FILE)) for folder in folders]
-    rows = [
-        _row(folder, found, row) | {"data": found["described"]["data"]}
-        for folder, found in read
-        for row in found["report"]
-        if not row["control"] and row["energy_lost"] is not None
-    ]
+    columns = ["arm", "bytes_per_token", "what", "tokens", "perplexity", "seeds"]
+    if not folders:
+        return pd.DataFrame(columns=columns)
+    retrofits = _read_stages(folders)
+    retrofits = retrofits[~retrofits["control"] & retrofits["energy_lost"].notna()]
     found: list[dict[str, Any]] = []
     losses: dict[Hashable, ArmLosses | None] = {}
     pairs: list[tuple[Hashable, Hashable]] = []
-    retrofits = pd.DataFrame(rows).drop_duplicates(["what", "healing_tokens", "bytes_per_token", "seed"])
     for arm, trials in records.groupby("arm", sort=False):
         first = trials.iloc[0]
         same = retrofits[
@@ -159,13 +150,10 @@ def beside_training(folders: Sequence[Path], records: pd.DataFrame) -> pd.DataFr
             losses[key] = ArmLosses({0: mean}, healed.groups, has_seeds=False)
             pairs.append((key, arm))
     differences = dict(zip([key for key, _ in pairs], compare_pairs(losses, pairs), strict=True))
-    columns = ["arm", "bytes_per_token", "what", "tokens", "perplexity", "seeds"]
     table = pd.DataFrame([row | no_difference() | differences.get(row.pop("key"), {}) for row in found])
-    return (
-        table.sort_values(["bytes_per_token", "arm", "tokens"], ascending=[False, True, True])
-        if found
-        else (pd.DataFrame(columns=columns))
-    )
+    if not found:
+        return pd.DataFrame(columns=columns)
+    return table.sort_values(["bytes_per_token", "arm", "tokens"], ascending=[False, True, True])
 
 
 def trained_tokens(folder: Path) -> int:
@@ -186,6 +174,18 @@ def said_before_and_after(folder: Path) -> pd.DataFrame:
 
 def _number(value: float, pattern: str) -> str:
     return "" if pd.isna(value) else pattern.format(value)
+
+
+def _read_stages(folders: Sequence[Path]) -> pd.DataFrame:
+    """Read the stages of retrofits, those of one seed once; ``parent`` and ``data`` say of which weights and text."""
+    rows = []
+    for folder in folders:
+        found = read_json(folder / RESULT_FILE)
+        about = {"parent": found["described"]["weights"], "data": found["described"]["data"]}
+        rows += [_row(folder, found, row) | about for row in found["report"]]
+    return pd.DataFrame(rows).drop_duplicates(
+        ["parent", "data", "what", "healing_tokens", "bytes_per_token", "seed"], ignore_index=True
+    )
 
 
 def _row(folder: Path, found: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from newllm.models.registry import find
 from newllm.retrofit.planning import check
 from newllm.retrofit.report import Scores
 from newllm.retrofit.running import RetrofitPlan, run_retrofit
+from newllm.retrofit.text import check_files
 from newllm.runs.folder import Run, finished_runs
 from newllm.runs.record import RECORD_FILE, read_record
 from newllm.runs.saved_model import find_saved_model, load_trained_model
@@ -32,7 +33,7 @@ def check_retrofits(parameters: RetrofitNotebook) -> None:
 
     Raises
     ------
-    ValueError
+    ValueError, FileNotFoundError
         In one sentence.
     """
     for text in parameters.arms:
@@ -43,6 +44,9 @@ def check_retrofits(parameters: RetrofitNotebook) -> None:
         assert isinstance(config, PythiaConfig)
         for asked in parameters.retrofits:
             check(config, parameters.read_retrofit(asked))
+    files = _llama_files(parameters)
+    if files is not None:
+        check_files(files)
 
 
 def run_retrofits(
@@ -142,22 +146,25 @@ def run_llama_retrofits(llama: Path, parameters: RetrofitNotebook, folder: Path)
             "repeated_passages": parameters.llama_passages,
         }
     )
-    text: DataParameters | RetrofitFiles
-    if parameters.llama_calibration_file is not None and parameters.llama_scored_file is not None:
-        text = RetrofitFiles(
-            calibration_file=parameters.llama_calibration_file,
-            scored_file=parameters.llama_scored_file,
-            scored_windows=parameters.llama_windows,
-            seq_length=LLAMA_WINDOW,
-        )
-    else:
-        text = DataParameters(
-            source=parameters.source,
-            text_files=parameters.text_files,
-            tokenizer=str(find_saved_model(llama) / "tokenizer.json"),
-            samples=LLAMA_CALIBRATION,
-            seq_length=LLAMA_WINDOW,
-            val_samples=1,
-            test_samples=parameters.llama_windows,
-        )
+    text = _llama_files(parameters) or DataParameters(
+        source=parameters.source,
+        text_files=parameters.text_files,
+        tokenizer=str(find_saved_model(llama) / "tokenizer.json"),
+        samples=LLAMA_CALIBRATION,
+        seq_length=LLAMA_WINDOW,
+        val_samples=1,
+        test_samples=parameters.llama_windows,
+    )
     return run_retrofits(llama, asked, folder, text)
+
+
+def _llama_files(parameters: RetrofitNotebook) -> RetrofitFiles | None:
+    """Return the files that a Llama is calibrated and scored on; None where a source is read."""
+    if parameters.llama_calibration_file is None or parameters.llama_scored_file is None:
+        return None
+    return RetrofitFiles(
+        calibration_file=parameters.llama_calibration_file,
+        scored_file=parameters.llama_scored_file,
+        scored_windows=parameters.llama_windows,
+        seq_length=LLAMA_WINDOW,
+    )

@@ -14,9 +14,10 @@ from newllm.evaluation.cache import measure
 from newllm.evaluation.comparison_statistics import two_way_difference
 from newllm.evaluation.perplexity import evaluate
 from newllm.evaluation.recall_report import MEASURES, measure_recall
-from newllm.files import digest, digest_of_json
+from newllm.files import digest_of_json
 from newllm.models.decoder import Decoder
 from newllm.retrofit.text import Sides
+from newllm.tensor_files import digest_of_tensors
 
 logger = logging.getLogger(__name__)
 RESULT_FILE = "retrofit.json"
@@ -84,8 +85,7 @@ class Scores:
 
 def _digest(model: Decoder) -> str:
     """SHA-256 of what decides a model's answers: its configuration and its weights."""
-    weights = (f"{name} {digest(weight.cpu().numpy().tobytes())}" for name, weight in model.state_dict().items())
-    return digest("\n".join([model.config.to_json_string(use_diff=False), *weights]))
+    return digest_of_tensors(model.state_dict(), {"config": model.config.to_json_string(use_diff=False)})
 
 
 def _score(model: Decoder, text: Sides, parameters: EvaluationParameters) -> ScoredStage:

@@ -20,7 +20,7 @@ from newllm.retrofit.parents import config_of
 from newllm.retrofit.planning import check
 from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE, Scores
 from newllm.retrofit.stages import Retrofit, convert
-from newllm.retrofit.text import Sides, check_files, identify_files, read_files
+from newllm.retrofit.text import Sides, identify_files, read_files
 from newllm.runs.folder import Run
 from newllm.runs.provenance import Provenance
 from newllm.runs.saved_model import TrainedModel
@@ -66,7 +66,7 @@ class RetrofitPlan:
     trained_on: dict[str, Any] | None = None
 
     def identity(self) -> dict[str, Any]:
-        """Return, as plain JSON values, what decides the result."""
+        """Return, as plain JSON values, what decides the result; refuses files that cannot be read."""
         return {
             "weights": self.parent.digest,
             "parameters": self.parameters.model_dump(mode="json"),
@@ -111,8 +111,6 @@ def check_plan(plan: RetrofitPlan) -> PythiaModel:
     if type(parent) is not PythiaModel:
         raise ValueError(f"{plan.name} is a {plan.parent.method}, which is not retrofitted: give a pythia or llama.")
     check(config_of(parent), plan.parameters)
-    if isinstance(plan.text, RetrofitFiles):
-        check_files(plan.text)
     return parent
 
 

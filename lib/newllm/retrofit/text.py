@@ -83,7 +83,14 @@ def check_files(files: RetrofitFiles) -> None:
 
 
 def identify_files(files: RetrofitFiles) -> dict[str, Any]:
-    """Say, as plain JSON values, what the text of the files depends on: their content, whatever they are called."""
+    """Say, as plain JSON values, what the text of the files depends on: their content, whatever they are called.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As `check_files`.
+    """
+    check_files(files)
     digests = {side: digest_of_file(getattr(files, side)) for side in ("calibration_file", "scored_file")}
     return digests | {"scored_windows": files.scored_windows, "seq_length": files.seq_length}
 
