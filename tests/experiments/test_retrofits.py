@@ -56,7 +56,7 @@ def test_budgets_and_seeds_of_healing_are_retrofits_each_which_share_what_was_sc
     monkeypatch.setattr("newllm.retrofit.running.prepare_data", lambda parameters: text_data)
     healing = {
         "retrofits": ["mla@keep=0.5,batch_size=1,controls=false"],
-        "healing_tokens": [0, 64],
+        "healing_tokens": [0, 192],
         "healing_seeds": [0, 1],
     }
     parameters = RetrofitNotebook(**asked.model_dump() | healing)
@@ -106,12 +106,12 @@ def test_what_was_converted_stands_beside_what_was_trained_from_nothing(
     monkeypatch.setattr("newllm.retrofit.running.prepare_data", lambda parameters: text_data)
     # Bytes of `mla`, and others that no arm has.
     ways = ["mla@keep=0.125,rotary_heads=shared,controls=false", "mla@keep=0.5,controls=false"]
-    parameters = RetrofitNotebook(**asked.model_dump() | {"retrofits": ways, "healing_tokens": [0, 64]})
+    parameters = RetrofitNotebook(**asked.model_dump() | {"retrofits": ways, "healing_tokens": [0, 192]})
     folders = retrofits.run_retrofits(outputs / "pythia-seed1", parameters, tmp_path / "retrofit", parameters)
     table = beside_training(folders, records.reset_index())
     assert list(table["arm"]) == 3 * ["mla"] and list(table["what"].isna()) == [True, False, False]
-    # Both were trained for two epochs of the same 24 windows of 16 tokens, and healed on 64 of them.
-    assert list(table["tokens"]) == [768, 768, 832]
+    # Both were trained for two epochs of the same 24 windows of 16 tokens, and healed on 192 tokens of them.
+    assert list(table["tokens"]) == [768, 768, 960]
     nothing, converted = table.iloc[0], table.iloc[1]
     assert nothing["perplexity"] == records.loc["mla", "perplexity"] and pd.isna(nothing["difference"])
     assert converted["difference"] == pytest.approx(np.log(converted["perplexity"] / nothing["perplexity"]), abs=1e-4)

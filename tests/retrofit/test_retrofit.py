@@ -225,7 +225,7 @@ def test_equal_heads_and_equal_layers_are_averaged_without_loss():
 @pytest.mark.parametrize("loss", ["cross-entropy", "kl"])
 def test_healing_brings_the_model_back_and_is_resumed(loss, tmp_path):
     parent = trained("neox").float()
-    settings = {"kv_dim": 8, "healing_tokens": 128, "healing_loss": loss, "healing_lr": 0.01}
+    settings = {"kv_dim": 8, "healing_tokens": 128, "healing_loss": loss, "healing_lr": 0.01, "batch_size": 2}
     converted = retrofit(parent, TEXT, folder=tmp_path, **settings)
     stages = converted.report.set_index("stage")
     assert list(stages.index[-3:]) == ["replaced parts random", "not compressed", "1 averaged head"]

@@ -15,7 +15,7 @@ from newllm.config.groups import DataParameters, EvaluationParameters
 from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
 from newllm.data.hub import HubUnavailableError
 from newllm.files import SAVED_MODEL
-from newllm.retrofit.report import REPORT_FILE, report_table
+from newllm.retrofit.report import FEW_COLUMNS, REPORT_FILE, report_table
 from newllm.retrofit.running import RetrofitPlan, run_retrofit
 from newllm.runs.lock import RunError
 from newllm.runs.record import RECORD_FILE, read_record
@@ -40,8 +40,8 @@ def main(options: argparse.Namespace) -> int:
     except (ValueError, FileNotFoundError, RunError, HubUnavailableError) as error:
         logger.error("%s", error)
         return 2
-    logger.info("\n%s\n", as_text(report_table(pd.DataFrame(found["report"]))))
-    logger.info("The model is in %s, the report in %s.", folder / SAVED_MODEL, folder / REPORT_FILE)
+    logger.info("\n%s\n", as_text(report_table(pd.DataFrame(found["report"]))[list(FEW_COLUMNS)]))
+    logger.info("The model is in %s, the report with all measures in %s.", folder / SAVED_MODEL, folder / REPORT_FILE)
     return 0
 
 
@@ -57,8 +57,7 @@ def _plan(options: argparse.Namespace, trained: TrainedModel) -> RetrofitPlan:
         if key not in known:
             raise ParameterError(f"{key} is not a parameter of a retrofit{nearest(key, known)}")
     said = {key: value for key, value in given.items() if value is not None}
-    where = f"newllm retrofit {options.model}"
-    parameters = _read(RetrofitParameters, {**said, "method": options.method}, given, "a retrofit", where)
+    parameters = _read(RetrofitParameters, {**said, "method": options.method}, given, "a retrofit")
     folder = find_saved_model(options.model)
     trained_on = _trial_of(folder)
     if said.keys() & OF_FILES:
@@ -67,15 +66,15 @@ def _plan(options: argparse.Namespace, trained: TrainedModel) -> RetrofitPlan:
             raise ParameterError(f"{unread[0]} does nothing beside {' and '.join(OF_FILES)}: leave it out.")
         # In windows of the length that the model was trained on, where that is known.
         usual = {"seq_length": trained_on["seq_length"]} if "seq_length" in trained_on else {}
-        text: DataParameters | RetrofitFiles = _read(RetrofitFiles, usual | said, given, "the text", where)
+        text: DataParameters | RetrofitFiles = _read(RetrofitFiles, usual | said, given, "the text")
     else:
-        text = _read(DataParameters, _text_of_source(said, parameters, trained_on, folder), given, "the text", where)
+        text = _read(DataParameters, _text_of_source(said, parameters, trained_on, folder), given, "the text")
     return RetrofitPlan(
         parent=trained,
         name=Path(str(options.model).rstrip("/")).name,
         parameters=parameters,
         text=text,
-        evaluation=_read(EvaluationParameters, said, given, "what is measured", where),
+        evaluation=_read(EvaluationParameters, said, given, "what is measured"),
         seed=options.seed,
         trained_on=trained_on or None,
     )
@@ -94,12 +93,12 @@ def _text_of_source(
     return text | {"tokenizer": str(folder / "tokenizer.json")}
 
 
-def _read(group: type[Group], values: Mapping[str, Any], given: Mapping[str, Any], what: str, where: str) -> Group:
+def _read(group: type[Group], values: Mapping[str, Any], given: Mapping[str, Any], what: str) -> Group:
     """Read one group of parameters from values that may belong to others, too."""
     try:
         return group(**{name: value for name, value in values.items() if name in group.model_fields})
     except ValidationError as error:
-        raise ParameterError(explain(error, group, what, given, where, option="-p")) from error
+        raise ParameterError(explain(error, group, what, given, None, option="-p")) from error
 
 
 def _trial_of(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def explain(
     kind: type[BaseModel],
     owner: str,
     given: Mapping[str, Any],
-    where: str,
+    where: str | None,
     *,
     option: str = "",
 ) -> str:
@@ -42,7 +42,7 @@ def explain(
     given
         What the user gave beside the file.
     where
-        The file that the other values come from.
+        The file that the other values come from; None where there is none.
     option
         The option that gives a value too, such as ``-p``, if there is one.
     """
@@ -51,20 +51,20 @@ def explain(
 
 
 def _sentence(
-    problem: dict[str, Any], kind: type[BaseModel], owner: str, given: Mapping[str, Any], where: str, option: str
+    problem: dict[str, Any], kind: type[BaseModel], owner: str, given: Mapping[str, Any], where: str | None, option: str
 ) -> str:
     message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
     if not problem["loc"]:  # a rule about several keys, which names them itself
         return f"{message}."
     key = str(problem["loc"][0])
-    origin = "" if key in given else f" (in {where})"
+    origin = "" if key in given or where is None else f" (in {where})"
     if problem["type"] == "extra_forbidden":
         return f"{key} is not a parameter of {owner}{origin}{nearest(key, list(kind.model_fields))}"
     if problem["type"] == "missing":
         described = kind.model_fields[key].description
         what = f" is {described} and" if described else ""
-        otherwise = f" or with {option} {key}=<value>" if option else ""
-        return f"{key}{what} has no default; give it a value in {where}{otherwise}."
+        places = ([f"in {where}"] if where else []) + ([f"with {option} {key}=<value>"] if option else [])
+        return f"{key}{what} has no default; give it a value {' or '.join(places)}."
     message = re.sub(r"^\w+ should", "it must", message).replace(" after validation", "")
     return f"{key} is {_shown(problem['input'])}{origin}, but {message}."
 

@@ -1,8 +1,10 @@
 """The report of a retrofit: what is measured of each stage, and its table as a reader needs it."""
 
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from newllm.evaluation.cache import measure
 from newllm.evaluation.comparison_statistics import two_way_difference
 from newllm.evaluation.perplexity import evaluate
 from newllm.evaluation.recall_report import MEASURES, measure_recall
-from newllm.files import digest_of_json
+from newllm.files import digest_of_json, read_json, write_json
 from newllm.models.decoder import Decoder
 from newllm.retrofit.text import Sides
 from newllm.tensor_files import digest_of_tensors
@@ -30,6 +32,8 @@ HEALED = "healed"
 MEASURED_TOKENS = 64
 # Recall columns of the table, of those that `newllm.evaluation.recall_report` has.
 SHOWN_RECALL = ("recall_hits_loss", "position_gain", "repeated_passage_gain")
+# Columns of the table that a terminal has room for.
+FEW_COLUMNS = ("stage", "KV bytes a token (measured)", "kept", "perplexity", "accuracy", "nats/token lost")
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,16 @@ class ScoredStage:
         Its row of the report.
     window_losses
         Mean loss of each test window (N,), nats a token.
+    seconds
+        That it took to measure all of this.
+    reading_seconds
+        Of these, what one pass over the test windows took.
     """
 
     row: dict[str, Any]
     window_losses: NDArray[np.float64]
+    seconds: float
+    reading_seconds: float
 
 
 class Scores:
@@ -65,7 +75,9 @@ class Scores:
     def __init__(self) -> None:
         self._known: dict[str, ScoredStage] = {}
 
-    def of(self, model: Decoder, text: Sides, parameters: EvaluationParameters) -> ScoredStage:
+    def of(
+        self, model: Decoder, text: Sides, parameters: EvaluationParameters, folder: Path | None = None
+    ) -> ScoredStage:
         """Score a model on the test windows, measure its cache and what of the past it uses, unless that is known.
 
         Parameters
@@ -76,11 +88,29 @@ class Scores:
             Test windows; the training windows say which pairs of tokens are rare.
         parameters
             Of the recall measures.
+        folder
+            Where scores are kept too, for a process that goes on with what was killed; nowhere where omitted.
         """
         key = digest_of_json([_digest(model), text.fingerprint, parameters.model_dump(mode="json")])
+        file = None if folder is None else folder / f"{key}.json"
         if key not in self._known:
-            self._known[key] = _score(model, text, parameters)
+            self._known[key] = _read_scores(file) or _score(model, text, parameters)
+        if file is not None and not file.is_file():
+            _write_scores(file, self._known[key])
         return self._known[key]
+
+
+def _read_scores(file: Path | None) -> ScoredStage | None:
+    """Read the scores that a file keeps; None where it has none."""
+    if file is None or not file.is_file():
+        return None
+    kept = read_json(file)
+    return ScoredStage(**{**kept, "window_losses": np.array(kept["window_losses"])})
+
+
+def _write_scores(file: Path, scored: ScoredStage) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {**vars(scored), "window_losses": scored.window_losses.tolist()})
 
 
 def _digest(model: Decoder) -> str:
@@ -89,7 +119,9 @@ def _digest(model: Decoder) -> str:
 
 
 def _score(model: Decoder, text: Sides, parameters: EvaluationParameters) -> ScoredStage:
+    start = time.perf_counter()
     score = evaluate(model, text.test)
+    reading = time.perf_counter() - start
     cache = measure(model, min(MEASURED_TOKENS, text.test.seq_length))
     assert cache.agrees
     recall = measure_recall(model, text, score.token_losses, parameters).metrics()
@@ -100,7 +132,7 @@ def _score(model: Decoder, text: Sides, parameters: EvaluationParameters) -> Sco
         "accuracy": score.accuracy,
         **{name: recall.get(name) for name in MEASURES},
     }
-    return ScoredStage(measured, score.window_losses)
+    return ScoredStage(measured, score.window_losses, time.perf_counter() - start, reading)
 
 
 def describe_stage(stage: Stage, scored: ScoredStage, original: ScoredStage | None, text: Sides) -> ScoredStage:
@@ -136,7 +168,7 @@ def describe_stage(stage: Stage, scored: ScoredStage, original: ScoredStage | No
         "control": stage.is_control,
     }
     logger.info("%s: perplexity %.2f, %.0f bytes a token.", stage.name, row["perplexity"], row["bytes_per_token"])
-    return ScoredStage(row, losses)
+    return replace(scored, row=row)
 
 
 def report_table(report: pd.DataFrame) -> pd.DataFrame:

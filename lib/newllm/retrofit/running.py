@@ -20,7 +20,7 @@ from newllm.retrofit.parents import config_of
 from newllm.retrofit.planning import check
 from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE, Scores
 from newllm.retrofit.stages import Retrofit, convert
-from newllm.retrofit.text import Sides, identify_files, read_files
+from newllm.retrofit.text import Sides, check_healing, identify_files, read_files
 from newllm.runs.folder import Run
 from newllm.runs.provenance import Provenance
 from newllm.runs.saved_model import TrainedModel
@@ -82,12 +82,22 @@ class RetrofitPlan:
         return self.text.model_dump(mode="json", exclude={"tokenizer"})
 
     def read_text(self) -> Sides:
-        """Read the windows; errors as `newllm.data.prepare_data` and `newllm.retrofit.text.read_files` say."""
+        """Read the windows; errors as `newllm.data.prepare_data` and `newllm.retrofit.text.read_files` say.
+
+        Raises
+        ------
+        ValueError
+            Where healing would do nothing.
+        """
+        text: Sides
         if isinstance(self.text, RetrofitFiles):
             healing = -(-self.parameters.healing_tokens // self.text.seq_length)
             windows = max(self.parameters.calibration_windows, healing)
-            return read_files(self.text, self.parent.tokenizer, windows)
-        return prepare_data(self.text)
+            text = read_files(self.text, self.parent.tokenizer, windows)
+        else:
+            text = prepare_data(self.text)
+        check_healing(text, self.parameters)
+        return text
 
     @property
     def folder_name(self) -> str:

@@ -4,7 +4,6 @@ import copy
 import logging
 import math
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -30,12 +29,13 @@ from newllm.retrofit.layers import build_sharing_model
 from newllm.retrofit.parents import as_baseline, blocks_of, config_of
 from newllm.retrofit.planning import check, latent_width, shape_of
 from newllm.retrofit.report import HEALED, ORIGINAL, ScoredStage, Scores, Stage, describe_stage
-from newllm.retrofit.text import Sides, healing_text, read_ids
+from newllm.retrofit.text import Sides, check_healing, healing_text, read_ids
 from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
 # Passes over a token that a step of training costs, beside one that only reads it (Kaplan et al. 2020, sec. 2.1).
 TRAINING_PASSES = 3
+SCORES_FOLDER = "scores"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def retrofit(
     bytes_per_token
         Bytes of text that each id stands for (V,), for bits per byte; those are left empty where omitted.
     folder
-        Where healing keeps its checkpoints, from which it goes on; a temporary one where omitted.
+        Where checkpoints of healing and scores are kept, from which it goes on; a temporary one where omitted.
     seed
         Of healing and of the random control.
     settings
@@ -107,6 +107,7 @@ def retrofit(
     parent = as_baseline(model)
     parameters = RetrofitParameters(method=method, **settings)
     text = read_ids(parent, parameters, calibration_ids, scored_ids, bytes_per_token)
+    check_healing(text, parameters)
     converted = convert(parent, text, parameters, folder=folder, seed=seed)
     vars(converted.model)["report"] = converted.report
     return converted.model
@@ -135,7 +136,7 @@ def convert(
     evaluation
         How recall is measured; as everywhere where omitted.
     folder
-        Where healing keeps its checkpoints; a temporary one where omitted.
+        Where healing keeps its checkpoints, and scores are kept until all is done; a temporary one where omitted.
     seed
         Of healing and of the random control.
     scores
@@ -149,19 +150,18 @@ def convert(
     check(config_of(parent), parameters)
     evaluation = evaluation or EvaluationParameters()
     heads = read_all(parent)
-    start = time.perf_counter()
-    moments, seen = _moments(parent, text, parameters)
-    _say_how_long(text, parameters, seen / (time.perf_counter() - start))
+    moments = _moments(parent, text, parameters)
     scores = scores or Scores()
     scored: list[ScoredStage] = []
-
-    def report_on(stage: Stage) -> None:
-        scores_of_stage = scores.of(stage.model, text, evaluation)
-        scored.append(describe_stage(stage, scores_of_stage, scored[0] if scored else None, text))
-
-    stage = Stage(ORIGINAL, parent)
-    report_on(stage)
     with _place(folder) as place:
+
+        def report_on(stage: Stage) -> None:
+            scores_of_stage = scores.of(stage.model, text, evaluation, Path(place) / SCORES_FOLDER)
+            scored.append(describe_stage(stage, scores_of_stage, scored[0] if scored else None, text))
+
+        stage = Stage(ORIGINAL, parent)
+        report_on(stage)
+        _say_how_long(scored[0], text, parameters)
         for stage in _conversion(parent, heads, moments, parameters):
             report_on(stage)
         result = stage
@@ -176,28 +176,27 @@ def convert(
     return Retrofit(result.model, report, {each.row["stage"]: each.window_losses for each in scored})
 
 
-def _moments(parent: PythiaModel, text: Sides, parameters: RetrofitParameters) -> tuple[list[Moments], int]:
-    """Gather the moments of the inputs of all layers, and count the tokens that were read."""
+def _moments(parent: PythiaModel, text: Sides, parameters: RetrofitParameters) -> list[Moments]:
+    """Gather the moments of the inputs of all layers."""
     norms = {number: layer.input_layernorm for number, layer in enumerate(blocks_of(parent))}
     ids = text.train.stream(parameters.calibration_windows).view(-1, text.train.seq_length)
     by_layer = calibrate(parent, norms, ids.split(parameters.batch_size))
-    return [by_layer[number] for number in range(len(norms))], ids.numel()
+    return [by_layer[number] for number in range(len(norms))]
 
 
-def _say_how_long(text: Sides, parameters: RetrofitParameters, tokens_per_second: float) -> None:
-    """Say how long scoring and healing will take, at most, by the speed of calibration."""
-    stages = {"mla": 3, "mqa": 2, "cla": 2}[parameters.method]
+def _say_how_long(original: ScoredStage, text: Sides, parameters: RetrofitParameters) -> None:
+    """Say how long the other stages, healing and the controls will take, by what the original took."""
     controls = (2 + bool(parameters.healing_tokens)) if parameters.controls else 0
-    trained = (1 + controls) if parameters.healing_tokens else 0
-    held_out = len(text.test) * text.test.seq_length
-    healing = TRAINING_PASSES * parameters.healing_tokens + len(text.validation) * text.validation.seq_length
-    # Half as much again for recall.
-    tokens = 1.5 * held_out * (stages + controls + bool(trained)) + healing * trained
+    healed = (1 + controls) if parameters.healing_tokens else 0
+    others = {"mla": 2, "mqa": 1, "cla": 1}[parameters.method] + controls + bool(healed)
+    seconds_per_token = original.reading_seconds / (len(text.test) * text.test.seq_length)
+    held_out = len(text.validation) * text.validation.seq_length * (1 + parameters.healing_evaluations)
+    healing = (TRAINING_PASSES * parameters.healing_tokens + held_out) * seconds_per_token
     logger.info(
-        "%d stages and controls to score, %d to heal: about %s.",
-        stages + controls + bool(trained),
-        trained,
-        describe_seconds(tokens / tokens_per_second),
+        "%d more stages and controls to score, %d of them healed: about %s.",
+        others,
+        healed,
+        describe_seconds(others * original.seconds + healed * healing),
     )
 
 

@@ -107,8 +107,8 @@ def read_files(files: RetrofitFiles, tokenizer: PreTrainedTokenizerFast, calibra
     ValueError
         Where a file is no text.
     """
-    train = _read_file(files.calibration_file, "calibration_file", tokenizer, files.seq_length, calibration_windows)
     scored = _read_file(files.scored_file, "scored_file", tokenizer, files.seq_length, files.scored_windows)
+    train = _read_file(files.calibration_file, "calibration_file", tokenizer, files.seq_length, calibration_windows)
     return Text(train, scored, scored, {name: str(value) for name, value in identify_files(files).items()})
 
 
@@ -181,6 +181,22 @@ def _joined(rows: NDArray[np.int64]) -> Any:
     """Rows of ids as one run with one id more, of a type that windows take; the last id stands twice."""
     run = np.append(rows.ravel(), rows[-1, -1])
     return run.astype(smallest_id_type(int(run.max()) + 1))
+
+
+def check_healing(text: Sides, parameters: RetrofitParameters) -> None:
+    """Refuse healing of a single step, whose rate is the zero that its warm-up begins with.
+
+    Raises
+    ------
+    ValueError
+        In one sentence.
+    """
+    step = parameters.batch_size * text.train.seq_length
+    if 0 < parameters.healing_tokens <= step:
+        raise ValueError(
+            f"healing_tokens={parameters.healing_tokens} is one step of healing, whose learning rate is still 0: give "
+            f"more than {step:,}, or a smaller batch_size."
+        )
 
 
 def healing_text(text: Sides, tokens: int) -> Text:

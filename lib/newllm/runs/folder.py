@@ -87,16 +87,15 @@ class Run:
         """Read what the folder says of itself."""
         before = _identity_of(self.folder)
         if before is None and _is_a_strangers(self.folder / RUN_FILE):
-            raise RunError(f"{self.folder / RUN_FILE} is no file of this version; choose another output_folder.")
+            raise RunError(f"{self.folder / RUN_FILE} is no file of this version; choose another folder.")
         self.is_started = before is not None or (self.folder / RUN_FILE).is_file()
         self._is_finished: bool | None = None if self.is_started else False
         self._has_unknown_files = self.is_started and before is None
         if not self.is_started and _holds_files(self.folder):
-            raise RunError(f"{self.folder} holds files that are not a run's; choose an empty output_folder.")
+            raise RunError(f"{self.folder} holds files that are not a run's; choose an empty one.")
         if before is not None and (different := different_keys(before, self.identity)):
             raise RunError(
-                f"{self.folder} holds a run with another {' and '.join(different)}; choose another output_folder or "
-                "delete it."
+                f"{self.folder} holds a run with another {' and '.join(different)}; choose another folder or delete it."
             )
 
     @property
@@ -450,6 +449,6 @@ def _remove_empty_folders(folder: Path) -> None:
 
 def _unwritable(folder: Path, error: OSError) -> RunError:
     return RunError(
-        f"{folder} cannot be written ({error.strerror or error}): make room or choose another output_folder "
+        f"{folder} cannot be written ({error.strerror or error}): make room or choose another folder "
         "(NEWLLM_OUTPUTS moves all of them)."
     )
