@@ -7,7 +7,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from newllm.evaluation.cache import held_bytes
 from newllm.models import create, names
-from newllm.models.cache_layers import RecurrentStateLayer, prepare_cache
+from newllm.models.cache_layers import RecurrentStateLayer
+from newllm.models.decoder_cache import prepare_cache
 from newllm.models.language_model import LanguageModel
 
 IDS = torch.randint(512, (3, 21), generator=torch.Generator().manual_seed(0))

@@ -49,7 +49,7 @@ def windows(count: int, seed: int) -> TokenWindows:
 
 @pytest.fixture(scope="module")
 def data() -> TextData:
-    return TextData(windows(40, 0), windows(6, 1), windows(6, 2), TOKENIZER, {"source": "test"})
+    return TextData(windows(40, 0), windows(6, 1), windows(6, 2), {"source": "test"}, TOKENIZER)
 
 
 def settings(**changes: Any) -> StreamParameters:

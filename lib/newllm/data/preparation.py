@@ -15,11 +15,12 @@ from transformers import PreTrainedTokenizerFast
 from newllm.config.groups import FACT_REPETITIONS, DataParameters
 from newllm.data.facts import Fact, load_facts, training_sentences
 from newllm.data.groups import DocumentGroups
+from newllm.data.sides import TextSides
 from newllm.data.sources import Document, is_endless, open_source
 from newllm.data.splits import SIDES, Block, Shares, Side, SplitDocuments
 from newllm.data.tokenizers import bytes_per_token, encode_documents, load_tokenizer, tokenizer_identity
 from newllm.data.windows import CachedTokens, Tokens, TokenWindows, WindowCount, concatenate, smallest_id_type
-from newllm.files import digest, digest_of_json
+from newllm.files import digest
 from newllm.progress import stage
 
 logger = logging.getLogger(__name__)
@@ -38,30 +39,16 @@ class NotEnoughTextError(ValueError):
 
 
 @dataclass(frozen=True)
-class TextData:
-    """Windows of the three sides, and what they were made from.
+class TextData(TextSides):
+    """Windows of a source, of which no document group has text on two sides.
 
     Attributes
     ----------
-    train, validation, test
-        The windows: to learn from, to choose settings and epochs by, and to publish numbers of. No document group has
-        text on two sides.
     tokenizer
         The tokenizer of the windows.
-    identity
-        Name and value of all that the windows depend on, with a digest of the ids of each side.
     """
 
-    train: TokenWindows
-    validation: TokenWindows
-    test: TokenWindows
     tokenizer: PreTrainedTokenizerFast
-    identity: dict[str, str]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal digits which differ where the identity differs."""
-        return digest_of_json(self.identity)[:32]
 
 
 def prepare_data(

@@ -1,14 +1,14 @@
 """All recall measures of one model, from its losses on the test windows and one more pass over repeated passages."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from newllm.config.groups import EvaluationParameters
-from newllm.data.windows import TokenWindows
+from newllm.data.sides import TextSides
 from newllm.evaluation.recall import (
     PASSAGE_TOKENS,
     SIXTEENTHS,
@@ -29,18 +29,6 @@ MEASURES = {
     "position_gain": "gain of late positions (nats)",
     "repeated_passage_gain": "gain on a passage said twice (nats)",
 }
-
-
-class Sides(Protocol):
-    """What recall is measured on: the training windows say which pairs of tokens are rare."""
-
-    @property
-    def train(self) -> TokenWindows:
-        """Training windows."""
-
-    @property
-    def test(self) -> TokenWindows:
-        """Held-out windows."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +78,7 @@ class RecallReport:
 
 
 def measure_recall(
-    model: LanguageModel, data: Sides, losses: NDArray[np.float64], parameters: EvaluationParameters
+    model: LanguageModel, data: TextSides, losses: NDArray[np.float64], parameters: EvaluationParameters
 ) -> RecallReport:
     """Measure what of the past a model uses.
 

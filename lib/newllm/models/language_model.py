@@ -11,8 +11,8 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, Pr
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from newllm.models.cache_layers import AtomicCache, own_layers, prepare_cache
 from newllm.models.conditions import require
+from newllm.models.decoder_cache import AtomicCache, own_layers, prepare_cache
 from newllm.models.loader_file import write_loader
 from newllm.models.loss import IGNORED_LABEL, next_token_loss, next_token_loss_from_logits
 from newllm.models.projection import RecurrenceLinear, init_linear_weights

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from newllm.models.cache_layers import CacheContents
 from newllm.models.conditions import require
+from newllm.models.decoder_cache import CacheContents
 from newllm.models.position import PositionEncoding, causal_mask
 
 SharedT = TypeVar("SharedT")

@@ -12,13 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from newllm.config.groups import EvaluationParameters
+from newllm.data.sides import TextSides
 from newllm.evaluation.cache import measure
 from newllm.evaluation.comparison_statistics import two_way_difference
 from newllm.evaluation.perplexity import evaluate
 from newllm.evaluation.recall_report import MEASURES, measure_recall
 from newllm.files import digest_of_json, read_json, write_json
 from newllm.models.decoder import Decoder
-from newllm.retrofit.text import Sides
 from newllm.tensor_files import digest_of_tensors
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Scores:
         self._known: dict[str, ScoredStage] = {}
 
     def of(
-        self, model: Decoder, text: Sides, parameters: EvaluationParameters, folder: Path | None = None
+        self, model: Decoder, text: TextSides, parameters: EvaluationParameters, folder: Path | None = None
     ) -> ScoredStage:
         """Score a model on the test windows, measure its cache and what of the past it uses, unless that is known.
 
@@ -118,7 +118,7 @@ def _digest(model: Decoder) -> str:
     return digest_of_tensors(model.state_dict(), {"config": model.config.to_json_string(use_diff=False)})
 
 
-def _score(model: Decoder, text: Sides, parameters: EvaluationParameters) -> ScoredStage:
+def _score(model: Decoder, text: TextSides, parameters: EvaluationParameters) -> ScoredStage:
     start = time.perf_counter()
     score = evaluate(model, text.test)
     reading = time.perf_counter() - start
@@ -135,7 +135,7 @@ def _score(model: Decoder, text: Sides, parameters: EvaluationParameters) -> Sco
     return ScoredStage(measured, score.window_losses, time.perf_counter() - start, reading)
 
 
-def describe_stage(stage: Stage, scored: ScoredStage, original: ScoredStage | None, text: Sides) -> ScoredStage:
+def describe_stage(stage: Stage, scored: ScoredStage, original: ScoredStage | None, text: TextSides) -> ScoredStage:
     """Put a row of the report together.
 
     Parameters

@@ -12,6 +12,7 @@ import torch
 from newllm.config.groups import DataParameters, EvaluationParameters
 from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
 from newllm.data import prepare_data
+from newllm.data.sides import TextSides
 from newllm.evaluation.causality import certify
 from newllm.evaluation.continuations import continue_prompts
 from newllm.files import SAVED_MODEL, digest_of_json, outputs_folder, read_json, write_json
@@ -20,7 +21,7 @@ from newllm.retrofit.parents import config_of
 from newllm.retrofit.planning import check
 from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE, Scores
 from newllm.retrofit.stages import Retrofit, convert
-from newllm.retrofit.text import Sides, check_healing, identify_files, read_files
+from newllm.retrofit.text import check_healing, identify_files, read_files
 from newllm.runs.folder import Run
 from newllm.runs.provenance import Provenance
 from newllm.runs.saved_model import TrainedModel
@@ -81,7 +82,7 @@ class RetrofitPlan:
         # The tokenizer is the parent's, wherever its file is.
         return self.text.model_dump(mode="json", exclude={"tokenizer"})
 
-    def read_text(self) -> Sides:
+    def read_text(self) -> TextSides:
         """Read the windows; errors as `newllm.data.prepare_data` and `newllm.retrofit.text.read_files` say.
 
         Raises
@@ -89,7 +90,7 @@ class RetrofitPlan:
         ValueError
             Where healing would do nothing.
         """
-        text: Sides
+        text: TextSides
         if isinstance(self.text, RetrofitFiles):
             healing = -(-self.parameters.healing_tokens // self.text.seq_length)
             windows = max(self.parameters.calibration_windows, healing)
@@ -177,7 +178,7 @@ def run_retrofit(
     return read_json(folder / RESULT_FILE)
 
 
-def _write(plan: RetrofitPlan, found: Retrofit, before: dict[str, str], text: Sides, run: Run) -> None:
+def _write(plan: RetrofitPlan, found: Retrofit, before: dict[str, str], text: TextSides, run: Run) -> None:
     """Certify the new model, and write all that a retrofit leaves."""
     certificate = certify(found.model)
     if not certificate.passed:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from newllm.config.groups import EvaluationParameters
 from newllm.config.retrofit import RetrofitParameters
+from newllm.data.sides import TextSides
 from newllm.models.decoder import Decoder
 from newllm.models.methods.pythia import PythiaModel
 from newllm.retrofit.calibration import Moments, calibrate
@@ -29,7 +30,7 @@ from newllm.retrofit.layers import build_sharing_model
 from newllm.retrofit.parents import as_baseline, blocks_of, config_of
 from newllm.retrofit.planning import check, latent_width, shape_of
 from newllm.retrofit.report import HEALED, ORIGINAL, ScoredStage, Scores, Stage, describe_stage
-from newllm.retrofit.text import Sides, check_healing, healing_text, read_ids
+from newllm.retrofit.text import check_healing, healing_text, read_ids
 from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def retrofit(
 
 def convert(
     parent: PythiaModel,
-    text: Sides,
+    text: TextSides,
     parameters: RetrofitParameters,
     evaluation: EvaluationParameters | None = None,
     *,
@@ -176,7 +177,7 @@ def convert(
     return Retrofit(result.model, report, {each.row["stage"]: each.window_losses for each in scored})
 
 
-def _moments(parent: PythiaModel, text: Sides, parameters: RetrofitParameters) -> list[Moments]:
+def _moments(parent: PythiaModel, text: TextSides, parameters: RetrofitParameters) -> list[Moments]:
     """Gather the moments of the inputs of all layers."""
     norms = {number: layer.input_layernorm for number, layer in enumerate(blocks_of(parent))}
     ids = text.train.stream(parameters.calibration_windows).view(-1, text.train.seq_length)
@@ -184,7 +185,7 @@ def _moments(parent: PythiaModel, text: Sides, parameters: RetrofitParameters) -
     return [by_layer[number] for number in range(len(norms))]
 
 
-def _say_how_long(original: ScoredStage, text: Sides, parameters: RetrofitParameters) -> None:
+def _say_how_long(original: ScoredStage, text: TextSides, parameters: RetrofitParameters) -> None:
     """Say how long the other stages, healing and the controls will take, by what the original took."""
     controls = (2 + bool(parameters.healing_tokens)) if parameters.controls else 0
     healed = (1 + controls) if parameters.healing_tokens else 0
@@ -206,7 +207,7 @@ def _place(folder: Path | None) -> AbstractContextManager[Path | str]:
 
 
 def _heal(
-    stage: Stage, parent: PythiaModel, text: Sides, parameters: RetrofitParameters, place: Path, seed: int
+    stage: Stage, parent: PythiaModel, text: TextSides, parameters: RetrofitParameters, place: Path, seed: int
 ) -> Stage:
     """Heal the model of a stage in place; without tokens to heal on it stays as it is."""
     if not parameters.healing_tokens:

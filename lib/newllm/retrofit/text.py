@@ -1,8 +1,7 @@
 """The windows of a retrofit: of a source, of a user's files or of a caller's ids, and those that healing reads."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,56 +11,18 @@ from transformers import PreTrainedTokenizerFast
 from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
 from newllm.data.groups import DocumentGroups
 from newllm.data.preparation import NotEnoughTextError
+from newllm.data.sides import TextSides
 from newllm.data.sources import TEXT_SUFFIXES, file_texts
 from newllm.data.tokenizers import bytes_per_token as count_bytes
 from newllm.data.tokenizers import encode_documents
 from newllm.data.windows import TokenWindows, WindowCount, concatenate, smallest_id_type
-from newllm.files import digest, digest_of_file, digest_of_json
+from newllm.files import digest, digest_of_file
 from newllm.models.methods.pythia import PythiaModel
 
 # Of a single row of ids.
 USUAL_WINDOW = 512
 # One window in so many is held out, where no others are given to score.
 HELD_OUT = 5
-
-
-class Sides(Protocol):
-    """What a retrofit reads of text; `newllm.data.TextData` is of this form."""
-
-    @property
-    def train(self) -> TokenWindows:
-        """Windows to calibrate and to heal on."""
-
-    @property
-    def validation(self) -> TokenWindows:
-        """Held-out windows for the losses that healing reports."""
-
-    @property
-    def test(self) -> TokenWindows:
-        """Held-out windows that every stage is scored on."""
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """What they depend on."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal digits which differ where that differs."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """The windows of a retrofit, of whatever text: see `Sides`."""
-
-    train: TokenWindows
-    validation: TokenWindows
-    test: TokenWindows
-    identity: dict[str, str]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal digits which differ where the identity differs."""
-        return digest_of_json(self.identity)[:32]
 
 
 def check_files(files: RetrofitFiles) -> None:
@@ -95,7 +56,7 @@ def identify_files(files: RetrofitFiles) -> dict[str, Any]:
     return digests | {"scored_windows": files.scored_windows, "seq_length": files.seq_length}
 
 
-def read_files(files: RetrofitFiles, tokenizer: PreTrainedTokenizerFast, calibration_windows: int) -> Text:
+def read_files(files: RetrofitFiles, tokenizer: PreTrainedTokenizerFast, calibration_windows: int) -> TextSides:
     """Read so many windows of the file to calibrate on, and those of the file to score on.
 
     A .txt file is one document, of a .jsonl file each line is one; documents end with end-of-text.
@@ -109,7 +70,7 @@ def read_files(files: RetrofitFiles, tokenizer: PreTrainedTokenizerFast, calibra
     """
     scored = _read_file(files.scored_file, "scored_file", tokenizer, files.seq_length, files.scored_windows)
     train = _read_file(files.calibration_file, "calibration_file", tokenizer, files.seq_length, calibration_windows)
-    return Text(train, scored, scored, {name: str(value) for name, value in identify_files(files).items()})
+    return TextSides(train, scored, scored, {name: str(value) for name, value in identify_files(files).items()})
 
 
 def _read_file(
@@ -135,7 +96,7 @@ def read_ids(
     calibration_ids: Any,
     scored_ids: Any | None,
     bytes_per_token: NDArray[np.int64] | None,
-) -> Text:
+) -> TextSides:
     """Cut a caller's ids into windows, as `newllm.retrofit.retrofit` says.
 
     Raises
@@ -154,7 +115,7 @@ def read_ids(
     table = np.zeros(parent.config.vocab_size, np.int64) if bytes_per_token is None else bytes_per_token
     sides = [TokenWindows(_joined(rows), length, table) for rows in (train, scored)]
     identity = {"calibration": digest(train.tobytes()), "scored": digest(scored.tobytes())}
-    return Text(sides[0], sides[1], sides[1], identity)
+    return TextSides(sides[0], sides[1], sides[1], identity)
 
 
 def _windows(ids: Any, parent: PythiaModel, seq_length: int | None) -> tuple[NDArray[np.int64], int]:
@@ -183,7 +144,7 @@ def _joined(rows: NDArray[np.int64]) -> Any:
     return run.astype(smallest_id_type(int(run.max()) + 1))
 
 
-def check_healing(text: Sides, parameters: RetrofitParameters) -> None:
+def check_healing(text: TextSides, parameters: RetrofitParameters) -> None:
     """Refuse healing of a single step, whose rate is the zero that its warm-up begins with.
 
     Raises
@@ -199,11 +160,11 @@ def check_healing(text: Sides, parameters: RetrofitParameters) -> None:
         )
 
 
-def healing_text(text: Sides, tokens: int) -> Text:
+def healing_text(text: TextSides, tokens: int) -> TextSides:
     """Take the first windows of the training text, of at least that many tokens, or all there are."""
     length = text.train.seq_length
     count = min(len(text.train), -(-tokens // length))
     ids = text.train.token_ids[: count * length + 1]
     # Nobody asks how many bytes of text these windows are.
     windows = TokenWindows(ids, length, np.zeros(int(ids.max()) + 1, np.int64))
-    return Text(windows, text.validation, text.test, {**text.identity, "healing_windows": str(count)})
+    return TextSides(windows, text.validation, text.test, {**text.identity, "healing_windows": str(count)})

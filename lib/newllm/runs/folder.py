@@ -17,8 +17,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from newllm.config.groups import RunParameters
 from newllm.files import (
     FINISHED_FILE,
@@ -28,18 +26,27 @@ from newllm.files import (
     different_keys,
     digest_of_file,
     digest_of_json,
-    first_damaged,
     outputs_folder,
     project_root,
     read_json,
-    read_plain_json,
     remove_leftovers,
     to_json,
     write_atomically,
     write_json,
 )
-from newllm.runs.lock import LOCK_FILE, RunError, locked
-from newllm.runs.progress import PROGRESS_FILE
+from newllm.runs.contents import (
+    delete_files,
+    holds_files,
+    identity_of,
+    is_a_strangers,
+    is_hidden,
+    remove_empty_folders,
+    runs_inside,
+    sealed_files,
+    visible,
+    why_unfinished,
+)
+from newllm.runs.lock import RunError, locked
 from newllm.runs.record import RECORD_FILE, Record, read_record
 
 if TYPE_CHECKING:  # Whoever loads a trained model needs neither.
@@ -49,9 +56,6 @@ if TYPE_CHECKING:  # Whoever loads a trained model needs neither.
 logger = logging.getLogger(__name__)
 TABLES_FOLDER = "tables"
 SWEEPS_FOLDER = "sweeps"
-
-# What is no result of the run, or may change after it: executed notebooks, and what evaluations add to a trial.
-NOT_SEALED = (RUN_FILE, FINISHED_FILE, PROGRESS_FILE, "*.ipynb", "evaluation-*.json")
 
 # Where the files of a run are put aside of which nobody can tell any more what was run.
 ASIDE = ".damaged"
@@ -85,13 +89,13 @@ class Run:
 
     def _look(self) -> None:
         """Read what the folder says of itself."""
-        before = _identity_of(self.folder)
-        if before is None and _is_a_strangers(self.folder / RUN_FILE):
+        before = identity_of(self.folder)
+        if before is None and is_a_strangers(self.folder / RUN_FILE):
             raise RunError(f"{self.folder / RUN_FILE} is no file of this version; choose another folder.")
         self.is_started = before is not None or (self.folder / RUN_FILE).is_file()
         self._is_finished: bool | None = None if self.is_started else False
         self._has_unknown_files = self.is_started and before is None
-        if not self.is_started and _holds_files(self.folder):
+        if not self.is_started and holds_files(self.folder):
             raise RunError(f"{self.folder} holds files that are not a run's; choose an empty one.")
         if before is not None and (different := different_keys(before, self.identity)):
             raise RunError(
@@ -107,7 +111,7 @@ class Run:
     def is_finished(self) -> bool:
         """Whether there is nothing left to do: the run is finished, and every file of it is as it was written."""
         if self._is_finished is None:
-            reason = _why_unfinished(self.folder)
+            reason = why_unfinished(self.folder)
             if reason:
                 _warn_once(f"{reason}: what is missing in {self.folder} is made again.")
             self._is_finished = reason is None
@@ -162,8 +166,8 @@ class Run:
         """
         if record is not None:
             self.write_json(RECORD_FILE, record)
-        files = {name: digest_of_file(self.folder / name) for name in _sealed(self.folder)}
-        trials = [path.parent.relative_to(self.folder).as_posix() for path in _runs_inside(self.folder)]
+        files = {name: digest_of_file(self.folder / name) for name in sealed_files(self.folder)}
+        trials = [path.parent.relative_to(self.folder).as_posix() for path in runs_inside(self.folder)]
         content = {"identity": self.identity, "seconds": seconds, "files": files, "trials": trials}
         write_json(self.folder / FINISHED_FILE, content)
         self._is_finished = True
@@ -181,15 +185,15 @@ class Run:
         """
         if not self.is_started or self._has_unknown_files:
             return
-        inside = [path.parent for path in _runs_inside(self.folder)]
+        inside = [path.parent for path in runs_inside(self.folder)]
         try:
             with ExitStack() as locks:
                 for folder in inside:
                     locks.enter_context(locked(folder, wait=False))
-                _delete(self.folder)
+                delete_files(self.folder)
         except OSError as error:
             raise _unwritable(self.folder, error) from error
-        _remove_empty_folders(self.folder)
+        remove_empty_folders(self.folder)
         self._look()
 
     def record(self) -> Record:
@@ -234,7 +238,7 @@ class Run:
             Where finished runs are, as `finished_runs` gives them.
         """
         equal = None if self.is_started else finished.get(self.key)
-        if equal is None or _why_unfinished(equal):
+        if equal is None or why_unfinished(equal):
             return None
         with self.work():
             if self.is_started:
@@ -242,7 +246,7 @@ class Run:
             remove_leftovers(self.folder)
             copy = self.folder / f"{PARTIAL}copy"
             shutil.copytree(equal, copy, ignore=shutil.ignore_patterns(".*"))
-            if _why_unfinished(copy):
+            if why_unfinished(copy):
                 shutil.rmtree(copy)
                 return None
             # What is run is said first, that it is finished last: a kill on the way leaves an interrupted run.
@@ -268,7 +272,7 @@ class Run:
         aside = next(place for number in itertools.count() if not (place := self.folder / f"{ASIDE}-{number}").exists())
         _warn_once(f"{self.folder / RUN_FILE} is damaged: what lies there is put into {aside} and made again.")
         aside.mkdir()
-        for path in list(_visible(self.folder)):
+        for path in list(visible(self.folder)):
             path.rename(aside / path.name)
 
 
@@ -309,11 +313,6 @@ def _read_key(path: Path, version: tuple[int, ...]) -> str | None:
         return _key(path.parent, read_json(path)["identity"])
     except (DamagedFileError, FileNotFoundError, KeyError):
         return None
-
-
-def is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a file lies in a hidden folder below ``folder``: a copy that is being made, or what was put aside."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def open_run(parameters: RunParameters) -> Run:
@@ -357,94 +356,6 @@ def earlier_seconds(notebook: str, profile: str) -> float | None:
 
 def _key(folder: Path, identity: Mapping[str, Any]) -> str:
     return digest_of_json([folder.name, identity])
-
-
-def _identity_of(folder: Path) -> dict[str, Any] | None:
-    """Return what is run in a folder, by the first of its two files that can be read."""
-    for name in (RUN_FILE, FINISHED_FILE):
-        try:
-            identity: dict[str, Any] = read_json(folder / name)["identity"]
-        except (DamagedFileError, FileNotFoundError, NotADirectoryError):
-            continue
-        return identity
-    return None
-
-
-def _is_a_strangers(path: Path) -> bool:
-    """Whether a file is whole, but none that `write_json` wrote."""
-    try:
-        stored = read_plain_json(path)
-    except (DamagedFileError, FileNotFoundError, NotADirectoryError):
-        return False
-    return not isinstance(stored, dict) or "digest" not in stored
-
-
-def _why_unfinished(folder: Path) -> str | None:
-    """Return why a started run counts as unfinished: empty where it never was finished; None where it is."""
-    try:
-        stored = read_json(folder / FINISHED_FILE)
-        damaged = first_damaged(folder, stored["files"])
-        if damaged is not None:
-            return f"{damaged} is damaged or missing"
-        if RECORD_FILE in stored["files"]:
-            read_record(folder)
-    except FileNotFoundError:
-        return ""
-    except (DamagedFileError, OSError) as error:
-        return str(error)
-    except ValidationError as error:
-        return f"{folder / RECORD_FILE} is no record of this version ({error.errors()[0]['msg']})"
-    reasons = (_why_unfinished(folder / name) for name in stored["trials"])
-    return next((reason or "a trial is gone" for reason in reasons if reason is not None), None)
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    """Yield what lies in a folder, except notebooks, locks and what is being written."""
-    if folder.is_dir():
-        yield from (path for path in folder.iterdir() if path.suffix != ".ipynb" and not path.name.startswith("."))
-
-
-def _holds_files(folder: Path) -> bool:
-    """Whether something lies in a folder that is not ours: empty folders are what a killed deletion leaves."""
-    return any(path.is_file() or (path.is_dir() and _holds_files(path)) for path in _visible(folder))
-
-
-def _runs_inside(folder: Path) -> list[Path]:
-    """Return the ``run.json`` of each run in a folder, its own aside."""
-    return [path for path in sorted(folder.glob(f"*/**/{RUN_FILE}")) if not is_hidden(path, folder)]
-
-
-def _sealed(folder: Path) -> list[str]:
-    """Return the names of the files that a run is made of, those of runs inside aside."""
-    inside = {path.parent for path in _runs_inside(folder)}
-    paths = (
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not is_hidden(path, folder)
-        and inside.isdisjoint(path.parents)
-        and not (path.parent == folder and any(path.match(pattern) for pattern in NOT_SEALED))
-    )
-    return [path.relative_to(folder).as_posix() for path in paths]
-
-
-def _delete(folder: Path) -> None:
-    """Delete all but locks and the folder's own notebooks: the mark of a finished run first, what is run last."""
-    (folder / FINISHED_FILE).unlink(missing_ok=True)
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            _delete(path)
-            for notebook in path.glob("*.ipynb"):
-                notebook.unlink()
-        elif path.name != RUN_FILE and path.suffix != ".ipynb" and not path.name.startswith(LOCK_FILE):
-            path.unlink()
-    (folder / RUN_FILE).unlink(missing_ok=True)
-
-
-def _remove_empty_folders(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:

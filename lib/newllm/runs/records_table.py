@@ -7,7 +7,7 @@ from typing import Any
 import pandas
 from pydantic import ValidationError
 
-from newllm.runs.folder import is_hidden
+from newllm.runs.contents import is_hidden
 from newllm.runs.record import RECORD_FILE, Record, read_record
 
 logger = logging.getLogger(__name__)
