@@ -1,15 +1,16 @@
-"""A notebook as its reader meets it: JupyterLab in a browser, Run All, a hand on a slider.
+"""A notebook as its reader meets it: JupyterLab in a browser, Run All, a hand on a slider, a dark and narrow page.
 
 It takes a browser, a server and a kernel, so that it is a file of its own.
 """
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from newllm.files import project_root
 from newllm.notebook.kernel import kernel_of_this_python
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
 
@@ -32,6 +33,10 @@ LAB_SECONDS = 300
 RUN_ALL_SECONDS = 400
 # A slider and its figure at once: what is outside the window may not be drawn.
 WINDOW = {"width": 1300, "height": 1600}
+NARROW: "ViewportSize" = {"width": 700, "height": 1600}
+DARK = "JupyterLab Dark"
+# What letters of their size need (WCAG 2.2, 1.4.11).
+LEAST_CONTRAST = 3.0
 # Every cell in the page, whether seen or not; no news from the network.
 LAB_SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
@@ -54,6 +59,25 @@ LOWEST = """() => {
     const drawn = document.querySelector(".jupyter-widgets .js-plotly-plot");
     if (!drawn || !drawn._fullData || !drawn._fullData.length) return null;
     return Math.min(...Array.from(drawn._fullData[0].z, row => Array.from(row)).flat().filter(Number.isFinite));
+}"""
+# Outputs that the page cuts off: figures that are wider than their place, and what else nobody can scroll there.
+CUT_OFF = """() => [...document.querySelectorAll(".jp-OutputArea-output")].filter(output => {
+    const isWider = output.scrollWidth > output.clientWidth + 1;
+    const scrolls = ["auto", "scroll"].includes(getComputedStyle(output).overflowX);
+    return isWider && (output.querySelector(".js-plotly-plot") !== null || !scrolls);
+}).length"""
+FITS = f"""() => {{
+    const drawn = document.querySelectorAll(".js-plotly-plot").length;
+    return drawn > 0 && ({CUT_OFF})() === 0;
+}}"""
+CHANGE_THEME = "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })"
+IS_DARK = "() => document.body.dataset.jpThemeLight === 'false'"
+# Colours of a figure's paper and letters, and of the page below it.
+COLOURS = """() => {
+    const figure = document.querySelector(".js-plotly-plot");
+    const page = getComputedStyle(document.querySelector(".jp-Notebook")).backgroundColor;
+    const paper = getComputedStyle(figure.querySelector(".main-svg")).backgroundColor;
+    return [paper, getComputedStyle(figure.querySelector("text")).fill, page];
 }"""
 REDRAWN = f"before => {{ const now = ({LOWEST})(); return now !== null && now !== before; }}"
 
@@ -90,6 +114,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         monkeypatch.setenv(name, value)
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=localhost"),
+        "--LabApp.expose_app_in_browser=True",  # so that a command of it can be asked for by name
         *("--ServerApp.port=0", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={place}"),
     ]
     with kernel_of_this_python(), (tmp_path / "lab.log").open("w") as log:
@@ -158,8 +183,32 @@ def test_run_all_and_a_slider(lab: Lab, page: "Page") -> None:
     assert float(readout.inner_text()) == 2 * float(shown), "one step of the slope is a factor of two"
     assert page.evaluate(LOWEST) == pytest.approx(2 * drawn), "and so is the bias"
 
+    assert contrast_of_figures(page) >= LEAST_CONTRAST
+    page.evaluate(CHANGE_THEME, DARK)
+    page.wait_for_function(IS_DARK)
+    assert contrast_of_figures(page) >= LEAST_CONTRAST
+    page.set_viewport_size(NARROW)
+    page.wait_for_function(FITS)
+
     page.keyboard.press("Control+s")
     page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
     saved = [cell for cell in nbformat.read(lab.notebook, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in saved] == list(range(1, len(cells) + 1))
     assert not [output for cell in saved for output in cell.outputs if output.output_type == "error"]
+
+
+def contrast_of_figures(page: "Page") -> float:
+    """Return the contrast of a figure's letters with the page, which its paper must let through."""
+    paper, ink, below = ([float(number) for number in re.findall(r"[\d.]+", one)] for one in page.evaluate(COLOURS))
+    assert paper[3:] == [0.0], "the figure has a background of its own"
+    lighter, darker = sorted((luminance(ink[:3]), luminance(below[:3])), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: Sequence[float]) -> float:
+    """Return the relative luminance of red, green and blue, 0 to 255 (WCAG 2.2)."""
+    linear = [
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
+        for share in (value / 255 for value in colour)
+    ]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
