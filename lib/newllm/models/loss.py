@@ -19,23 +19,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         counted = (targets != IGNORED_LABEL)[:, None]
         known = torch.where(counted, targets[:, None], 0)
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        one = -counted.to(total.dtype) / count
+        # What each token is worth in the mean: nothing where it does not count.
+        share = counted.to(total.dtype) / count
+        minus_one = torch.full_like(known, -1, dtype=total.dtype)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for start in range(0, hidden.shape[0], CHUNK_TOKENS):
             rows = slice(start, start + CHUNK_TOKENS)
-            logits = (hidden[rows] @ weight.T).to(total.dtype)
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            total += torch.where(counted[rows], normaliser - logits.gather(1, known[rows]), 0).sum()
+            scores = torch.log_softmax(hidden[rows] @ weight.T, -1, dtype=total.dtype)
+            total -= torch.where(counted[rows], scores.gather(1, known[rows]), 0).sum()
             if grad_hidden is None and grad_weight is None:
                 continue
-            # d loss / d logits = softmax - one-hot, over the number of predicted tokens; nothing where none is.
-            error = logits.sub_(normaliser.masked_fill(~counted[rows], torch.inf)).exp_().div_(count)
-            error = error.scatter_add_(1, known[rows], one[rows]).to(hidden.dtype)
+            # d loss of a token / d its logits = softmax - one-hot.
+            error = scores.exp_().scatter_add_(1, known[rows], minus_one[rows]).to(hidden.dtype)
+            # The share is multiplied where it costs least: into rows of the width of hidden states.
             if grad_hidden is not None:
-                grad_hidden[rows] = error @ weight
+                grad_hidden[rows] = (error @ weight).mul_(share[rows])
             if grad_weight is not None:
-                grad_weight.addmm_(error.T, hidden[rows])
+                grad_weight.addmm_(error.T, (hidden[rows] * share[rows]).to(hidden.dtype))
         ctx.save_for_backward(*(grad for grad in (grad_hidden, grad_weight) if grad is not None))
         return total / count
 
