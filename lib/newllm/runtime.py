@@ -30,7 +30,7 @@ def usable_device(name: str) -> torch.device:
     """
     try:
         device = choose_device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name} cannot be used here ({str(error).splitlines()[0]})") from error
     return device

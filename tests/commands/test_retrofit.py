@@ -1,6 +1,7 @@
 """``newllm retrofit`` on a real folder: model, report, the second call, and what is refused with nothing written."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
 from newllm.files import read_json
 from newllm.models import create
 from newllm.retrofit import report
+from newllm.runs.record import read_record
 from newllm.runs.saving import save_trained_model
 from tests.comparison_setup import settings
 
@@ -151,7 +153,10 @@ def test_files_of_ones_own_are_calibrated_and_scored_on_as_they_are(checkpoint, 
         ({"scored_file": "calibration_file.jsonl"}, [], "score on another text"),
         ({}, ["-p", "source=sotu"], "source does nothing beside calibration_file"),
         ({}, ["-p", "scored_windows=1000"], "but 1000 are asked for"),
-        ({}, ["-p", "healing_tokens=32000"], "but 1000 are asked for"),
+        ({}, ["-p", "timed_tokens=5"], "timed_tokens is not a parameter of a retrofit"),
+        ({}, ["--seed", "4294967296"], "must be from 0 to 4294967295"),
+        ({}, ["--device", "meta"], "device meta cannot be used here"),
+        ({}, ["-p", "healing_tokens=32000"], "but 1200 are asked for"),
         ({}, ["-p", "healing_tokens=256"], "is one step of healing"),
     ],
 )
@@ -231,3 +236,72 @@ def test_help_names_every_setting_and_what_it_is_usually(capsys):
     for name, field in (RetrofitParameters.model_fields | RetrofitFiles.model_fields).items():
         assert name == "method" or (f"  {name}" in said and (field.description or "") in said)
     assert "keep=null" in said and "healing_loss=cross-entropy" in said
+
+
+TRUNCATION = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+
+
+def change_json(file, **values):
+    file.write_text(json.dumps(read_json_as_it_is(file) | values), encoding="utf-8")
+
+
+def read_json_as_it_is(file):
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_another_configuration_or_tokenizer_in_the_same_folder_is_another_model(checkpoint, files, tmp_path, capsys):
+    parent = shutil.copytree(checkpoint, tmp_path / "parent")
+    asked = with_files(parent, files, tmp_path / "out", "-p", "scored_windows=4", "-p", "controls=false")
+    assert cli.main(asked) == 0
+    change_json(parent / "config.json", transformers_version="1.2.3")
+    capsys.readouterr()
+    assert cli.main(asked) == 0
+    assert "is finished" in capsys.readouterr().out
+    for file, change in (
+        ("config.json", {"layer_norm_eps": 0.5}),
+        ("tokenizer.json", {"truncation": TRUNCATION}),
+    ):
+        before = (parent / file).read_bytes()
+        change_json(parent / file, **change)
+        assert cli.main(asked) == 2
+        assert "holds a run with another model" in capsys.readouterr().out
+        (parent / file).write_bytes(before)
+
+
+def test_text_that_is_calibrated_on_is_not_scored_in_silence(checkpoint, files, tmp_path, capsys):
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(files["scored_file"].read_bytes())
+    assert cli.main(with_files(checkpoint, files | {"calibration_file": copy}, tmp_path / "out")) == 2
+    assert "score on another text" in capsys.readouterr().out
+    first = files["scored_file"].read_text().splitlines()[0]
+    files["calibration_file"].write_text(first + "\n" + files["calibration_file"].read_text())
+    asked = with_files(checkpoint, files, tmp_path / "out", "-p", "scored_windows=4", "-p", "controls=false")
+    assert cli.main(asked) == 0
+    assert "1 of the 20 documents of scored_file are in calibration_file too" in capsys.readouterr().out
+
+
+def test_nothing_is_read_that_nobody_named(checkpoint, text_folder, tmp_path, capsys):
+    nameless = ["retrofit", str(checkpoint), "--to", "mla", "--output", str(tmp_path / "out"), "-p", "seq_length=16"]
+    assert cli.main(nameless) == 2
+    assert "nothing says which text to read" in capsys.readouterr().out
+    assert cli.main(arguments(checkpoint, text_folder, tmp_path / "out", "-p", "scored_windows=8")) == 2
+    assert "scored_windows does nothing without scored_file" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_is_scored_on_what_it_was_not_trained_on(finished_comparison, tmp_path, capsys):
+    trial = finished_comparison[1] / "pythia-seed1"
+    asked = ["retrofit", str(trial), "--to", "mla", "--output", str(tmp_path / "out"), "-p", "controls=false"]
+    assert cli.main([*asked, "-p", "test_percent=60"]) == 2
+    assert "so that it knows some of the text" in capsys.readouterr().out
+    assert cli.main([*asked, "-p", "keep=0.5"]) == 0
+    # Its test windows, as many as the comparison had.
+    report = pd.read_csv(tmp_path / "out" / "report.csv")
+    assert report["perplexity"][0] == pytest.approx(read_record(trial).metrics["perplexity"], rel=1e-4)
+
+
+def test_healing_that_diverges_is_said_in_a_sentence(checkpoint, files, tmp_path, capsys):
+    more = ["-p", "scored_windows=4", "-p", "controls=false", "-p", "healing_tokens=512", "-p", "healing_lr=1e30"]
+    assert cli.main(with_files(checkpoint, files, tmp_path / "out", *more)) == 1
+    output = capsys.readouterr().out
+    assert "training diverged" in output and "healing_lr" in output and "Traceback" not in output

@@ -60,7 +60,7 @@ def test_seeds_are_averaged_and_what_no_seed_decides_stands_once(folders):
 
 def test_another_parent_stands_apart(folders, tmp_path):
     other = read_json(folders[1] / "retrofit.json")
-    write_json(tmp_path / "retrofit.json", other | {"described": other["described"] | {"weights": "another"}})
+    write_json(tmp_path / "retrofit.json", other | {"described": other["described"] | {"model": "another"}})
     assert retrofit_stages([folders[0], tmp_path])["seeds"].max() == 1
 
 

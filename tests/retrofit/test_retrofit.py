@@ -1,6 +1,7 @@
 """A retrofit is exact where nothing is left out, keeps the bytes it says, and refuses what it cannot convert."""
 
 import copy
+import re
 from pkgutil import resolve_name as resolve
 
 import numpy as np
@@ -16,8 +17,10 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
 )
 
+from newllm.config.retrofit import RetrofitParameters
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
 from newllm.evaluation.probing import logits_in_pieces
@@ -28,6 +31,7 @@ from newllm.retrofit.calibration import calibrate
 from newllm.retrofit.grouping import align, average, read_all
 from newllm.retrofit.heads import read_heads, write_heads
 from newllm.retrofit.healing import following
+from newllm.retrofit.token_ids import read_ids
 
 IDS = torch.randint(1, 512, (2, 24), generator=torch.Generator().manual_seed(1))
 TEXT = torch.randint(1, 512, (12, 16), generator=torch.Generator().manual_seed(0))
@@ -225,11 +229,11 @@ def test_equal_heads_and_equal_layers_are_averaged_without_loss():
 @pytest.mark.parametrize("loss", ["cross-entropy", "kl"])
 def test_healing_brings_the_model_back_and_is_resumed(loss, tmp_path):
     parent = trained("neox").float()
-    settings = {"kv_dim": 8, "healing_tokens": 128, "healing_loss": loss, "healing_lr": 0.01, "batch_size": 2}
+    settings = {"kv_dim": 8, "healing_tokens": 112, "healing_loss": loss, "healing_lr": 0.01, "batch_size": 2}
     converted = retrofit(parent, TEXT, folder=tmp_path, **settings)
     stages = converted.report.set_index("stage")
     assert list(stages.index[-3:]) == ["replaced parts random", "not compressed", "1 averaged head"]
-    assert set(stages["healing_tokens"]) == {0, 128}
+    assert set(stages["healing_tokens"]) == {0, 112}
     assert all(weight.requires_grad for weight in converted.parameters())
     unchanged = {
         name
@@ -330,6 +334,67 @@ def test_other_models_and_other_text_are_refused():
         retrofit(parent, TEXT.float())
     with pytest.raises(ValueError, match="less than one window"):
         retrofit(parent, TEXT[0], seq_length=64)
+
+
+@pytest.mark.parametrize("shape", [(9, 16), (150,)])
+def test_ids_are_predicted_once_each_in_the_order_in_which_they_come(shape):
+    parent = trained("neox")
+    scored = torch.randint(1, 512, shape, generator=torch.Generator().manual_seed(1))
+    report = retrofit(parent, TEXT, scored_ids=scored, keep=0.5, controls=False).report
+    row = scored.ravel()
+    windows = (len(row) - 1) // 16
+    with torch.no_grad():
+        rows = [row[None, 16 * number : 16 * number + 17] for number in range(windows)]
+        losses = [parent(row, labels=row).loss for row in rows]
+    assert report["perplexity"][0] == pytest.approx(torch.stack(losses).mean().exp().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [700, 3100])
+def test_a_row_of_any_length_is_enough(count):
+    ids = torch.randint(1, 512, (count,), generator=torch.Generator().manual_seed(count))
+    report = retrofit(trained("neox").float(), ids, "mqa", controls=False).report
+    assert report["perplexity"].notna().all()
+
+
+def test_healing_is_judged_by_windows_that_are_neither_learned_nor_scored():
+    parent = trained("neox")
+    asked = RetrofitParameters(healing_tokens=64, batch_size=1)
+    text = read_ids(parent, asked, TEXT, None, None)
+    parts = [part.token_ids.tolist() for part in (text.train, text.validation, text.test)]
+    # Each part ends with the id after it, which the next one begins with.
+    assert parts[0] + parts[1][1:] + parts[2][1:] == TEXT.ravel()[: 11 * 16 + 1].tolist()
+    assert [len(part) // 16 for part in parts] == [7, 2, 2]
+    assert read_ids(parent, RetrofitParameters(), TEXT, None, None).validation.token_ids.tolist() == parts[2]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"scored_ids": TEXT}, "calibration_ids and scored_ids are the same"),
+        ({"bytes_per_token": [1] * 511}, "bytes_per_token must be 512 whole numbers"),
+        ({"bytes_per_token": [-1] * 512}, "bytes_per_token must be 512 whole numbers"),
+        ({"calibration_windows": 40}, "calibration_windows=40 is more than the 9 windows"),
+        ({"healing_tokens": 10**6}, "healing_tokens=1000000 is more than the 112 tokens"),
+        ({"healing_tokens": 64}, "healing_tokens=64 is one step of healing"),
+        ({"seed": -1}, "seed=-1 must be"),
+        ({"keep": 2}, "keep is 2, but it must be less than or equal to 1"),
+        ({"keeps": 0.5}, "keeps is not a parameter of a retrofit; did you mean keep?"),
+    ],
+)
+def test_what_the_library_call_cannot_use_is_refused_before_anything_is_read(more, reason, monkeypatch):
+    monkeypatch.setattr("newllm.retrofit.stages.calibrate", None)
+    with pytest.raises(ValueError, match=re.escape(reason)) as refused:
+        retrofit(trained("neox"), TEXT, **more)
+    assert "validation error" not in str(refused.value)
+
+
+def test_only_a_model_that_predicts_tokens_is_taken(monkeypatch):
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+    )
+    for other in (LlamaForCausalLM(config).model, LlamaForSequenceClassification(config), "a name"):
+        with pytest.raises(ValueError, match=f"a {type(other).__name__} cannot be retrofitted"):
+            retrofit(other, TEXT)
 
 
 def test_a_parent_in_bfloat16_becomes_a_model_in_bfloat16():

@@ -181,7 +181,7 @@ def _read_stages(folders: Sequence[Path]) -> pd.DataFrame:
     rows = []
     for folder in folders:
         found = read_json(folder / RESULT_FILE)
-        about = {"parent": found["described"]["weights"], "data": found["described"]["data"]}
+        about = {"parent": found["described"]["model"], "data": found["described"]["data"]}
         rows += [_row(folder, found, row) | about for row in found["report"]]
     return pd.DataFrame(rows).drop_duplicates(
         ["parent", "data", "what", "healing_tokens", "bytes_per_token", "seed"], ignore_index=True

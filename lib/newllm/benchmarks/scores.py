@@ -117,7 +117,7 @@ class BenchmarkRecord(BaseModel):
     sha256: str | None = Field(description="of that file")
     scores: list[Score]
     details: dict[str, Any]
-    weights: str = Field(description="SHA-256 of the weights that were asked, to which the certificate belongs")
+    weights: str = Field(description="SHA-256 of the model that was asked, to which the certificate belongs")
     certificate: float = Field(description="largest change of a logit that had to stay as it was; the check was passed")
     seconds: float
     provenance: Provenance = Field(default_factory=Provenance.collect)

@@ -16,7 +16,7 @@ from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
 from newllm.data.hub import HubUnavailableError
 from newllm.files import SAVED_MODEL
 from newllm.retrofit.report import FEW_COLUMNS, REPORT_FILE, report_table
-from newllm.retrofit.running import RetrofitPlan, run_retrofit
+from newllm.retrofit.running import MEASURED_BY, RetrofitPlan, run_retrofit
 from newllm.runs.lock import RunError
 from newllm.runs.record import RECORD_FILE, read_record
 from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model
@@ -27,7 +27,12 @@ Group = TypeVar("Group", bound=BaseModel)
 # Text of a user's that needs no split.
 OF_FILES = ("calibration_file", "scored_file")
 # Of the text, from the record of the trial that trained the model, where there is one.
-OF_TRIAL = ("source", "text_files", "samples", "seq_length", "validation_percent", "test_percent")
+OF_TRIAL = (
+    *("source", "text_files", "samples", "seq_length", "val_samples", "test_samples"),
+    *("validation_percent", "test_percent"),
+)
+# Of these, what decides which documents are held out.
+OF_SPLIT = ("validation_percent", "test_percent")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -40,6 +45,9 @@ def main(options: argparse.Namespace) -> int:
     except (ValueError, FileNotFoundError, RunError, HubUnavailableError) as error:
         logger.error("%s", error)
         return 2
+    except FloatingPointError as error:
+        logger.error("%s Of a retrofit that is healing_lr.", error)
+        return 1
     logger.info("\n%s\n", as_text(report_table(pd.DataFrame(found["report"]))[list(FEW_COLUMNS)]))
     logger.info("The model is in %s, the report with all measures in %s.", folder / SAVED_MODEL, folder / REPORT_FILE)
     return 0
@@ -48,8 +56,8 @@ def main(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace, trained: TrainedModel) -> RetrofitPlan:
     """Read the settings; of the text, what is not said is that of the trial that trained the model."""
     given = read_assignments(options.parameters)
-    groups = (RetrofitParameters, DataParameters, EvaluationParameters, RetrofitFiles)
-    known = [name for group in groups for name in group.model_fields]
+    groups = (RetrofitParameters, DataParameters, RetrofitFiles)
+    known = [*(name for group in groups for name in group.model_fields), *MEASURED_BY]
     refused = {"method": "--to", "tokenizer": "the model, whose own it is"}
     for key in given:
         if key in refused:
@@ -68,6 +76,8 @@ def _plan(options: argparse.Namespace, trained: TrainedModel) -> RetrofitPlan:
         usual = {"seq_length": trained_on["seq_length"]} if "seq_length" in trained_on else {}
         text: DataParameters | RetrofitFiles = _read(RetrofitFiles, usual | said, given, "the text")
     else:
+        if "scored_windows" in said:
+            raise ParameterError("scored_windows does nothing without scored_file: give that, or test_samples instead.")
         text = _read(DataParameters, _text_of_source(said, parameters, trained_on, folder), given, "the text")
     return RetrofitPlan(
         parent=trained,
@@ -83,7 +93,25 @@ def _plan(options: argparse.Namespace, trained: TrainedModel) -> RetrofitPlan:
 def _text_of_source(
     said: Mapping[str, Any], parameters: RetrofitParameters, trained_on: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
-    """Complete what is said of a source by what the trial read."""
+    """Complete what is said of a source by what the trial read.
+
+    Raises
+    ------
+    ParameterError
+        Where nobody says what to read, or what the model was trained on would be held out.
+    """
+    if "source" not in said and "source" not in trained_on:
+        raise ParameterError(
+            "nothing says which text to read: give calibration_file and scored_file, or a source (-p source=text "
+            "-p text_files=...)."
+        )
+    if said.get("source", trained_on.get("source")) == trained_on.get("source"):
+        for name in OF_SPLIT:
+            if name in said and name in trained_on and str(said[name]) != str(trained_on[name]):
+                raise ParameterError(
+                    f"{name} is {said[name]}, but the model was trained with {trained_on[name]}, so that it knows some "
+                    "of the text that it would be scored on: leave it out."
+                )
     text = {name: trained_on[name] for name in OF_TRIAL if trained_on.get(name) is not None} | dict(said)
     length = parameters.seq_length or trained_on.get("seq_length")
     if length and text.get("samples") != "all" and "samples" not in said:

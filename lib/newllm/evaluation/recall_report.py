@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from newllm.config.groups import EvaluationParameters
 from newllm.data.sides import TextSides
+from newllm.data.windows import TokenWindows
 from newllm.evaluation.recall import (
     PASSAGE_TOKENS,
     SIXTEENTHS,
@@ -77,6 +78,25 @@ class RecallReport:
         }
 
 
+def most_passages(windows: TokenWindows, parameters: EvaluationParameters) -> int | None:
+    """Return how many repeated passages some windows have room for; None where they are too short for any.
+
+    Parameters
+    ----------
+    windows
+        Test windows.
+    parameters
+        Distances of the repeated passages.
+    """
+    distances = _fitting(parameters, windows.seq_length)
+    return len(windows.token_ids) - 2 * PASSAGE_TOKENS - max(distances) if distances else None
+
+
+def _fitting(parameters: EvaluationParameters, length: int) -> list[int]:
+    """Return the distances at which a passage and its repetition fit into a window."""
+    return [each for each in parameters.repeat_distances if each + 2 * PASSAGE_TOKENS <= length]
+
+
 def measure_recall(
     model: LanguageModel, data: TextSides, losses: NDArray[np.float64], parameters: EvaluationParameters
 ) -> RecallReport:
@@ -94,7 +114,7 @@ def measure_recall(
         Distances and number of the repeated passages.
     """
     ids, length, period = data.test.token_ids, data.test.seq_length, model.period
-    distances = [each for each in parameters.repeat_distances if each + 2 * PASSAGE_TOKENS <= length]
+    distances = _fitting(parameters, length)
     passages = pd.DataFrame()
     if distances:
         passages = repeated_passages(model, ids, distances, passages=parameters.repeated_passages, device=model.device)

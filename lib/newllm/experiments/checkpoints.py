@@ -16,7 +16,7 @@ from newllm.files import SAVED_MODEL, local_folder, local_gguf, outputs_folder, 
 from newllm.retrofit.report import RESULT_FILE
 from newllm.runs.folder import Run, finished_runs
 from newllm.runs.record import RECORD_FILE, Record, read_record
-from newllm.runs.saved_model import check_pretrained, find_saved_model, load_trained_model, weights_digest
+from newllm.runs.saved_model import check_pretrained, find_saved_model, load_trained_model, model_digest
 from newllm.runtime import choose_device, move
 
 # Parameters of a record that say what a model was trained with, and which shape it has.
@@ -80,14 +80,14 @@ class Checkpoint:
     def run(self, parameters: ExperimentParameters, data: TextData, folder: Path) -> Run:
         """Open the run of its scores: other weights, or the same on other windows, have another."""
         model = find_saved_model(self.where)
-        weights, lineage = weights_digest(model), Lineage.of(model)
+        digest, lineage = model_digest(model), Lineage.of(model)
         known = parameters.trial_identity(self.name, lineage.seed, trains_projection=False, reads_stream=False)
         identity = {key: value for key, value in known.items() if key not in OF_TRAINING}
         # Trained on other text is trained otherwise: then nothing is said of it.
         if lineage.trained_on.get("data") == data.fingerprint:
             identity |= {key: lineage.trained_on[key] for key in OF_TRAINING if key in lineage.trained_on}
-        identity |= {"data": data.fingerprint, "weights": weights, "healing_tokens": lineage.healing_tokens}
-        return Run(folder / f"{folder_name(self.name)}-{weights[:8]}", identity)
+        identity |= {"data": data.fingerprint, "model": digest, "healing_tokens": lineage.healing_tokens}
+        return Run(folder / f"{folder_name(self.name)}-{digest[:8]}", identity)
 
 
 def checkpoints_of(parameters: ExperimentParameters) -> list[Checkpoint]:

@@ -15,7 +15,7 @@ from newllm.models.registry import find
 from newllm.retrofit.planning import check
 from newllm.retrofit.report import Scores
 from newllm.retrofit.running import RetrofitPlan, run_retrofit
-from newllm.retrofit.text import check_files
+from newllm.retrofit.text_files import check_files
 from newllm.runs.folder import Run, finished_runs
 from newllm.runs.record import RECORD_FILE, read_record
 from newllm.runs.saved_model import find_saved_model, load_trained_model

@@ -33,8 +33,8 @@ def as_baseline(model: PreTrainedModel) -> PythiaModel:
     """
     if type(model) is PythiaModel:
         return model
-    kind = getattr(model.config, "model_type", type(model).__name__)
-    if kind != GPT_NEOX and kind not in READERS:
+    kind = getattr(getattr(model, "config", None), "model_type", "")
+    if (kind != GPT_NEOX and kind not in READERS) or not type(model).__name__.endswith("ForCausalLM"):
         raise ValueError(
             f"a {type(model).__name__} cannot be retrofitted: give a pythia or a llama of this project, or a GPT-NeoX, "
             "Llama or Qwen2 of transformers"

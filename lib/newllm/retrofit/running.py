@@ -21,7 +21,8 @@ from newllm.retrofit.parents import config_of
 from newllm.retrofit.planning import check
 from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE, Scores
 from newllm.retrofit.stages import Retrofit, convert
-from newllm.retrofit.text import check_healing, identify_files, read_files
+from newllm.retrofit.text import check_amounts
+from newllm.retrofit.text_files import identify_files, read_files
 from newllm.runs.folder import Run
 from newllm.runs.provenance import Provenance
 from newllm.runs.saved_model import TrainedModel
@@ -31,6 +32,9 @@ from newllm.runtime import move, no_progress_bar
 logger = logging.getLogger(__name__)
 RETROFITS_FOLDER = "retrofit"
 HEALING_FOLDER = "healing"
+
+# Parameters of `EvaluationParameters` that decide what a report says; others ask for what it does not have.
+MEASURED_BY = ("prompts", "continuation_tokens", "repeat_distances", "repeated_passages")
 
 # Digits of losses in the file that is published.
 LOSS_DIGITS = 6
@@ -69,10 +73,10 @@ class RetrofitPlan:
     def identity(self) -> dict[str, Any]:
         """Return, as plain JSON values, what decides the result; refuses files that cannot be read."""
         return {
-            "weights": self.parent.digest,
+            "model": self.parent.digest,
             "parameters": self.parameters.model_dump(mode="json"),
             "text": self._text_identity(),
-            "evaluation": self.evaluation.model_dump(mode="json", include=set(EvaluationParameters.model_fields)),
+            "evaluation": self.evaluation.model_dump(mode="json", include=set(MEASURED_BY)),
             "seed": self.seed,
         }
 
@@ -83,21 +87,19 @@ class RetrofitPlan:
         return self.text.model_dump(mode="json", exclude={"tokenizer"})
 
     def read_text(self) -> TextSides:
-        """Read the windows; errors as `newllm.data.prepare_data` and `newllm.retrofit.text.read_files` say.
+        """Read the windows; errors as `newllm.data.prepare_data` and `newllm.retrofit.text_files.read_files` say.
 
         Raises
         ------
         ValueError
-            Where healing would do nothing.
+            As `newllm.retrofit.text.check_amounts`.
         """
         text: TextSides
         if isinstance(self.text, RetrofitFiles):
-            healing = -(-self.parameters.healing_tokens // self.text.seq_length)
-            windows = max(self.parameters.calibration_windows, healing)
-            text = read_files(self.text, self.parent.tokenizer, windows)
+            text = read_files(self.text, self.parent.tokenizer, self.parameters)
         else:
             text = prepare_data(self.text)
-        check_healing(text, self.parameters)
+        check_amounts(text, self.parameters, self.evaluation)
         return text
 
     @property

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from newllm.config.errors import explain
 from newllm.config.groups import EvaluationParameters
 from newllm.config.retrofit import RetrofitParameters
 from newllm.data.sides import TextSides
+from newllm.evaluation.recall_report import most_passages
 from newllm.models.decoder import Decoder
 from newllm.models.methods.pythia import PythiaModel
 from newllm.retrofit.calibration import Moments, calibrate
@@ -30,7 +33,8 @@ from newllm.retrofit.layers import build_sharing_model
 from newllm.retrofit.parents import as_baseline, blocks_of, config_of
 from newllm.retrofit.planning import check, latent_width, shape_of
 from newllm.retrofit.report import HEALED, ORIGINAL, ScoredStage, Scores, Stage, describe_stage
-from newllm.retrofit.text import check_healing, healing_text, read_ids
+from newllm.retrofit.text import check_amounts, healing_text
+from newllm.retrofit.token_ids import read_ids
 from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
@@ -76,12 +80,13 @@ def retrofit(
     model
         A `pythia` or `llama`, or a GPT-NeoX, Llama or Qwen2 of transformers; it stays as it is.
     calibration_ids
-        Token ids of text like that which the model was trained on, a row (N,) or windows (B, T), by its tokenizer: to
-        measure the inputs of layers, and to heal on.
+        Token ids of text like that which the model was trained on, a row (N,), or windows (B, T) that are read one
+        after the other as one row, by its tokenizer: to measure the inputs of layers, and to heal on.
     method
         ``mla``, ``mqa`` or ``cla``.
     scored_ids
-        Ids of held-out text to score every stage on; a fifth of the calibration ids, held back, where omitted.
+        Ids of held-out text to score every stage on, in windows of the same length; a fifth of the calibration ids,
+        held back, where omitted.
     bytes_per_token
         Bytes of text that each id stands for (V,), for bits per byte; those are left empty where omitted.
     folder
@@ -105,11 +110,21 @@ def retrofit(
     ValueError
         Where the model, the ids or the settings do not fit, in one sentence, before anything is trained or written.
     """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed} must be a whole number from 0 to {2**32 - 1}")
+    try:
+        parameters = RetrofitParameters.model_validate({"method": method, **settings})
+    except ValidationError as error:
+        given = {"method": method, **settings}
+        raise ValueError(explain(error, RetrofitParameters, "a retrofit", given, None)) from error
     parent = as_baseline(model)
-    parameters = RetrofitParameters(method=method, **settings)
     text = read_ids(parent, parameters, calibration_ids, scored_ids, bytes_per_token)
-    check_healing(text, parameters)
-    converted = convert(parent, text, parameters, folder=folder, seed=seed)
+    evaluation = EvaluationParameters()
+    most = most_passages(text.test, evaluation)
+    if most is not None:
+        evaluation = evaluation.model_copy(update={"repeated_passages": min(most, evaluation.repeated_passages)})
+    check_amounts(text, parameters, evaluation)
+    converted = convert(parent, text, parameters, evaluation, folder=folder, seed=seed)
     vars(converted.model)["report"] = converted.report
     return converted.model
 

@@ -15,8 +15,8 @@ from newllm.files import (
     FINISHED_FILE,
     SAVED_MODEL,
     DamagedFileError,
-    digest,
     digest_of_file,
+    digest_of_json,
     first_damaged,
     is_local_model,
     local_folder,
@@ -34,6 +34,9 @@ from newllm.wording import first_line
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
+
+# Fields of a configuration that say who wrote it.
+NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version")
 
 # What transformers calls models whose weights are those of ours by name, and what they are called here.
 PUBLISHED_TYPES = {"gpt_neox": BASELINE, **dict.fromkeys(READERS, LLAMA)}
@@ -56,7 +59,7 @@ class TrainedModel:
     method
         Which model it is, by a name of the registry.
     digest
-        SHA-256 of its weights, as `weights_digest` gives it.
+        SHA-256 of all that decides its answers, as `model_digest` gives it.
     """
 
     model: LanguageModel
@@ -167,7 +170,7 @@ def load_trained_model(where: str | Path, *, method: str | None = None) -> Train
     method = _method_of(folder) if method is None else method
     tokenizer = _tokenizer_of(folder)
     model = _load(folder, method)
-    return TrainedModel(model, tokenizer, method, weights_digest(folder))
+    return TrainedModel(model, tokenizer, method, model_digest(folder))
 
 
 def check_pretrained(where: str | Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
@@ -197,9 +200,11 @@ def check_pretrained(where: str | Path, tokenizer: PreTrainedTokenizerFast | Non
         )
 
 
-def weights_digest(folder: Path) -> str:
-    """SHA-256 of the weights of a saved model: two models of one digest answer alike."""
-    return digest("".join(digest_of_file(path) for path in sorted(folder.glob("*.safetensors"))))
+def model_digest(folder: Path) -> str:
+    """SHA-256 of weights, configuration and tokenizer of a saved model: two models of one digest answer alike."""
+    config = {name: value for name, value in _stored_config(folder).items() if name not in NOT_OF_THE_MODEL}
+    files = [folder / TOKENIZER, *sorted(folder.glob("*.safetensors"))]
+    return digest_of_json([config, *(digest_of_file(path) for path in files if path.is_file())])
 
 
 def _tokenizer_of(folder: Path) -> PreTrainedTokenizerFast:

@@ -57,6 +57,6 @@ def check(options: argparse.Namespace) -> None:
     reason = why_no_model(options.model)
     if reason is not None:
         raise ParameterError(reason)
-    if options.seed < 0:
-        raise ParameterError(f"--seed {options.seed} must be 0 or more.")
+    if not 0 <= options.seed < 2**32:
+        raise ParameterError(f"--seed {options.seed} must be from 0 to {2**32 - 1}.")
     read_assignments(options.parameters)
