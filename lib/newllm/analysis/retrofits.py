@@ -153,7 +153,8 @@ def beside_training(folders: Sequence[Path], records: pd.DataFrame) -> pd.DataFr
     table = pd.DataFrame([row | no_difference() | differences.get(row.pop("key"), {}) for row in found])
     if not found:
         return pd.DataFrame(columns=columns)
-    return table.sort_values(["bytes_per_token", "arm", "tokens"], ascending=[False, True, True])
+    order = ["bytes_per_token", "arm", "tokens", "what"]
+    return table.sort_values(order, ascending=[False, True, True, True], na_position="first")
 
 
 def trained_tokens(folder: Path) -> int:
