@@ -1,8 +1,10 @@
 """Stages: what a listener is told, and what is drawn where nobody listens."""
 
 import logging
+import sys
 
 import pytest
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from newllm import progress
 from newllm.progress import Stage, stage, told_to
@@ -37,3 +39,18 @@ def test_what_is_no_terminal_gets_a_line_now_and_then_and_nothing_of_what_is_qui
     with caplog.at_level(logging.INFO, "newllm"), stage("certificate", 2) as told:
         told.advance(2)
     assert caplog.messages == []
+
+
+def test_what_others_log_beside_a_line_comes_once(monkeypatch, capsys):
+    """Whoever writes past bars has them drawn again; a line would be logged, and that written past it, without end."""
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.0)
+    newllm = logging.getLogger("newllm")
+    monkeypatch.setattr(newllm, "handlers", [logging.StreamHandler(sys.stdout)])
+    monkeypatch.setattr(newllm, "level", logging.INFO)
+    with logging_redirect_tqdm([newllm]), stage("measuring", 2, "model") as told:
+        for name in ("one", "two"):
+            told.advance()
+            newllm.info("%s is measured", name)
+    said = capsys.readouterr()
+    assert said.out.count("is measured") == 2 and said.out.count("measuring") <= 3
+    assert "Error" not in said.err

@@ -152,6 +152,14 @@ class _Lines(tqdm):
         pace = {"mininterval": LINE_EVERY_SECONDS, "delay": LINE_EVERY_SECONDS, "maxinterval": 2 * LINE_EVERY_SECONDS}
         super().__init__(*args, **settings | pace)
 
+    def clear(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: a line stays where it is."""
+
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
+        """Say how far it is where its own steps ask; where others wrote (``nolock``) there is nothing to draw anew."""
+        if not nolock:
+            super().refresh(lock_args=lock_args)
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Log the state; the end shows nothing, which would wipe out a bar."""
         text = str(self) if msg is None else msg

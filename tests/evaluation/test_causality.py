@@ -88,6 +88,10 @@ def test_a_leak_at_one_offset_of_a_long_chunk_is_found():
     assert certify(toys.SeesOneTokenAheadOnce()).passed, "within twelve tokens there is nothing to see"
 
 
+def test_a_leak_at_one_offset_under_one_padding_is_found_however_few_the_offsets():
+    assert failed(certify(toys.LeaksOnceUnderOnePadding())) == {"left padding"}
+
+
 MASKED = {"attention mask", "left padding", "chunked prefill, left padding"}
 
 
@@ -107,7 +111,6 @@ MASKED = {"attention mask", "left padding", "chunked prefill, left padding"}
 def test_a_leak_of_one_token_in_one_way_of_running_is_found_and_named(broken, caught):
     certificate = certify(broken(), period=30)
     found = failed(certificate)
-    # Where the full pass leaks, each later token is changed under one padding only, which may not be where that leaks.
     may_be = FORWARD | GRADIENTS if "full pass" in caught else caught
     assert caught <= found <= may_be, certificate.table().to_string()
     details = {check.detail for check in certificate.checks if check.name in caught}

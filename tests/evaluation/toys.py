@@ -229,6 +229,22 @@ class LeaksOnceInTraining(LeaksOnce):
         return self.training
 
 
+class LeaksOnceUnderOnePadding(Toy):
+    """One token sees a later one, in rows that are padded by two alone."""
+
+    query, key, padded_by = 8, 11, 2
+
+    def hidden(self, input_ids, attention_mask, cache):
+        hidden = super().hidden(input_ids, attention_mask, cache)
+        if attention_mask is not None and input_ids.shape == attention_mask.shape and input_ids.shape[1] > self.key:
+            padded = (attention_mask == 0).sum(1) == self.padded_by
+            later = self.embed(input_ids[:, self.key]).mean(-1) * 1e-3 * padded
+            hidden = hidden.index_add(
+                1, torch.tensor([self.query]), later[:, None, None].expand(-1, 1, hidden.shape[2])
+            )
+        return hidden
+
+
 class MaskFlattensTheBias(Toy):
     """Sound, but not the same function with a mask as without one."""
 

@@ -124,6 +124,14 @@ def test_where_no_scheduler_answers_it_is_said_how_to_start_one(monkeypatch):
         pytest.fail("nobody is there")
 
 
+def test_a_scheduler_that_does_not_answer_is_named_before_any_text_is_read(capsys, monkeypatch):
+    monkeypatch.setattr("newllm.experiments.workers.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("newllm.experiments.sweeps.prepare_data", None)
+    with dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}):
+        assert cli.main(["sweep", "smoke", "--on", "tcp://localhost:1"]) == 2
+    assert "no Dask scheduler answers at tcp://localhost:1" in capsys.readouterr().out
+
+
 def test_a_job_of_slurm_runs_one_trial_at_a_time_on_all_its_cores():
     configured = {"cores": 6, "memory": "20GB", "queue": "long", "account": "language", "walltime": "10:00:00"}
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in configured.items()}):

@@ -310,6 +310,10 @@ def uses_a_static_cache(model: Any) -> None:
     model.generate(IDS, cache_implementation="static", **GREEDY)
 
 
+def uses_a_paged_cache(model: Any) -> None:
+    model.generate(IDS, cache_implementation="paged", **GREEDY)
+
+
 def attends_in_another_way(model: Any) -> None:
     type(model)._from_config(copy.deepcopy(model.config), attn_implementation="eager")
 
@@ -397,6 +401,7 @@ CALLS = [
         where(keeps_its_own_layers, "pass model.new_cache()"),
     ),
     Call('`generate(cache_implementation="static")`', uses_a_static_cache, always("pass model.new_cache()")),
+    Call('`generate(cache_implementation="paged")`', uses_a_paged_cache, always("no paged cache")),
     Call('`attn_implementation="eager"` and all but `sdpa`', attends_in_another_way, always("scaled_dot_product")),
     Call('`set_attn_implementation("eager")`', changes_its_attention, always("scaled_dot_product")),
     Call("`quantization_config`", quantises_its_weights, always("no quantised weights")),

@@ -103,7 +103,7 @@ def test_reset_forgets_everything(model):
 def test_spare_unused_layers_are_dropped():
     cache = DynamicCache()
     cache.layers.extend(DynamicLayer() for _ in range(4))
-    prepare_cache(cache, [DynamicLayer], "one", serves_other_layers=False)
+    prepare_cache(cache, [DynamicLayer], "one", torch.float32, serves_other_layers=False)
     assert len(cache.layers) == 1
 
 
@@ -147,6 +147,27 @@ def test_a_callers_layers_are_used_or_refused_and_never_replaced(name):
         own.layers.pop()
     assert torch.equal(made(ids, past_key_values=own).logits, made(ids).logits)
     assert {type(layer) for layer in own.layers} <= {OwnLayer, RecurrentStateLayer}
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_cache_of_another_dtype_is_refused_and_stays_as_it_is(name):
+    made = of_every_model(name)
+    cache = made.new_cache()
+    made.float()
+    made(IDS[:1, :7], past_key_values=cache)  # empty, it is filled in whatever the model is now
+    made.double()
+    with pytest.raises(ValueError, match=r"filled in torch.float32, but the model now computes in torch.float64"):
+        made(IDS[:1, 7:9], past_key_values=cache)
+    made.float()
+    assert cache.get_seq_length() == 7
+    continued = made(IDS[:1, 7:9], past_key_values=cache).logits
+    assert torch.allclose(continued, made(IDS[:1, :9]).logits[:, 7:], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_rows_are_no_logits(name):
+    made = of_every_model(name)
+    assert made(torch.zeros(0, 4, dtype=torch.long)).logits.shape == (0, 4, made.config.vocab_size)
 
 
 def test_offloading_from_a_cpu_is_refused(model):

@@ -169,6 +169,28 @@ def test_stretches_that_forget_nothing_are_found_and_run_again(first, last):
     assert collected.rounds > 1 or collected.sequential
 
 
+@pytest.mark.parametrize("tokens", [1900, 900])
+def test_a_context_that_is_kept_over_many_segments_is_carried_to_their_end(tokens):
+    """Less of the stream than the probes look at keeps what it has, so that every round settles one segment more."""
+    torch.manual_seed(0)
+    block = DiverseProjection(PROJ_DIM, PROJ_DIM).requires_grad_(False)
+    weight = block.layer.linear.weight
+    weight[:, :PROJ_DIM].normal_(std=0.1)
+    weight[:, PROJ_DIM:].normal_(std=1.0)
+    weight[:, PROJ_DIM] = -30.0
+    embeds = torch.randn(20_000, PROJ_DIM)
+    embeds[:, 0] = 0
+    embeds[9000 : 9000 + tokens] = 0
+    embeds[9000 : 9000 + tokens, 0] = 5
+    collected = collect_context_cache(block, embeds)
+    context, expected = torch.zeros(1, PROJ_DIM), []
+    for row in embeds.split(1):
+        context = block(context, row)
+        expected.append(context)
+    assert (collected.contexts - torch.cat(expected)).abs().max() < 1e-4
+    assert collected.residual <= 1e-5
+
+
 def test_runs_a_short_stretch_again_without_falling_back():
     collected = collect_context_cache(FadesExceptWhereTold(), long_memory_stream(3000, 1010, 1200), tolerance=1e-9)
     assert not collected.sequential
@@ -260,6 +282,14 @@ def test_errors_at_the_door():
         collect_context_cache(block, torch.zeros(0, EMBED_DIM))
     with pytest.raises(ValueError, match="tolerance"):
         collect_context_cache(block, make_stream(5), tolerance=-1)
+    with pytest.raises(ValueError, match="real numbers"):
+        collect_context_cache(block, torch.zeros(5, EMBED_DIM, dtype=torch.long))
+    with pytest.raises(ValueError, match="width 0"):
+        collect_context_cache(DiverseProjection(EMBED_DIM, 0), make_stream(5))
+    for ids, said in (([0.5, 1.0], "whole numbers"), ([0, 10**6], "from 0 to 511"), ([-1, 3], "from 0 to 511")):
+        for collect in (collect_context_cache_sequential, collect_model_contexts):
+            with pytest.raises(ValueError, match=said):
+                collect(model, torch.tensor(ids), "cpu")
     with pytest.raises(ValueError, match="chunk_size"):
         collect_context_cache(block, make_stream(5), chunk_size=0)
     with pytest.raises(ValueError, match="no context block"):

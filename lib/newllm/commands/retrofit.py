@@ -105,14 +105,17 @@ def _text_of_source(
             "nothing says which text to read: give calibration_file and scored_file, or a source (-p source=text "
             "-p text_files=...)."
         )
-    if said.get("source", trained_on.get("source")) == trained_on.get("source"):
+    of_trial = set(OF_TRIAL)
+    if said.get("source", trained_on.get("source")) != trained_on.get("source"):
+        of_trial.discard("text_files")
+    else:
         for name in OF_SPLIT:
             if name in said and name in trained_on and str(said[name]) != str(trained_on[name]):
                 raise ParameterError(
                     f"{name} is {said[name]}, but the model was trained with {trained_on[name]}, so that it knows some "
                     "of the text that it would be scored on: leave it out."
                 )
-    text = {name: trained_on[name] for name in OF_TRIAL if trained_on.get(name) is not None} | dict(said)
+    text = {name: trained_on[name] for name in of_trial if trained_on.get(name) is not None} | dict(said)
     length = parameters.seq_length or trained_on.get("seq_length")
     if length and text.get("samples") != "all" and "samples" not in said:
         # To calibrate on, to heal on, and to know which pairs of tokens the parent has seen in training.

@@ -47,8 +47,9 @@ def main(options: argparse.Namespace) -> int:
         planned = plan(load_sweep(path, given))
         if options.on in (None, LOCAL):
             check_devices(planned)
-        run = SweepRun(path.stem, planned)
+        # Before any text is read, which a scheduler that does not answer would make a waste.
         with open_place(options.on, options.processes or 1, is_rehearsal=options.dry_run) as place:
+            run = SweepRun(path.stem, planned)
             expected = run.expected_stages(place.shared_by)
             announce(run, expected, place.count)
             if options.dry_run:

@@ -47,6 +47,7 @@ def main(options: argparse.Namespace) -> int:
 def _train(parameters: ExperimentParameters) -> int:
     arm = Arm.parse(parameters.arms[0]).as_trained(parameters)
     _refuse_what_cannot_be_shared(arm, parameters)
+    logger.info("Processes that train: %d.", process_count())
     with first_alone():
         data = prepare_data(parameters)
     shared = parameters.model_copy(update={"arms": (), "seeds": ()})

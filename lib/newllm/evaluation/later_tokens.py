@@ -134,16 +134,16 @@ def check_later_tokens(
     length
         Tokens of a sequence, padding not counted.
     full_pass_is_causal
-        The plain way passed, at every offset: where this way equals it, only a few of many tokens are changed, and
-        where it does not, all of them under every padding.
+        The plain way passed, at every offset: where this way equals it, only a few of many tokens are changed. All
+        others are changed, each under every padding.
     """
     unchanged = _run_unchanged(model, way, length, generator)
     is_as_full_pass = False
     if full_pass_is_causal and len(way.offsets) >= MANY_OFFSETS:
         as_states, at_once = unchanged.head is not None, unchanged.rows_at_once
         is_as_full_pass = equals_full_pass(model, way, length, generator, as_states=as_states, rows_at_once=at_once)
-        # What another way does has to be found in it alone, wherever it pads.
-        way = way.at_few_offsets() if is_as_full_pass else way.under_every_padding()
+    # Where nothing else vouches for a way, what it does has to be found in it alone, wherever it pads.
+    way = way.at_few_offsets() if is_as_full_pass else way.under_every_padding()
     length = unchanged.tokens.shape[1]
     columns = torch.arange(length, device=model.device)
     leak, excess, where, own, memory = 0.0, 0.0, (0, 0), math.inf, 0.0

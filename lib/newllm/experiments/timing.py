@@ -32,9 +32,10 @@ SETTINGS_THAT_TAKE_TIME = ("size", "batch_size", "epochs", "evaluations", "preci
 # Until a process that was started has imported what it needs.
 PROCESS_START_SECONDS = 8.0
 
-# What the certificate computes, L being its length: rows of L tokens in five passes over every changed token, backward
-# through as many, and some hundred calls of few tokens. Of many tokens, one pass changes every one, and others a few.
-CERTIFICATE_ROWS = 8
+# What the certificate computes, L being its length: rows of L tokens in eleven passes over every changed token (two of
+# the ways pad, by four widths each), backward through some, and some hundred calls of few tokens. Of many tokens, one
+# pass changes every one, and others a few.
+CERTIFICATE_ROWS = 14
 CERTIFICATE_ROWS_OF_MANY = 3
 CERTIFICATE_CALLS = 120
 

@@ -25,6 +25,8 @@ class CacheContents:
     ----------
     signature
         `LanguageModel.cache_signature` of the model whose tokens they are.
+    dtype
+        What that model computed in.
     first_positions
         Position of each row's first real token (B,); empty before the first token.
     is_shifted
@@ -36,6 +38,7 @@ class CacheContents:
     """
 
     signature: str
+    dtype: torch.dtype
     first_positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     is_shifted: bool = False
     positions: Tensor | None = None
@@ -116,7 +119,12 @@ def own_layers(layout: Sequence[type[CacheLayerMixin]], precision: str | None = 
 
 
 def prepare_cache(
-    cache: Cache, layout: Sequence[type[CacheLayerMixin]], signature: str, *, serves_other_layers: bool
+    cache: Cache,
+    layout: Sequence[type[CacheLayerMixin]],
+    signature: str,
+    dtype: torch.dtype,
+    *,
+    serves_other_layers: bool,
 ) -> None:
     """Check that a caller's cache is this model's, and give a fresh one the layers that it lacks, in place.
 
@@ -128,13 +136,16 @@ def prepare_cache(
         The class of each layer the model uses, in order.
     signature
         Whose tokens it may hold.
+    dtype
+        What the model computes in.
     serves_other_layers
         Whether a growing layer of another class than the stock one, such as a quantised one, is used as it is.
 
     Raises
     ------
     ValueError
-        Where the cache is of another kind, holds another model's tokens, or layers of unequal length.
+        Where the cache is of another kind, holds another model's tokens or those of another dtype, or layers of unequal
+        length.
     """
     if not isinstance(cache, Cache) or not hasattr(cache, "layers"):
         raise ValueError(
@@ -151,7 +162,11 @@ def prepare_cache(
                 "the cache holds tokens of another model, or of one with other settings: pass model.new_cache()"
             )
         _fill_layers(cache, layout, serves_other_layers)
-        cache.contents = CacheContents(signature)  # type: ignore[attr-defined]
+        cache.contents = CacheContents(signature, dtype)  # type: ignore[attr-defined]
+    elif contents.dtype != dtype:
+        raise ValueError(
+            f"the cache was filled in {contents.dtype}, but the model now computes in {dtype}: pass model.new_cache()"
+        )
     elif any(length != lengths[0] for length in lengths):
         raise ValueError(
             f"the layers of the cache hold unequal numbers of tokens, {sorted(set(lengths))}: pass model.new_cache()"

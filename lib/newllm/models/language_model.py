@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn, cast
 
 import torch
 from safetensors import safe_open
@@ -113,7 +113,11 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
     def prepare_cache(self, cache: Cache) -> None:
         """Refuse a cache that this model cannot go on with; give an empty one its layers, in place."""
         prepare_cache(
-            cache, self.cache_layout(), self.cache_signature, serves_other_layers=self.reads_cache_through_update
+            cache,
+            self.cache_layout(),
+            self.cache_signature,
+            cast(Tensor, self.get_input_embeddings().weight).dtype,
+            serves_other_layers=self.reads_cache_through_update,
         )
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -277,6 +281,13 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         model_kwargs["past_key_values"] = self.new_cache()
         if generation_config.is_assistant:
             model_kwargs["past_key_values"].activate_past_recording()
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse paged caches, whose attention is another than this model's."""
+        raise ValueError(
+            f"{type(self).__name__} has no paged cache and no continuous batching: call generate() with a batch, and "
+            'without cache_implementation="paged"'
+        )
 
     def _read_tokens(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """Token embeddings (B, T, E) of the one that is given."""

@@ -115,11 +115,11 @@ def collect_context_cache_sequential_multiblock(
     ValueError
         Where the stream is not one row of at least one token, or the model has fewer blocks.
     """
-    check_stream(token_ids)
     _check_limits(chunk_size)
     count = len(model.context_blocks) if isinstance(model, RecurrentModel) else 0
     if not 1 <= num_blocks <= count:
         raise ValueError(f"num_blocks={num_blocks}, but this model has {count} context blocks")
+    check_stream(token_ids, model.config.vocab_size)
     blocks = _blocks_on(model, device)[:num_blocks]
     states = [torch.zeros(1, block.proj_dim, device=device, dtype=_dtype_of(model)) for block in blocks]
     contexts = torch.empty(len(token_ids), sum(block.proj_dim for block in blocks), dtype=_dtype_of(model))
@@ -176,8 +176,11 @@ def collect_context_cache(
     ValueError
         Where the stream is empty or not a matrix, or the tolerance is negative.
     """
-    if embeds.ndim != 2 or len(embeds) == 0:
-        raise ValueError(f"embeds must have shape (T, E) with T of at least 1, not {tuple(embeds.shape)}")
+    if embeds.ndim != 2 or len(embeds) == 0 or not embeds.is_floating_point():
+        found = f"{embeds.dtype} {tuple(embeds.shape)}"
+        raise ValueError(f"embeds must be real numbers of shape (T, E) with T of at least 1, not {found}")
+    if projection.proj_dim < 1:
+        raise ValueError("a recurrence of width 0 has no contexts to collect")
     _check_limits(chunk_size, tolerance)
     parameter = next(iter(getattr(projection, "parameters", list)()), embeds)
     state = torch.zeros(1, projection.proj_dim, device=parameter.device, dtype=parameter.dtype)
@@ -229,10 +232,10 @@ def collect_model_contexts(
     ValueError
         Where the stream is not one row of at least one token, or the model has no recurrence.
     """
-    check_stream(token_ids)
     _check_limits(chunk_size, tolerance)
     if not isinstance(model, RecurrentModel):
         raise ValueError(f"{type(model).__name__} has no context block to collect contexts of")
+    check_stream(token_ids, model.config.vocab_size)
     blocks = _blocks_on(model, device)
     widths = [block.proj_dim for block in blocks]
     dtype = _dtype_of(model)

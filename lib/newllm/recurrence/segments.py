@@ -161,7 +161,8 @@ def _run_in_parallel(
             return Verification(rounds, residual=0.0, sequential=True)
         # A round settles one segment at least, as the loop would; what it costs beyond that may be in vain.
         allowed -= int(lengths[failing[0]]) * (_cost_of_a_step(len(failing), embeds.device) - 1)
-        if allowed < 0:
+        # Starts are those that the segments were run from: what runs no more keeps them, or nobody saw where it fails.
+        if allowed < 0 or rounds == MOST_ROUNDS:
             break
         running = failing
         starts[running] = segments.ends[running - 1]

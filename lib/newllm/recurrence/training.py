@@ -142,10 +142,10 @@ def _train_block(
     told: Stage,
     watch: Watcher | None = None,
 ) -> ProjectionResult:
-    check_stream(token_ids)
     count = len(model.context_blocks) if isinstance(model, RecurrentModel) else 0
     if not 0 <= block < count:
         raise ValueError(f"block={block}, but this model has {count} context blocks")
+    check_stream(token_ids, model.config.vocab_size)
     move(model, device)
     projection = cast(DiverseProjection, model.context_blocks[block])
     embeds = _embed(model, token_ids, parameters.projection_batch_size, device)
@@ -224,7 +224,7 @@ def train_projections(
     if not isinstance(model, RecurrentModel):
         raise ValueError(f"{type(model).__name__} has no context block to train")
     count = len(model.context_blocks)
-    check_stream(token_ids, count)
+    check_stream(token_ids, model.config.vocab_size, count)
     results = []
     with stage(PROJECTION, count * _usual_passes(parameters), "pass") as told:
         for block in range(count):

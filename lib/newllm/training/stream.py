@@ -137,7 +137,7 @@ def collect_training_data(
         output=output,
     )
     logger.info(
-        "Contexts of %d tokens are collected (%d rounds, largest difference %.0e%s).",
+        "Contexts of %d tokens are collected (rounds: %d, largest difference: %.0e%s).",
         len(stream),
         collection.rounds,
         collection.residual,

@@ -93,7 +93,7 @@ class SharedContextAttention(Attention):
 
     def absorbed(self, queries: Tensor, contexts: Tensor, step: Step, gain: Tensor, shift: Tensor) -> Tensor:
         """Attend to the contexts themselves; same as `expanded`."""
-        batch, _, length, _ = queries.shape
+        length = queries.shape[2]
         rotary = self.position.rotary_dim
         weight, bias = self._parts()
         # A bias of the unrotated key entries adds the same to all scores of a query, so it drops out of the softmax.
@@ -114,7 +114,7 @@ class SharedContextAttention(Attention):
         if mask is not None:
             scores = scores + mask
         mixed = scores.softmax(-1).flatten(1, 2) @ contexts * gain + shift
-        mixed = mixed.view(batch, self.num_heads, length, -1)
+        mixed = mixed.unflatten(1, (self.num_heads, length))
         return mixed @ weight[:, 2].transpose(1, 2) + bias[:, 2, None]
 
     def _scores_of_one(
