@@ -219,9 +219,11 @@ def test_what_was_scored_before_a_kill_is_not_scored_again(checkpoint, files, tm
     scored.clear()
     monkeypatch.setattr(report, "_score", lambda *given: scored.append(given) or score(*given))
     assert cli.main(asked) == 0
+    again = capsys.readouterr().out
+    assert "Going on with what was interrupted: 3 scores known" in again
     # The original and what is made of it were; left are the healed one and three controls.
     assert len(scored) == 4
-    table = [line for line in capsys.readouterr().out.splitlines() if line.endswith("± 0.000") or "nats/token" in line]
+    table = [line for line in again.splitlines() if line.endswith("± 0.000") or "nats/token" in line]
     assert table and max(map(len, table)) <= 120
     monkeypatch.undo()
     assert cli.main([*asked[:5], str(tmp_path / "at once"), *asked[6:]]) == 0

@@ -38,6 +38,7 @@ def test_a_trial_is_trained_once_and_shown(home, capsys):
     assert cli.main(arguments(home, "unified@position=rope")) == 0  # the same by another name
     shown = capsys.readouterr().out
     assert "to train" not in shown
+    assert "was finished before: nothing is trained" in shown
     assert str(record.parent) in shown
 
 

@@ -54,7 +54,11 @@ def _train(parameters: ExperimentParameters) -> int:
     folder = outputs_folder() / TRAIN_FOLDER / f"{parameters.profile}-{shared.fingerprint()}"
     trial = Trial(arm, parameters.seeds[0], shared, folder, data.fingerprint)
     if is_first():
-        trial.run().take_over(finished_runs(outputs_folder(), reference_folder()))
+        source = trial.run().take_over(finished_runs(outputs_folder(), reference_folder()))
+        if source is not None:
+            logger.info("The trial was finished before, and is taken over from %s: nothing is trained.", source)
+        elif trial.run().is_finished:
+            logger.info("The trial was finished before: nothing is trained.")
     if not agreed(trial.run().is_finished):
         if not is_first():
             train_beside(trial, data)

@@ -164,6 +164,7 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
         mode="lines",
         line={"color": INK, "dash": "dot", "shape": "hv"},
         name="nothing is better on both",
+        showlegend=len(front) > 1,  # of one arm alone there is no line
         hoverinfo="skip",
     )
     single, regular = drawn["bits_per_byte_low"].isna(), alike(drawn)

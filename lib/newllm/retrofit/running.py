@@ -20,7 +20,7 @@ from newllm.models.methods.pythia import PythiaModel
 from newllm.retrofit.parents import config_of
 from newllm.retrofit.planning import check
 from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE, Scores
-from newllm.retrofit.stages import Retrofit, convert
+from newllm.retrofit.stages import SCORES_FOLDER, Retrofit, convert
 from newllm.retrofit.text import check_amounts
 from newllm.retrofit.text_files import identify_files, read_files
 from newllm.runs.folder import Run
@@ -28,6 +28,7 @@ from newllm.runs.provenance import Provenance
 from newllm.runs.saved_model import TrainedModel
 from newllm.runs.saving import save_trained_model
 from newllm.runtime import move, no_progress_bar
+from newllm.wording import count
 
 logger = logging.getLogger(__name__)
 RETROFITS_FOLDER = "retrofit"
@@ -173,6 +174,9 @@ def run_retrofit(
         move(parent, device)
         before = dict(continue_prompts(parent, plan.parent.tokenizer, plan.evaluation))
         healing = folder / HEALING_FOLDER
+        known = len(list((healing / SCORES_FOLDER).glob("*.json")))
+        if known:
+            logger.info("Going on with what was interrupted: %s known.", count(known, "score"))
         found = convert(parent, text, plan.parameters, plan.evaluation, folder=healing, seed=plan.seed, scores=scores)
         _write(plan, found, before, text, run)
         shutil.rmtree(healing, ignore_errors=True)
