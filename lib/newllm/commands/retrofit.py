@@ -119,8 +119,7 @@ def _text_of_source(
     length = parameters.seq_length or trained_on.get("seq_length")
     if length and text.get("samples") != "all" and "samples" not in said:
         # To calibrate on, to heal on, and to know which pairs of tokens the parent has seen in training.
-        needed = max(parameters.calibration_windows, -(-parameters.healing_tokens // length))
-        text["samples"] = max(needed, text.get("samples", 0))
+        text["samples"] = max(parameters.windows_to_learn(length), text.get("samples", 0))
     return text | {"tokenizer": str(folder / "tokenizer.json")}
 
 

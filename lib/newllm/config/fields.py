@@ -87,7 +87,8 @@ Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[Whole, Field(gt=0)]
 WindowCount = Annotated[Count | Literal["all"], BeforeValidator(_count_or_all)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
+LARGEST_SEED = 2**32 - 1
+Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_distinct), Field(min_length=1)]
 

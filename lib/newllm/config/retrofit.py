@@ -116,6 +116,10 @@ class RetrofitParameters(_Group):
         except ValidationError as error:
             raise ValueError(f"retrofit {text!r}: {explain(error, cls, 'a retrofit', given, text)}") from error
 
+    def windows_to_learn(self, seq_length: int) -> int:
+        """Return how many windows of that length are calibrated and healed on."""
+        return max(self.calibration_windows, -(-self.healing_tokens // seq_length))
+
     @property
     def training(self) -> TrainingParameters:
         """Healing as main training: one pass, a warm-up of a twentieth and a linear fall."""

@@ -99,6 +99,10 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         ids = self.token_ids[: min(windows, len(self)) * self.seq_length + 1]
         return TokenWindows(ids, self.seq_length, self.bytes_per_token, self.groups)
 
+    def after(self, windows: int) -> "TokenWindows":
+        """Return the windows behind the first ones, of one group; there must be any."""
+        return TokenWindows(self.token_ids[windows * self.seq_length :], self.seq_length, self.bytes_per_token)
+
     def stream(self, windows: WindowCount = "all") -> Tensor:
         """Return the ids of the first windows, or of as many as there are, as one stream (windows * seq_length,)."""
         count = len(self) if windows == "all" else min(windows, len(self))

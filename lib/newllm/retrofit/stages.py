@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from newllm.config.errors import explain
+from newllm.config.fields import LARGEST_SEED
 from newllm.config.groups import EvaluationParameters
 from newllm.config.retrofit import RetrofitParameters
 from newllm.data.sides import TextSides
@@ -110,8 +111,8 @@ def retrofit(
     ValueError
         Where the model, the ids or the settings do not fit, in one sentence, before anything is trained or written.
     """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed} must be a whole number from 0 to {2**32 - 1}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed={seed} must be a whole number from 0 to {LARGEST_SEED}")
     try:
         parameters = RetrofitParameters.model_validate({"method": method, **settings})
     except ValidationError as error:

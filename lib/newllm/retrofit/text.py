@@ -1,11 +1,8 @@
 """What a retrofit asks of its text, whatever that is, and what of it is healed on."""
 
-import numpy as np
-
 from newllm.config.groups import EvaluationParameters
 from newllm.config.retrofit import RetrofitParameters
 from newllm.data.sides import TextSides
-from newllm.data.windows import TokenWindows
 from newllm.evaluation.recall_report import most_passages
 
 # One window in so many is held out, where no others are given to score, or to judge healing by.
@@ -48,9 +45,6 @@ def check_amounts(text: TextSides, parameters: RetrofitParameters, evaluation: E
 
 def healing_text(text: TextSides, tokens: int) -> TextSides:
     """Take the first windows of the training text, of at least that many tokens."""
-    length = text.train.seq_length
-    count = -(-tokens // length)
-    ids = text.train.token_ids[: count * length + 1]
-    # Nobody asks how many bytes of text these windows are.
-    windows = TokenWindows(ids, length, np.zeros(int(ids.max()) + 1, np.int64))
-    return TextSides(windows, text.validation, text.test, {**text.identity, "healing_windows": str(count)})
+    count = -(-tokens // text.train.seq_length)
+    identity = {**text.identity, "healing_windows": str(count)}
+    return TextSides(text.train.first(count), text.validation, text.test, identity)

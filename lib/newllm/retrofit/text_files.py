@@ -20,8 +20,8 @@ from newllm.retrofit.text import HELD_OUT
 logger = logging.getLogger(__name__)
 
 
-def check_files(files: RetrofitFiles) -> None:
-    """Refuse files that are missing, of another kind, or both the same.
+def check_files(files: RetrofitFiles) -> dict[str, str]:
+    """Refuse files that are missing, of another kind, or both the same; return the SHA-256 of each by its parameter.
 
     Raises
     ------
@@ -34,8 +34,10 @@ def check_files(files: RetrofitFiles) -> None:
             raise FileNotFoundError(f"{name}: there is no file {path}.")
         if path.suffix not in TEXT_SUFFIXES:
             raise ValueError(f"{name} is {path}, but only .txt and .jsonl files are read.")
-    if digest_of_file(files.calibration_file) == digest_of_file(files.scored_file):
+    digests = {name: digest_of_file(path) for name, path in named.items()}
+    if digests["calibration_file"] == digests["scored_file"]:
         raise ValueError(f"calibration_file and scored_file are both {files.scored_file}: score on another text.")
+    return digests
 
 
 def identify_files(files: RetrofitFiles) -> dict[str, Any]:
@@ -46,9 +48,7 @@ def identify_files(files: RetrofitFiles) -> dict[str, Any]:
     ValueError, FileNotFoundError
         As `check_files`.
     """
-    check_files(files)
-    digests = {side: digest_of_file(getattr(files, side)) for side in ("calibration_file", "scored_file")}
-    return digests | {"scored_windows": files.scored_windows, "seq_length": files.seq_length}
+    return check_files(files) | {"scored_windows": files.scored_windows, "seq_length": files.seq_length}
 
 
 def read_files(files: RetrofitFiles, tokenizer: PreTrainedTokenizerFast, parameters: RetrofitParameters) -> TextSides:
@@ -64,8 +64,9 @@ def read_files(files: RetrofitFiles, tokenizer: PreTrainedTokenizerFast, paramet
     ValueError
         Where a file is no text.
     """
+    windows = parameters.windows_to_learn(files.seq_length)
+    # What healing is judged by.
     healing = -(-parameters.healing_tokens // files.seq_length)
-    windows = max(parameters.calibration_windows, healing)
     held_out = max(1, healing // HELD_OUT) if healing else 0
     scored, known = _read_file(files.scored_file, "scored_file", tokenizer, files.seq_length, files.scored_windows)
     both, learned = _read_file(
@@ -77,9 +78,8 @@ def read_files(files: RetrofitFiles, tokenizer: PreTrainedTokenizerFast, paramet
             len(again),
             len(known),
         )
-    train, validation = _part(both, windows)
     identity = {name: str(value) for name, value in identify_files(files).items()}
-    return TextSides(train, validation or scored, scored, identity)
+    return TextSides(both.first(windows), both.after(windows) if held_out else scored, scored, identity)
 
 
 def _read_file(
@@ -100,12 +100,3 @@ def _read_file(
     groups = DocumentGroups.of((len(document), str(number)) for number, document in enumerate(documents))
     read = TokenWindows(ids[:taken], seq_length, count_bytes(tokenizer), groups.first(taken))
     return read, {document_hash(text) for text in texts if text.strip()}
-
-
-def _part(windows: TokenWindows, count: int) -> tuple[TokenWindows, TokenWindows | None]:
-    """Part windows into the first ones and, where there are any, the others, whose groups nobody asks for."""
-    if count == len(windows):
-        return windows, None
-    cut = count * windows.seq_length
-    first = TokenWindows(windows.token_ids[: cut + 1], windows.seq_length, windows.bytes_per_token)
-    return first, TokenWindows(windows.token_ids[cut:], windows.seq_length, windows.bytes_per_token)

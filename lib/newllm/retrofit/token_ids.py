@@ -47,14 +47,11 @@ def read_ids(
             "give more, or scored_ids"
         )
     table = _check_bytes(bytes_per_token, parent.config.vocab_size)
-
-    def part(first: int, count: int) -> TokenWindows:
-        return TokenWindows(run[first * length : (first + count) * length + 1], length, table)
-
-    test = part(learned + to_judge, to_score) if scored is None else TokenWindows(scored, length, table)
-    validation = part(learned, to_judge) if to_judge else test
+    all_windows = TokenWindows(run, length, table)
+    test = all_windows.after(learned + to_judge) if scored is None else TokenWindows(scored, length, table)
+    validation = all_windows.after(learned).first(to_judge) if to_judge else test
     identity = {"calibration": digest(run.tobytes()), "scored": digest(test.token_ids.tobytes())}
-    return TextSides(part(0, learned), validation, test, identity)
+    return TextSides(all_windows.first(learned), validation, test, identity)
 
 
 def _run(ids: Any, parent: PythiaModel, seq_length: int | None) -> tuple[TokenIds, int]:
@@ -69,7 +66,7 @@ def _run(ids: Any, parent: PythiaModel, seq_length: int | None) -> tuple[TokenId
             f"the text has the id {wrong}, but the model knows ids from 0 to {vocabulary - 1}: tokenise it by the "
             "tokenizer of the model"
         )
-    flat = concatenate([array.ravel().tolist()], smallest_id_type(vocabulary))
+    flat = concatenate([array.ravel().astype(np.uint32)], smallest_id_type(vocabulary))
     usual = array.shape[1] if array.ndim == 2 else min(USUAL_WINDOW, max(2, (len(flat) - 1) // HELD_OUT))
     length = seq_length or usual
     windows = (len(flat) - 1) // length

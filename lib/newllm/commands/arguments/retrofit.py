@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from newllm.commands.arguments.assignments import add_assignments
 from newllm.commands.shared import read_assignments
 from newllm.config.errors import ParameterError
+from newllm.config.fields import LARGEST_SEED
 from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
 from newllm.files import why_no_model
 
@@ -57,6 +58,6 @@ def check(options: argparse.Namespace) -> None:
     reason = why_no_model(options.model)
     if reason is not None:
         raise ParameterError(reason)
-    if not 0 <= options.seed < 2**32:
-        raise ParameterError(f"--seed {options.seed} must be from 0 to {2**32 - 1}.")
+    if not 0 <= options.seed <= LARGEST_SEED:
+        raise ParameterError(f"--seed {options.seed} must be from 0 to {LARGEST_SEED}.")
     read_assignments(options.parameters)
