@@ -23,6 +23,7 @@ ORDER = (
         "processes",
         "progress",
         "config",
+        "auto_classes",
         "models",
         "data",
         "recurrence",

@@ -179,7 +179,7 @@ def outcome(folder: Path, parameters: ExperimentParameters) -> dict[str, Any]:
 def _talk(model: Path) -> str:
     """Return the command that lets a model write."""
     program = (
-        "import newllm.models; from transformers import pipeline; "
+        "import newllm; from transformers import pipeline; "
         f"print(pipeline('text-generation', {str(model)!r})('The people', max_new_tokens=60)[0]['generated_text'])"
     )
     return f'{shlex.quote(sys.executable)} -c "{program}"'

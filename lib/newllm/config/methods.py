@@ -24,10 +24,15 @@ def method_of(arm: str, names: Iterable[str]) -> str | None:
 
 
 @cache
+def _nodes() -> list[ast.AST]:
+    """Return every node of the files of ``models/methods``."""
+    return [node for path in METHODS_FOLDER.glob("*.py") for node in ast.walk(ast.parse(path.read_bytes()))]
+
+
+@cache
 def method_names() -> tuple[str, ...]:
     """Return the names under which the files of ``models/methods`` register models, in alphabetical order."""
-    files = [ast.parse(path.read_bytes()) for path in METHODS_FOLDER.glob("*.py")]
-    calls = [node for file in files for node in ast.walk(file) if isinstance(node, ast.Call)]
+    calls = [node for node in _nodes() if isinstance(node, ast.Call)]
     named = [
         call.args[0].value
         for call in calls
@@ -37,3 +42,17 @@ def method_names() -> tuple[str, ...]:
         and isinstance(call.args[0], ast.Constant)
     ]
     return tuple(sorted(map(str, named)))
+
+
+@cache
+def model_types() -> tuple[str, ...]:
+    """Return the ``model_type`` of every config class in those files: what a ``config.json`` names its model by."""
+    return tuple(
+        sorted(
+            str(node.value.value)
+            for node in _nodes()
+            if isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Constant)
+            and [target.id for target in node.targets if isinstance(target, ast.Name)] == ["model_type"]
+        )
+    )
