@@ -12,6 +12,8 @@ from newllm.models.step import Step
 
 # From so many tokens on, wider queries and keys cost less than a bias of as many rows and columns.
 LONG_CALL = 1024
+# Dtypes whose products need no wider ones to sum in.
+EXACT_DTYPES = (torch.float32, torch.float64)
 
 
 class Attention(nn.Module):
@@ -112,6 +114,9 @@ def attend_with_bias(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
         queries = queries.reshape(batch, num_groups, num_heads // num_groups, -1)
         if bias is not None and bias.shape[1] > 1:
             bias = bias.reshape(bias.shape[0], num_groups, num_heads // num_groups, -1)
+        if value_width != keys.shape[-1] and queries.dtype in EXACT_DTYPES:
+            output = _attend_by_products(queries, keys, values, bias, scale)
+            return output.reshape(batch, num_heads, length, value_width)
     output = F.scaled_dot_product_attention(
         queries,
         keys,
@@ -122,6 +127,12 @@ def attend_with_bias(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
         enable_gqa=num_groups < num_heads and length > 1,
     )
     return output[..., :value_width].reshape(batch, num_heads, length, value_width)
+
+
+def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Attend by two products; what torch does itself for values of another width copies all keys to scale them."""
+    scores = (queries * scale) @ keys.mT
+    return (scores if bias is None else scores + bias).softmax(-1) @ values
 
 
 class MultiHeadAttention(Attention):
