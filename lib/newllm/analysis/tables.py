@@ -58,6 +58,12 @@ COLUMNS = {
     "control_perplexity": Column("its perplexity", "{:.1f}"),
     "peak_memory_mib": Column("peak memory of training (MiB)", "{:,.0f}"),
     "seeds": Column("seeds", "{:.0f}"),
+    "values_per_token": Column("values a token (measured)", "{:,.6g}"),
+    "state_bytes": Column("bytes of state", "{:,.0f}"),
+    "saved": Column("saved of pythia's bytes", "{:.1%}"),
+    "largest_leak": Column("largest leak", "{:.0e}"),
+    "cache_error": Column("cached - uncached", "{:.0e}"),
+    "validation_loss": Column("validation loss (nats)", "{:.4f}"),
     "seq_length": Column("window (tokens)", "{:,.0f}"),
 }
 

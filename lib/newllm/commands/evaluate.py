@@ -12,7 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from newllm.benchmarks import scores as benchmarks
 from newllm.benchmarks.scores import BenchmarkRecord, Question, Score, Settings
 from newllm.commands.arguments.evaluate import NO_FILE
-from newllm.commands.shared import as_text
+from newllm.commands.terminal_table import as_text
 from newllm.data.hub import HubUnavailableError
 from newllm.evaluation.causality import certify
 from newllm.files import SAVED_MODEL, local_folder

@@ -8,7 +8,7 @@ import pandas as pd
 
 from newllm import figures
 from newllm.commands.arguments.leaderboard import read_filters
-from newllm.commands.shared import terminal_width
+from newllm.commands.terminal_table import terminal_width
 from newllm.config.errors import ParameterError
 from newllm.figures.pareto import Canvas
 from newllm.files import outputs_folder, write_atomically

@@ -5,7 +5,7 @@ import logging
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from newllm.commands.shared import as_text
+from newllm.commands.terminal_table import as_text
 from newllm.evaluation.survey import survey
 from newllm.experiments.planning import check_room_for_caches
 from newllm.files import write_atomically
@@ -28,5 +28,6 @@ def main(options: argparse.Namespace) -> int:
         origin = Provenance.collect()
         stated = table.assign(size=options.size, commit=origin.commit, machine=str(origin.machine))
         write_atomically(options.output, stated.to_csv(index=False))
-    logger.info("\n%s, float32, random weights\n%s", options.size, as_text(table))
+    words = {f"tokens_per_second_{context}": f"decoded tokens/s at {context:,}" for context in options.contexts}
+    logger.info("\n%s, float32, random weights\n%s", options.size, as_text(table.rename(columns=words)))
     return 0 if table["certificate"].all() else 1

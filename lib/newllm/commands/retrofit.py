@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from newllm.commands.shared import as_text, read_assignments
+from newllm.commands.shared import read_assignments
+from newllm.commands.terminal_table import as_text
 from newllm.config.errors import ParameterError, explain, nearest
 from newllm.config.groups import DataParameters, EvaluationParameters
 from newllm.config.retrofit import RetrofitFiles, RetrofitParameters

@@ -12,7 +12,8 @@ from papermill.exceptions import PapermillExecutionError
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import summarize_arms
 from newllm.commands.arguments.run import given_parameters, planned_runs
-from newllm.commands.shared import available_notebooks, notebook_path, notebook_title, terminal_width
+from newllm.commands.shared import available_notebooks, notebook_path, notebook_title
+from newllm.commands.terminal_table import terminal_width
 from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters

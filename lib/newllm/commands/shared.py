@@ -1,11 +1,8 @@
-"""What several commands need: parameters read from the command line, notebooks by number, tables as text."""
+"""What several commands need: parameters read from the command line, notebooks by number."""
 
 import json
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.notebooks import NOTEBOOKS
@@ -83,34 +80,3 @@ def read_assignments(assignments: Sequence[str], option: str = "-p") -> dict[str
             raise ParameterError(f"{key} is given twice: {option} {key}={given[key]} and {option} {key}={value}.")
         given[key] = None if read_scalar(value) is None else value
     return given
-
-
-def terminal_width() -> int | None:
-    """Return the characters of a line of the terminal; None where the output goes somewhere else."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def as_text(table: Any) -> str:
-    """Write a table for a terminal, each column in its usual form."""
-    formats = {
-        "parameters": "{:,.0f}",
-        "values_per_token": "{:,.1f}",
-        "bytes_per_token": "{:,.1f}",
-        "state_bytes": "{:,.0f}",
-        "saved": "{:.2%}",
-        "largest_leak": "{:.0e}",
-        "cache_error": "{:.0e}",
-        "validation_loss": "{:.4f}",
-    }
-    shown = table.copy()
-    for column in table:
-        pattern = "{:.1f}" if column.startswith("tokens_per_second") else formats.get(column, "{}")
-        shown[column] = [_text(value, pattern) for value in table[column]]
-    return shown.to_string(index=False)
-
-
-def _text(value: Any, pattern: str) -> str:
-    """Format a value; a text stays as it is, and NaN is empty."""
-    if isinstance(value, str):
-        return value
-    return pattern.format(value) if value == value else ""

@@ -15,7 +15,8 @@ from newllm.analysis.learning_rates import best_learning_rates, judge, with_lear
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import summarize_arms
 from newllm.commands.arguments.sweep import LOCAL, SLURM
-from newllm.commands.shared import as_text, read_assignments, terminal_width
+from newllm.commands.shared import read_assignments
+from newllm.commands.terminal_table import as_text, terminal_width
 from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
 from newllm.config.profiles import sweep_path

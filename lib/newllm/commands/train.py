@@ -6,7 +6,7 @@ import os
 
 from newllm.analysis.summary import summarize_arms
 from newllm.commands.arguments.train import planned_parameters
-from newllm.commands.shared import terminal_width
+from newllm.commands.terminal_table import terminal_width
 from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
 from newllm.config.groups import ExperimentParameters
