@@ -16,6 +16,7 @@ import pytest
 
 from newllm import cli
 from newllm.config.errors import ParameterError
+from newllm.data import prepare_data
 from newllm.experiments.comparison import run_trials
 from newllm.experiments.jobs import PARAMETERS_FILE, Job, run_as_jobs, run_job
 from newllm.experiments.running import run_trial
@@ -72,7 +73,7 @@ def test_a_worker_is_lost_in_the_middle_and_the_records_are_those_of_one_process
 
 
 def test_other_code_and_other_text_are_refused_before_anything_is_trained(
-    text_folder, text_data, tmp_path, monkeypatch
+    text_folder, text_data, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setenv("NEWLLM_CACHE", str(tmp_path / "cache"))
     trial = trial_of("pythia", settings(text_folder), tmp_path / "trials", text_data.fingerprint)
@@ -82,6 +83,10 @@ def test_other_code_and_other_text_are_refused_before_anything_is_trained(
     with pytest.raises(RunError, match="reads other text than the sweep"):
         run_job(replace(Job.of(trial, commit()), data="0" * 32))
     assert [path.name for path in trial.folder.iterdir()] == [PARAMETERS_FILE]
+    # Its few documents are warned of once, by whoever hands the jobs out, and not again for each job.
+    assert "documents" not in caplog.text
+    prepare_data(trial.parameters)
+    assert "an interval over documents says little" in caplog.text
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A trial as a job for any machine that sees its folder: which one it is travels, and nothing of its state."""
 
 import functools
+import logging
 import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, as_completed
@@ -11,7 +12,7 @@ from typing import Self
 from newllm.config.groups import ExperimentParameters
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.values import read_file
-from newllm.data import prepare_data
+from newllm.data import TextData, prepare_data
 from newllm.experiments.arms import Arm
 from newllm.experiments.executor import error_of
 from newllm.experiments.running import run_trial
@@ -96,4 +97,13 @@ def run_job(job: Job) -> None:
 
 
 # Trials of one sweep mostly read the same windows, and a worker runs one after the other.
-_prepared = functools.lru_cache(maxsize=1)(prepare_data)
+@functools.lru_cache(maxsize=1)
+def _prepared(parameters: ExperimentParameters) -> TextData:
+    """Prepare windows without a word: whoever hands the jobs out has said what there is to say of them."""
+    messages = logging.getLogger("newllm.data")
+    level = messages.level
+    messages.setLevel(logging.ERROR)
+    try:
+        return prepare_data(parameters)
+    finally:
+        messages.setLevel(level)
