@@ -11,7 +11,7 @@ import pytest
 from newllm import figures
 from newllm.analysis.claims import CLAIMS, judge_claims
 from newllm.analysis.evidence import FAILS, HOLDS, UNTOLD, Evidence
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.experiments.arms import Arm
 
 WINDOWS, SEEDS = 90, (0, 1, 2)

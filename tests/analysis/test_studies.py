@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from newllm.analysis.studies import changed_settings, one_change_each
-from newllm.config.groups import StudyParameters
+from newllm.config.experiment import StudyParameters
 from newllm.experiments.arms import Arm
 
 ARMS = (

@@ -18,7 +18,7 @@ from IPython.utils.capture import capture_output
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters
 from newllm.experiments.arms import Arm

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.config.notebooks import NOTEBOOKS, Claims, Leaderboard, ProjectionTraining, ReversalCurse
 from newllm.config.profiles import SHOWN, load_parameters
 from newllm.data import prepare_data

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.experiments.arms import Arm
 from newllm.files import to_json, write_atomically
 from newllm.runs.record import RECORD_FILE, Record

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from newllm.analysis.summary import summarize_arms
-from newllm.config.groups import StudyParameters
+from newllm.config.experiment import StudyParameters
 from newllm.config.values import write_value
 from newllm.evaluation.statistics import paired_difference
 from newllm.experiments.arms import Arm

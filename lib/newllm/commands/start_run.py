@@ -17,7 +17,7 @@ from newllm.commands.run import run_notebook, show_results
 from newllm.commands.start import published_picture
 from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.experiments.planning import check_before_work
 from newllm.files import SAVED_MODEL, write_atomically
 from newllm.publication.report import REPORT_FILE

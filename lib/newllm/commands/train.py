@@ -9,7 +9,7 @@ from newllm.commands.arguments.train import planned_parameters
 from newllm.commands.terminal_table import terminal_width
 from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.data import NotEnoughTextError, prepare_data
 from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import run_trials

@@ -16,7 +16,6 @@ from pydantic import (
     model_validator,
 )
 
-from newllm.config.benchmarks import Benchmark
 from newllm.config.fields import (
     LONGEST_SEQUENCE,
     LONGEST_WINDOW,
@@ -34,10 +33,8 @@ from newllm.config.fields import (
     Whole,
     WindowCount,
 )
-from newllm.files import PROJECTION_DESCRIPTION, DamagedFileError, digest_of_json, read_json
+from newllm.files import digest_of_json
 
-CHECKPOINT = "projection_checkpoint"
-BENCHMARKS = "benchmarks"
 FACT_REPETITIONS = 10  # so often are facts taught where nothing else is said
 
 
@@ -300,104 +297,6 @@ class RunParameters(_Group):
     def to_yaml(self) -> str:
         """Return all parameters as YAML that `load_parameters` and papermill's ``-f`` read back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def _weights_of(checkpoint: Path | None) -> str:
-    """Return the digest of a checkpoint's weights; its place where there is none, which is refused before any work."""
-    try:
-        return str(read_json(Path(checkpoint or "") / PROJECTION_DESCRIPTION)["weights"])
-    except (FileNotFoundError, NotADirectoryError, DamagedFileError, KeyError):
-        return str(checkpoint)
-
-
-class ExperimentParameters(
-    ProjectionDataParameters,
-    ModelParameters,
-    StreamParameters,
-    EvaluationParameters,
-    ComparisonParameters,
-    RunParameters,
-):
-    """What every notebook that trains and compares arms has."""
-
-    @model_validator(mode="after")
-    def _limit_by_windows(self) -> Self:
-        # The defaults serve windows of every number and length.
-        if self.samples != "all" and self.batch_size > max(self.samples, self._default("batch_size")):
-            raise ValueError(
-                f"batch_size is {self.batch_size}, but it must be at most samples ({self.samples}), the windows there "
-                "are"
-            )
-        longest = max(self.position_bands)
-        if longest > max(self.seq_length, *self._default("position_bands")):
-            raise ValueError(
-                f"position_bands is {list(self.position_bands)}, but each must lie within a window, of seq_length "
-                f"({self.seq_length}) tokens"
-            )
-        return self
-
-    def identity(self) -> dict[str, Any]:
-        """Return the parameters that decide the result; a checkpoint and files by what they hold, wherever they lie."""
-        identity = super().identity()
-        if identity.pop(BENCHMARKS) is not None:
-            identity[BENCHMARKS] = [benchmark.identity() for benchmark in self.asked_benchmarks()]
-        if identity.pop(CHECKPOINT) is not None:
-            identity[CHECKPOINT] = _weights_of(self.projection_checkpoint)
-        return identity
-
-    def asked_benchmarks(self) -> list[Benchmark]:
-        """Return what trained models are asked beside their scores."""
-        return [Benchmark.parse(text) for text in self.benchmarks or ()]
-
-    @classmethod
-    def _default(cls, name: str) -> Any:
-        return cls.model_fields[name].default
-
-    def trial_identity(self, arm: str, seed: int, *, trains_projection: bool, reads_stream: bool) -> dict[str, Any]:
-        """Return, as plain JSON values, what decides the result of one arm with one seed, in whichever notebook.
-
-        Parameters
-        ----------
-        arm
-            The arm's full name.
-        seed
-            The trial's seed.
-        trains_projection
-            Whether the arm has recurrences that projection training trains; its settings matter to no other.
-        reads_stream
-            Whether the arm's model is trained on one continuous stream; its settings matter to no other.
-        """
-        names = self.reaching(trains_projection=trains_projection, reads_stream=reads_stream)
-        shared = {name: value for name, value in self.identity().items() if name in names}
-        return shared | {"arms": [arm], "seeds": [seed]}
-
-    @staticmethod
-    def reaching(*, trains_projection: bool, reads_stream: bool) -> set[str]:
-        """Return the names of the parameters that reach such an arm; `trial_identity` says what the two mean."""
-        names = set(ExperimentParameters.model_fields) - {"pretrained", BENCHMARKS}
-        projection, training = set(ProjectionParameters.model_fields), set(TrainingParameters.model_fields)
-        if not trains_projection:
-            names -= (projection - {"proj_dim"}) | {CHECKPOINT}
-        if not reads_stream:
-            names -= set(StreamParameters.model_fields) - projection - training
-        return names
-
-
-class StudyParameters(ExperimentParameters):
-    """What the notebooks have in which arms differ from one base arm, each in one thing."""
-
-    base_method: ClassVar[str]
-
-    base_arm: str = Field("", description="the one of the arms that the others differ from; None: the first that fits")
-
-    @model_validator(mode="after")
-    def _choose_base_arm(self) -> Self:
-        if not self.base_arm:
-            fitting = (arm for arm in self.arms if arm.startswith(self.base_method))
-            object.__setattr__(self, "base_arm", next(fitting, self.arms[0]))
-        if self.base_arm not in self.arms:
-            raise ValueError(f"base_arm is {self.base_arm!r}, but it must be one of arms ({', '.join(self.arms)})")
-        return self
 
 
 # The settings that make results comparable: the same text and windows, the same training, models of one size. A record

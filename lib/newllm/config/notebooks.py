@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from newllm.config.experiment import ExperimentParameters, StudyParameters
 from newllm.config.fields import (
     LONGEST_SEQUENCE,
     LONGEST_WINDOW,
@@ -28,7 +29,6 @@ from newllm.config.fields import (
 )
 from newllm.config.groups import (
     DataParameters,
-    ExperimentParameters,
     FactParameters,
     LeaderboardFilters,
     ModelParameters,
@@ -36,7 +36,6 @@ from newllm.config.groups import (
     RepeatedParameters,
     RunParameters,
     SeedParameters,
-    StudyParameters,
     TrainingParameters,
 )
 from newllm.config.retrofit import RetrofitParameters

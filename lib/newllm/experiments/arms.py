@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedConfig
 
 from newllm import models
-from newllm.config.groups import ExperimentParameters, ModelParameters
+from newllm.config.experiment import ExperimentParameters
+from newllm.config.groups import ModelParameters
 from newllm.config.methods import CHECKPOINT, method_of
 from newllm.config.values import ValueFormatError, read_value, split_items, write_value
 from newllm.models.language_model import LanguageModel

@@ -11,7 +11,7 @@ from newllm.benchmarks.lambada import read_passages
 from newllm.benchmarks.scores import Question, Settings
 from newllm.benchmarks.wikitext import read_wikitext
 from newllm.config.benchmarks import LAMBADA, WIKITEXT, Benchmark
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.experiments.weights import measure_trials
 from newllm.runs.saved_model import load_trained_model
 from newllm.runtime import choose_device, move

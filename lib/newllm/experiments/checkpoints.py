@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from newllm.config.groups import BENCHMARKS, ExperimentParameters, TrainingParameters
+from newllm.config.experiment import BENCHMARKS, ExperimentParameters
+from newllm.config.groups import TrainingParameters
 from newllm.config.methods import CHECKPOINT
 from newllm.data import TextData
 from newllm.experiments.arms import folder_name

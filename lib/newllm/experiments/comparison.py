@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.data import TextData
 from newllm.experiments.arms import trained_arms
 from newllm.experiments.benchmark_study import ask_benchmarks, check_benchmark_hub

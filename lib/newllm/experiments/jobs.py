@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.values import read_file
 from newllm.data import TextData, prepare_data

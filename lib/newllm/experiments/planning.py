@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedConfig
 
 from newllm.config.errors import ParameterError
-from newllm.config.groups import DataParameters, ExperimentParameters, FactParameters, RunParameters
+from newllm.config.experiment import ExperimentParameters
+from newllm.config.groups import DataParameters, FactParameters, RunParameters
 from newllm.config.methods import CHECKPOINT
 from newllm.config.notebooks import RetrofitNotebook
 from newllm.data.facts import load_facts

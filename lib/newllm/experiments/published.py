@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from newllm.config.groups import DataParameters, ExperimentParameters, RunParameters
+from newllm.config.experiment import ExperimentParameters
+from newllm.config.groups import DataParameters, RunParameters
 from newllm.config.notebooks import CausalMasks, LatentAttention, ProjectionTraining, RetrofitNotebook, ReversalCurse
 from newllm.data import prepare_data
 from newllm.data.facts import load_facts

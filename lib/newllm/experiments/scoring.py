@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.config.methods import CHECKPOINT
 from newllm.data import TextData
 from newllm.evaluation.cache import measure

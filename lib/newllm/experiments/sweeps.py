@@ -14,7 +14,8 @@ import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from newllm.config.errors import ParameterError, explain, nearest
-from newllm.config.groups import DataParameters, ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
+from newllm.config.groups import DataParameters
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters
 from newllm.config.values import ValueFormatError, read_file, write_value

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from newllm.config.groups import ExperimentParameters, ProjectionParameters
+from newllm.config.experiment import ExperimentParameters
+from newllm.config.groups import ProjectionParameters
 from newllm.data import TextData
 from newllm.evaluation.causality import probed_length
 from newllm.evaluation.decoding import DecodingSession

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.experiments.arms import Arm
 from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.registry import BASELINE, configure

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.config.groups import BENCHMARKS, RunParameters
+from newllm.config.experiment import BENCHMARKS
+from newllm.config.groups import RunParameters
 from newllm.config.values import write_value
 from newllm.experiments.scoring import is_loaded, trained_here
 from newllm.files import SAVED_MODEL

@@ -19,7 +19,8 @@ from newllm.analysis.differences import DIFFERENCE_COLUMNS
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import summarize_arms
 from newllm.config.errors import ParameterError, nearest
-from newllm.config.groups import BUDGET, DataParameters, ExperimentParameters, LeaderboardFilters
+from newllm.config.experiment import ExperimentParameters
+from newllm.config.groups import BUDGET, DataParameters, LeaderboardFilters
 from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import is_loaded, is_pretrained
 from newllm.figures.pareto import alike, on_front

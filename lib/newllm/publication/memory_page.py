@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from newllm.config.groups import DataParameters, ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
+from newllm.config.groups import DataParameters
 from newllm.data import prepare_data
 from newllm.evaluation.recall import recall_tokens
 from newllm.experiments.arms import Arm

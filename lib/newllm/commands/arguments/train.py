@@ -6,7 +6,7 @@ from newllm.commands.arguments.assignments import add_assignments
 from newllm.commands.arguments.run import refuse_unknown_model
 from newllm.commands.shared import read_assignments
 from newllm.config.errors import ParameterError
-from newllm.config.groups import ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.config.profiles import SHOWN, load_parameters, profiles
 
 SUMMARY = "train one arm with one seed, on one device or on several"
