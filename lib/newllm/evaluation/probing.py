@@ -3,13 +3,14 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from newllm.models.backbones import RMSNorm
 from newllm.models.language_model import LanguageModel
 from newllm.runtime import move
 
@@ -32,7 +33,23 @@ def probe_copy(model: PreTrainedModel, dtype: torch.dtype = torch.float64) -> Pr
     for part in clone.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
+    if dtype == torch.float64:
+        _norm_in_float64(clone)
     return clone
+
+
+def _norm_in_float64(model: PreTrainedModel) -> None:
+    """Compute RMSNorms as exactly as all else: newllm's, and those that transformers' models write as Llama's is."""
+    for parent in list(model.modules()):
+        for name, norm in parent.named_children():
+            if type(norm).__name__.endswith("RMSNorm") and hasattr(norm, "variance_epsilon"):
+                weight = norm.get_parameter("weight")
+                ours = RMSNorm(len(weight), cast(float, norm.variance_epsilon))
+                ours.weight = weight
+                parent.register_module(name, ours)
+                norm = ours
+            if isinstance(norm, RMSNorm):
+                norm.computed_in = torch.float64
 
 
 def probe_generator() -> torch.Generator:
