@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from newllm.analysis.tables import BAR_LENGTH, arms_table, bars, budget_text, readable
 from newllm.evaluation.statistics import mean_interval
+from newllm.notebook.tables import show_arms
 
 MLA = {"lr": 0.1, "arm": "mla", "seeds": 2, "parameter_count": 1_500_000, "kv_bytes_per_token": 8192.0}
 DPROJ = MLA | {"arm": "dproj", "seeds": 1, "kv_bytes_per_token": 4096.0, "perplexity": 95.0}
 DPROJ |= {"convergence_rate": 0.934, "effective_rank": 0.75, "block_width": 160.0, "difference": 0.05}
 DPROJ |= {"difference_low": 0.03, "difference_high": 0.07, "accuracy": 0.25, "budget": "8 k x 1, 0.1"}
+MLA |= {"budget": "8 k x 2, 0.1"}
 
 
 def test_an_arm_is_a_row_of_the_columns_of_every_table():
@@ -29,6 +31,16 @@ def test_an_arm_is_a_row_of_the_columns_of_every_table():
     assert second["effective rank"] == "120/160 = 75%"
     assert second["nats/token from mla"] == "+0.050 ± 0.020"
     assert (first[" "].strip(), second[" "].strip()) == ("█" * BAR_LENGTH, "█" * (BAR_LENGTH // 2))
+
+
+def test_one_budget_of_all_arms_is_said_below_the_table_and_not_in_each_row():
+    alike = pd.DataFrame([MLA, DPROJ | {"budget": MLA["budget"]}, {"arm": "2-gram", "perplexity": 157.0}])
+    heading = "budget (tokens x passes, lr)"
+    assert heading not in arms_table(alike)
+    assert show_arms(alike).caption.startswith(f"The {heading} of all arms is 8 k x 2, 0.1.")
+    different = pd.DataFrame([MLA, DPROJ])
+    assert list(arms_table(different)[heading]) == ["8 k x 2, 0.1", "8 k x 1, 0.1"]
+    assert heading not in show_arms(different).caption
 
 
 numbers = st.floats(allow_nan=True, allow_infinity=False, width=32) | st.none() | st.integers(-9, 9) | st.text("ab")

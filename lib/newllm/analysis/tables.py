@@ -104,16 +104,24 @@ def arms_table(summary: pd.DataFrame, baseline: str | None = None, more: Sequenc
     Returns
     -------
     pandas.DataFrame
-        Texts; ± is half of a 95 % interval. Columns in which no row has anything are left out.
+        Texts; ± is half of a 95 % interval. Columns in which no row has anything are left out, and so is the budget
+        where it is `shared_budget`.
     """
     by = list(summary.columns[: summary.columns.get_loc("arm")])
-    table = readable(summary, [*by, "arm", *RESULTS, *more])
+    columns = [name for name in (*by, "arm", *RESULTS, *more) if name != "budget" or not shared_budget(summary)]
+    table = readable(summary, columns)
     if baseline is not None:
         table = table.rename(columns={COLUMNS["difference"].words: f"nats/token from {baseline}"})
     bytes_column = COLUMNS["kv_bytes_per_token"].words
     if bytes_column in table:
         table.insert(list(table).index(bytes_column) + 1, " ", bars(summary["kv_bytes_per_token"].fillna(0)))
     return table
+
+
+def shared_budget(summary: pd.DataFrame) -> str:
+    """Return the budget of all arms that were trained; nothing where there are several, or none is known."""
+    known = set(summary["budget"].dropna()) - {""} if "budget" in summary else set()
+    return str(*known) if len(known) == 1 else ""
 
 
 def readable(frame: pd.DataFrame, columns: Sequence[str] | None = None) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from html import escape
 import pandas as pd
 
 from newllm.analysis.differences import OPEN
-from newllm.analysis.tables import COLUMNS, EIGHTHS, arms_table, readable
+from newllm.analysis.tables import COLUMNS, EIGHTHS, arms_table, readable, shared_budget
 
 # Readable on white and on black.
 BETTER, WORSE = "#1a9850", "#d9660a"
@@ -54,7 +54,9 @@ def show_arms(summary: pd.DataFrame, baseline: str | None = None, more: Sequence
     ordered = summary.reset_index(drop=True)
     texts = arms_table(ordered, baseline, more)
     colours = _colours(ordered).rename(columns={SIGNED["difference"]: f"nats/token from {baseline}"})
-    return Table(texts, colours, _caption(texts, SEEDS))
+    budget = shared_budget(summary)
+    trained = f"The {COLUMNS['budget'].words} of all arms is {budget}." if budget else ""
+    return Table(texts, colours, " ".join(filter(None, [trained, _caption(texts, SEEDS)])))
 
 
 def _colours(frame: pd.DataFrame) -> pd.DataFrame:

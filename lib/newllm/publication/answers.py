@@ -98,7 +98,7 @@ def _latents() -> str:
     beside = against_controls(published_sweep(LEADING_SWEEP))
     beside = beside[beside["arm"].str.startswith("mla")] if len(beside) else beside
     if beside.empty:
-        raise UnpublishedError("not published yet: `newllm run 06`")
+        return _differences(["mla", "mla@position=rope"])
     rows = beside.head(MOST_NAMED).to_dict("records")
     return "; ".join(f"`{row['arm']}` {_signed(row)} nats/token from `{row['control']}` of its bytes" for row in rows)
 
