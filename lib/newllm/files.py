@@ -1,5 +1,6 @@
 """How files are written (whole or not at all, with a digest of their content), and where they are."""
 
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,14 @@ PARTIAL = ".partial-"
 
 class DamagedFileError(ValueError):
     """A file that does not hold what was written to it; one sentence names it."""
+
+
+class UnwritableError(OSError):
+    """A file that cannot be written; one sentence says why."""
+
+    def __str__(self) -> str:
+        """Say it without the number of the error."""
+        return f"{self.filename} cannot be written ({self.strerror}): choose another place."
 
 
 def digest(content: bytes | memoryview | str) -> str:
@@ -83,10 +92,22 @@ def atomic_file(path: Path) -> Iterator[Path]:
     ----------
     path
         Where the file shall stand. Its folder is made where it is missing.
+
+    Raises
+    ------
+    UnwritableError
+        Before the block begins, where no file can be made there, or what stands there is no regular file: a folder
+        cannot be replaced, and a pipe or a device must not be.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files can be read by their owner alone, and outputs may lie in a shared folder.
     temporary = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise FileExistsError(errno.EEXIST, "it is a folder" if path.is_dir() else "it is no regular file")
+        temporary.touch()
+    except OSError as error:
+        raise UnwritableError(error.errno, error.strerror, str(path)) from error
     try:
         yield temporary
         with temporary.open("rb") as file:

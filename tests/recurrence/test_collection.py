@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from newllm import models
+from newllm.files import UnwritableError
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.collection import (
@@ -241,6 +242,19 @@ def test_a_killed_collection_leaves_no_file(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         collect_context_cache(Breaks(), make_stream(100), output=tmp_path / "contexts.npy")
     assert list(tmp_path.iterdir()) == []
+
+
+class NeverRun(FadesExceptWhereTold):
+    def forward(self, prev: Tensor, embeds: Tensor) -> Tensor:
+        pytest.fail("work was begun")
+
+
+def test_a_place_where_no_file_can_be_is_found_before_any_work(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path, tmp_path / "file" / "contexts.npy"):
+        with pytest.raises(UnwritableError, match="cannot be written"):
+            collect_context_cache(NeverRun(), make_stream(100), output=output)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("chunk_size", [7, 64, 10_000])
