@@ -46,6 +46,7 @@ def test_a_trial_is_trained_once_and_shown(home, capsys):
     ("arm", "more", "message"),
     [
         ("pythai", [], "did you mean 'pythia'"),
+        ("pythia", ["-p", "processes=2"], "processes is not for -p here: accelerate launch gives it"),
         ("pythia", ["-p", "seeds=[1]"], "seeds is not for -p here: --seed gives it"),
         ("pythia", ["-p", "sampels=3"], "did you mean samples"),
         ("mla@kv_dim=0", [], "kv_dim=0 must be at least 1"),

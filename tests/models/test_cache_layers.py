@@ -2,8 +2,9 @@ import copy
 
 import pytest
 import torch
-from transformers import DynamicCache, GPTNeoXConfig, GPTNeoXForCausalLM, StaticCache
+from transformers import DynamicCache, GenerationConfig, GPTNeoXConfig, GPTNeoXForCausalLM, StaticCache
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.generation.configuration_utils import ALL_STATIC_CACHE_IMPLEMENTATIONS
 
 from newllm.evaluation.cache import held_bytes
 from newllm.models import create, names
@@ -133,7 +134,7 @@ def test_a_callers_layers_are_used_or_refused_and_never_replaced(name):
     quantised = {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}}
     own = Cache(layers=[OwnLayer() for _ in made.cache_layout()])
     if not made.reads_cache_through_update:
-        with pytest.raises(ValueError, match=r"Fp8QuantizedLayer.*new_cache"):
+        with pytest.raises(ValueError, match=r"quantised layers do not serve.*new_cache"):
             made.generate(ids, **quantised, **asked)
         with pytest.raises(ValueError, match=r"OwnLayer.*new_cache"):
             made(ids, past_key_values=own)
@@ -168,6 +169,13 @@ def test_a_cache_of_another_dtype_is_refused_and_stays_as_it_is(name):
 def test_no_rows_are_no_logits(name):
     made = of_every_model(name)
     assert made(torch.zeros(0, 4, dtype=torch.long)).logits.shape == (0, 4, made.config.vocab_size)
+
+
+@pytest.mark.parametrize("kind", ALL_STATIC_CACHE_IMPLEMENTATIONS)
+def test_no_kind_of_static_cache_is_taken_and_none_is_ignored(model, kind):
+    for asked in ({"cache_implementation": kind}, {"generation_config": GenerationConfig(cache_implementation=kind)}):
+        with pytest.raises(ValueError, match=rf'no room that is fixed: leave cache_implementation="{kind}" out'):
+            model.generate(IDS, max_new_tokens=2, pad_token_id=0, **asked)
 
 
 def test_offloading_from_a_cpu_is_refused(model):

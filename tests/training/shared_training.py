@@ -29,14 +29,14 @@ def data() -> Data:
     return Data(Windows(21, seed=1), Windows(9, seed=2))
 
 
-def shared_run(folder: Path, callbacks: list[TrainerCallback] | None = None):
-    """Train without dropout, which differs between processes."""
-    model = tiny_model()
+def shared_run(folder: Path, callbacks: list[TrainerCallback] | None = None, model=None, **settings):
+    """Train without dropout, which differs between processes and between parts of a batch."""
+    model = model or tiny_model()
     model.config.hidden_dropout = 0.0
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    return run(folder, training(epochs=EPOCHS, lr=0.01), model=model, data=data(), callbacks=callbacks)
+    return run(folder, training(epochs=EPOCHS, lr=0.01, **settings), model=model, data=data(), callbacks=callbacks)
 
 
 class Interrupt(TrainerCallback):
@@ -68,6 +68,7 @@ def part(folder: Path) -> None:
             for module, name in WRITERS:
                 setattr(module, name, refuse_to_write)
         shared_run(folder / "together")
+        shared_run(folder / "in parts", micro_batch_size=1)
         interrupted(folder / "begun together")
         wait_for_others()
         shared_run(folder / "begun alone")

@@ -21,6 +21,7 @@ from newllm.models.language_model import LanguageModel
 from newllm.models.recurrent import RecurrentModel
 from newllm.training.callbacks import should_stop
 from newllm.training.main import TrainingResult
+from tests.training.shared_training import Interrupt, shared_run
 from tests.training_setup import Data, Windows, run, tiny_model, training
 
 
@@ -277,6 +278,26 @@ def test_the_learning_rate_follows_the_schedule(tmp_path, schedule):
     }
     expected = [0.0, 1 / 3, 2 / 3, *shape[schedule]]
     assert rates == pytest.approx([0.02 * share for share in expected], abs=1e-12)
+
+
+@pytest.mark.parametrize("saving", [{"micro_batch_size": 3}, {"micro_batch_size": 1, "gradient_checkpointing": True}])
+def test_what_saves_memory_changes_no_number(tmp_path, saving):
+    """Batches of 4 windows, the last one of a pass of 1, in parts of at most 3 or 1."""
+    _, plain = shared_run(tmp_path / "plain")
+    sizes: set[int] = set()
+    model = tiny_model()
+    watching = model.register_forward_pre_hook(
+        lambda _, given, named: sizes.add(len(named["input_ids"])), with_kwargs=True
+    )
+    with pytest.raises(KeyboardInterrupt):
+        shared_run(tmp_path / "saving", [Interrupt()], model, **saving)
+    watching.remove()
+    assert sizes == set(range(1, saving["micro_batch_size"] + 1)) - {2}
+    # The rest without saving, which is no other training.
+    _, found = shared_run(tmp_path / "saving")
+    for mine, theirs in zip(numbers(found), numbers(plain), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+    assert not model.is_gradient_checkpointing
 
 
 def test_the_betas_are_those_of_the_optimiser(tmp_path):

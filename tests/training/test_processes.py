@@ -53,7 +53,7 @@ def test_two_processes_have_the_losses_of_one_and_either_goes_on_with_what_the_o
     shared_run(tmp_path / "begun together")
     assert [row["epoch"] for row in alone.history] == list(range(1, EPOCHS + 1))
     weights = load_file(tmp_path / "alone" / "model.safetensors")
-    for name in ("together", "begun together", "begun alone"):
+    for name in ("together", "in parts", "begun together", "begun alone"):
         found = json.loads((tmp_path / name / "training.json").read_text())
         assert found["best_epoch"] == alone.best_epoch
         for row, expected in zip(found["history"], alone.history, strict=True):

@@ -35,6 +35,8 @@ from newllm.config.fields import (
 )
 from newllm.files import digest_of_json
 
+# Parameters of training that change what memory it takes, and its numbers by rounding alone.
+MEMORY_PARAMETERS = ("micro_batch_size", "gradient_checkpointing")
 FACT_REPETITIONS = 10  # so often are facts taught where nothing else is said
 
 
@@ -160,6 +162,12 @@ class TrainingParameters(_Group):
     adam_beta2: Annotated[Real, Field(ge=0, lt=1)] = Field(0.999, description="and of its mean square")
     evaluations: Count = Field(
         1, description="held-out losses in each pass, evenly spaced; with each a checkpoint is written"
+    )
+    micro_batch_size: Count | None = Field(
+        None, description="windows of a step whose gradients are taken at once, for less memory; None: all"
+    )
+    gradient_checkpointing: Flag = Field(
+        False, description="whether gradients compute activations again instead of keeping them, for less memory"
     )
 
 
@@ -287,8 +295,8 @@ class RunParameters(_Group):
         return value
 
     def identity(self) -> dict[str, Any]:
-        """Return, as plain JSON values, the parameters that decide the result: all but where and whether to run."""
-        return self.model_dump(mode="json", exclude={"output_folder", "rerun", "processes"})
+        """Return, as plain JSON values, the parameters that decide the result: not where, how and whether to run."""
+        return self.model_dump(mode="json", exclude={"output_folder", "rerun", "processes", *MEMORY_PARAMETERS})
 
     def fingerprint(self) -> str:
         """Return eight hexadecimal digits which differ where the identity differs."""
@@ -305,5 +313,5 @@ BUDGET = (
     *DataParameters.model_fields,
     "data",
     *ModelParameters.model_fields,
-    *(name for name in TrainingParameters.model_fields if name not in ("patience", "evaluations")),
+    *(name for name in TrainingParameters.model_fields if name not in ("patience", "evaluations", *MEMORY_PARAMETERS)),
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from newllm.config.experiment import ExperimentParameters
-from newllm.config.groups import ProjectionParameters
+from newllm.config.groups import MEMORY_PARAMETERS, ProjectionParameters
 from newllm.data import TextData
 from newllm.evaluation.causality import probed_length
 from newllm.evaluation.decoding import DecodingSession
@@ -28,7 +28,10 @@ from newllm.recurrence.training import estimate_projection_seconds
 from newllm.runs.progress import Plan, PlannedTrial
 from newllm.runtime import choose_device, move
 
-SETTINGS_THAT_TAKE_TIME = ("size", "batch_size", "epochs", "evaluations", "precision", "device", "stream_tokens")
+SETTINGS_THAT_TAKE_TIME = (
+    *("size", "batch_size", "epochs", "evaluations", "precision", "device", "stream_tokens"),
+    *MEMORY_PARAMETERS,
+)
 
 # Until a process that was started has imported what it needs.
 PROCESS_START_SECONDS = 8.0

@@ -2,17 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from newllm.models.conditions import require
 from newllm.models.decoder_cache import AtomicCache, own_layers, prepare_cache
+from newllm.models.generation import OwnCacheGenerationMixin
 from newllm.models.loader_file import write_loader
 from newllm.models.loss import IGNORED_LABEL, next_token_loss, next_token_loss_from_logits
 from newllm.models.projection import RecurrenceLinear, init_linear_weights
@@ -23,7 +24,7 @@ from newllm.models.step import ONE_TEXT_A_CACHE, Step
 STORED_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-class LanguageModel(PreTrainedModel, GenerationMixin):
+class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
     """Tokens in, next-token logits out; subclasses say what stands between, and what is cached.
 
     A subclass implements `encode`, `cache_layout` and `cached_values`.
@@ -85,11 +86,6 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
     def cached_values(self, tokens: int) -> int:
         """Values that one sequence keeps in the cache after ``tokens`` tokens, by formula."""
         raise NotImplementedError
-
-    @property
-    def reads_cache_through_update(self) -> bool:
-        """Whether the cache is only ever read by what its ``update`` returns, so that any layer that grows serves."""
-        return False
 
     def new_cache(self, precision: str | None = None) -> AtomicCache:
         """Make an empty cache with all of this model's layers.
@@ -252,42 +248,6 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
             hidden_states=None if step.hidden_states is None else (*(step.hidden_states or [embeds]), hidden),
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
-
-    def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Choose what each call of generation gives to `forward`: not the tokenizer that knows stop strings."""
-        kwargs.pop("tokenizer", None)
-        return super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids,  # type: ignore[arg-type]
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
-
-    def _prepare_cache_for_generation(  # type: ignore[override]
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
-        """Give `generate` this model's own cache where the caller neither passes one nor asks for a kind of cache."""
-        if generation_config.cache_implementation == "offloaded" and self.device.type == "cpu":
-            raise ValueError(
-                "an offloaded cache moves between an accelerator and the CPU, and this model is on the CPU: leave "
-                'cache_implementation="offloaded" out'
-            )
-        is_callers = model_kwargs.get("past_key_values") is not None
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
-        made = model_kwargs.get("past_key_values")
-        if is_callers or made is None or generation_config.cache_implementation is not None:
-            return
-        model_kwargs["past_key_values"] = self.new_cache()
-        if generation_config.is_assistant:
-            model_kwargs["past_key_values"].activate_past_recording()
-
-    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse paged caches, whose attention is another than this model's."""
-        raise ValueError(
-            f"{type(self).__name__} has no paged cache and no continuous batching: call generate() with a batch, and "
-            'without cache_implementation="paged"'
-        )
 
     def _read_tokens(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """Token embeddings (B, T, E) of the one that is given."""

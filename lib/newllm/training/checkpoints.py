@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -152,7 +152,16 @@ class SafeTrainer(Trainer):
     Of several processes, which all have the same state, the first one writes. They share a batch; the last one of a
     pass may have fewer windows than they could share equally: accelerate fills it up with windows of its beginning,
     which do not count here.
+
+    Attributes
+    ----------
+    micro_batch_size
+        Windows of this process whose gradients are taken at once; they add up to those of the batch. None: all.
     """
+
+    micro_batch_size: int | None = None
+    # The window of the batch that the windows in hand begin with, and how many the batch has in this process.
+    _place: tuple[int, int] = (0, 0)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Held-out batches of all processes together, as in training; the stock loop weights by each one's share."""
@@ -163,10 +172,23 @@ class SafeTrainer(Trainer):
             sampler_fn=cast(Callable[[Dataset[Any]], Sampler[Any]], self._get_eval_sampler),
         )
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Take the gradients of a batch, of a few windows after the others where so many are not taken at once."""
+        given = len(inputs["input_ids"])
+        size = min(self.micro_batch_size or given, given)
+        losses = []
+        for first in range(0, given, size):
+            self._place = (first, given)
+            part = {name: entry[first : first + size] for name, entry in inputs.items()}
+            losses.append(super().training_step(model, part, *args, **kwargs))
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Mean over the windows of the whole batch, once the processes' gradients are averaged."""
-        rows, share = self._windows_here(len(inputs["input_ids"]))
-        if rows is None:
+        """Mean over the windows of the whole batch, once gradients are added up and averaged over the processes."""
+        here = len(inputs["input_ids"])
+        first, given = self._place if model.training else (0, here)
+        rows, share = self._windows_of(first, here, given)
+        if rows == here and share == 1:
             return super().compute_loss(model, inputs, *args, **kwargs)
         # A process that has no window left computes one that counts nothing: the others wait for its gradients.
         found = super().compute_loss(
@@ -177,16 +199,22 @@ class SafeTrainer(Trainer):
         loss, *others = found if isinstance(found, tuple) else (found,)
         return (loss * share, *others) if others else loss * share
 
-    def _windows_here(self, given: int) -> tuple[int | None, float]:
-        """Return how many of the given windows count in this process, and their weight in the mean over processes.
+    def _windows_of(self, first: int, here: int, given: int) -> tuple[int, float]:
+        """Return how many of the windows in hand count, and the weight of their mean in the loss of the batch.
 
-        None where all do, as in every batch but the last.
+        Parameters
+        ----------
+        first, here
+            Which windows these are of those that the batch has in this process, and how many.
+        given
+            How many those are; the same number in every process.
         """
         state, processes = self.accelerator.gradient_state, self.accelerator.num_processes
         left = state.remainder if state.end_of_dataloader else 0
         if processes == 1 or left <= 0:
-            return None, 1.0
-        rows = min(max(left - self.accelerator.process_index * given, 0), given)
+            return here, here / given
+        of_process = min(max(left - self.accelerator.process_index * given, 0), given)
+        rows = min(max(of_process - first, 0), here)
         return rows, rows * processes / left
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerCallback
 
-from newllm.config.groups import TrainingParameters
+from newllm.config.groups import MEMORY_PARAMETERS, TrainingParameters
 from newllm.files import (
     DamagedFileError,
     different_keys,
@@ -126,6 +126,9 @@ def train(
     While training, the folder holds the last two checkpoints and the weights of the best one; afterwards
     ``model.safetensors`` (the best weights), ``training.json`` and ``settings.json`` only.
 
+    ``micro_batch_size`` and ``gradient_checkpointing`` change what memory a step takes, and its numbers by rounding
+    alone; a resumed run may have others.
+
     Several processes (`newllm.processes.joined`) share each batch equally and have the losses of one, up to rounding;
     the first one writes, and another number of them may go on later.
 
@@ -195,6 +198,7 @@ def train(
         finally:
             # Whoever uses the model next shall not find the wrapper of mixed precision, nor its cache switched off.
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            model.gradient_checkpointing_disable()
             model.config.use_cache = use_cache
 
     history = history_of(trainer.state.log_history)
@@ -215,7 +219,7 @@ def _settings(model: PreTrainedModel, data: TrainingData, parameters: TrainingPa
     config = model.config.to_dict()
     settings = {
         "seed": seed,
-        "training": parameters.model_dump(include=set(TrainingParameters.model_fields)),
+        "training": parameters.model_dump(include=set(TrainingParameters.model_fields) - {*MEMORY_PARAMETERS}),
         "data": data.identity,
         "windows": [len(data.train), len(data.validation)],  # type: ignore[arg-type]
         "model": {name: config[name] for name in sorted(config) if name != "transformers_version"},
@@ -298,7 +302,8 @@ def _trainer(
         output_dir=str(folder),
         num_train_epochs=parameters.epochs,
         per_device_train_batch_size=parameters.batch_size,
-        per_device_eval_batch_size=max(1, parameters.batch_size // process_count()),
+        per_device_eval_batch_size=parameters.micro_batch_size or max(1, parameters.batch_size // process_count()),
+        gradient_checkpointing=parameters.gradient_checkpointing,
         learning_rate=parameters.lr,
         lr_scheduler_type=SCHEDULES[parameters.schedule],
         warmup_steps=math.ceil(parameters.warmup * steps_a_pass * parameters.epochs),
@@ -344,6 +349,7 @@ def _trainer(
             *callbacks,
         ],
     )
+    trainer.micro_batch_size = parameters.micro_batch_size
     # Stated for every model alike: the loss is the model's own token mean, with no count of items handed down.
     trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(PrinterCallback)

@@ -44,20 +44,28 @@ def estimate_seconds(
     steps = math.ceil(len(data.train) / parameters.batch_size)  # type: ignore[arg-type]
     validation_steps = math.ceil(len(data.validation) / parameters.batch_size)  # type: ignore[arg-type]
     rows = range(min(parameters.batch_size, len(data.train)))  # type: ignore[arg-type]
-    batch = {name: value.to(device) for name, value in collate([data.train[row] for row in rows]).items()}
+    size = parameters.micro_batch_size or len(rows)
+    batches = [
+        {name: value.to(device) for name, value in collate([data.train[row] for row in part]).items()}
+        for part in (rows[first : first + size] for first in range(0, len(rows), size))
+    ]
     move(model, device)
+    if parameters.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.0)
 
     def take_step() -> None:
-        model(**batch).loss.backward()
+        for batch in batches:
+            model(**batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, parameters.clip)
         optimizer.step()
         optimizer.zero_grad()
 
     def validate() -> None:
         with torch.no_grad():
-            model(**batch)
+            for batch in batches:
+                model(**batch)
 
     with torch.random.fork_rng(), torch.autocast(device.type, torch.bfloat16, parameters.precision == "bfloat16"):
         model.train()

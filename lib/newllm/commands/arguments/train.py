@@ -44,7 +44,7 @@ def planned_parameters(options: argparse.Namespace) -> ExperimentParameters:
         If a parameter is unknown, has an impossible value, or has an option of its own.
     """
     given = read_assignments(options.parameters)
-    for name, option in {"arms": "the argument", "seeds": "--seed"}.items():
+    for name, option in {"arms": "the argument", "seeds": "--seed", "processes": "accelerate launch"}.items():
         if name in given:
             raise ParameterError(f"{name} is not for -p here: {option} gives it.")
     parameters = load_parameters(NOTEBOOK, options.profile, given | {"arms": [options.arm], "seeds": [options.seed]})
