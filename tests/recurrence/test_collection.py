@@ -224,6 +224,19 @@ def test_float32_stays_within_the_tolerance_of_the_loop():
     assert (collected.contexts - literal_loop(block, embeds)).abs().max() < 2e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", ["cascade", "context-kv"])
+def test_half_precision_collects_what_its_loop_collects(method, dtype):
+    torch.manual_seed(0)
+    model = cast(RecurrentModel, models.create(method, "tiny").to(dtype))
+    ids = torch.randint(512, (700,), generator=torch.Generator().manual_seed(0))
+    collected = collect_model_contexts(model, ids, "cpu")
+    expected = collect_context_cache_sequential_multiblock(model, ids, "cpu", len(model.context_blocks))
+    assert collected.contexts.dtype == dtype
+    # Rounding to half precision is kept small by the recurrence that contracts, and is the same by the loop.
+    assert (collected.contexts - expected).abs().max() <= 16 * torch.finfo(dtype).eps
+
+
 def test_contexts_go_to_a_memory_mapped_file(tmp_path: Path):
     block, embeds = make_block(), make_stream(900)
     output = tmp_path / "folder" / "contexts.npy"

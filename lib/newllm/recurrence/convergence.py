@@ -243,4 +243,5 @@ def contraction(projection: Recurrence, embeds: Tensor, *, tokens: int = 64, pla
 
 def _nine_in_ten(differences: Tensor) -> float:
     """Largest absolute difference of each probe (n, P), and of these the one that 90 % of the probes stay below."""
-    return differences.abs().amax(dim=1).quantile(0.9).item()
+    # On the CPU and in float64: a quantile is not taken of bfloat16, and not every device has float64.
+    return differences.abs().amax(dim=1).cpu().double().quantile(0.9).item()
