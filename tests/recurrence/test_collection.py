@@ -257,6 +257,33 @@ def test_a_killed_collection_leaves_no_file(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("chunk_size", [90, 10_000])
+@pytest.mark.parametrize("bad", [0, 89, 90, 250])
+def test_a_context_that_is_not_finite_is_refused_where_it_is(bad, chunk_size, value, tmp_path: Path, monkeypatch):
+    model, ids = make_model(blocks=2), torch.arange(300)  # each token once
+    embeds = model.normed_embeddings(ids)
+    embeds[bad, 3] = value
+    monkeypatch.setattr(model, "normed_embeddings", lambda read: embeds[read])
+    output = tmp_path / "contexts.npy"
+    block = cast(DiverseProjection, model.context_blocks[0])
+    for collect in (
+        lambda: collect_context_cache(block, embeds, chunk_size=chunk_size, output=output),
+        lambda: collect_model_contexts(model, ids, "cpu", chunk_size=chunk_size, output=output),
+        lambda: collect_context_cache_sequential_multiblock(model, ids, "cpu", 2, chunk_size),
+    ):
+        with pytest.raises(ValueError, match=f"the context after token {bad} .* is not finite"):
+            collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recurrence_that_overflows_is_refused():
+    block = make_block(3.0, dtype=torch.float32)
+    block.layer.norm = cast(nn.LayerNorm, nn.Identity())
+    with pytest.raises(ValueError, match="is not finite"):
+        collect_context_cache(block, make_stream(500, dtype=torch.float32))
+
+
 class NeverRun(FadesExceptWhereTold):
     def forward(self, prev: Tensor, embeds: Tensor) -> Tensor:
         pytest.fail("work was begun")

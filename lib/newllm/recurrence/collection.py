@@ -77,7 +77,7 @@ def collect_context_cache_sequential(
     Raises
     ------
     ValueError
-        Where the stream is not one row of at least one token, or the model has no recurrence.
+        Where the stream is not one row of at least one token, the model has no recurrence, or a context is not finite.
     """
     return collect_context_cache_sequential_multiblock(model, token_ids, device, 1, chunk_size)
 
@@ -113,7 +113,7 @@ def collect_context_cache_sequential_multiblock(
     Raises
     ------
     ValueError
-        Where the stream is not one row of at least one token, or the model has fewer blocks.
+        Where the stream is not one row of at least one token, the model has fewer blocks, or a context is not finite.
     """
     _check_limits(chunk_size)
     count = len(model.context_blocks) if isinstance(model, RecurrentModel) else 0
@@ -129,6 +129,7 @@ def collect_context_cache_sequential_multiblock(
         for index, block in enumerate(blocks):
             done.append(torch.empty(embeds.shape[0], block.proj_dim, device=embeds.device, dtype=embeds.dtype))
             states[index] = run_by_hand(block, embeds, states[index], done[-1])
+            _refuse_not_finite(done[-1], start)
         contexts[start : start + chunk_size] = torch.cat(done, dim=-1).cpu()
         del embeds, done
         clear_gpu_cache()
@@ -174,7 +175,7 @@ def collect_context_cache(
     Raises
     ------
     ValueError
-        Where the stream is empty or not a matrix, or the tolerance is negative.
+        Where the stream is empty or not a matrix, the tolerance is negative, or a context is not finite.
     """
     if embeds.ndim != 2 or len(embeds) == 0 or not embeds.is_floating_point():
         found = f"{embeds.dtype} {tuple(embeds.shape)}"
@@ -188,6 +189,7 @@ def collect_context_cache(
     with _contexts_at(output, len(embeds), projection.proj_dim, parameter.dtype) as contexts:
         for chunk in _even_chunks(len(embeds), chunk_size):
             state, report = _collect_chunk(projection, embeds[chunk].to(state), state, contexts[chunk], tolerance)
+            _refuse_not_finite(contexts[chunk], chunk.start)
             reports.append(report)
     return _summarise(contexts, reports)
 
@@ -230,7 +232,7 @@ def collect_model_contexts(
     Raises
     ------
     ValueError
-        Where the stream is not one row of at least one token, or the model has no recurrence.
+        Where the stream is not one row of at least one token, the model has no recurrence, or a context is not finite.
     """
     _check_limits(chunk_size, tolerance)
     if not isinstance(model, RecurrentModel):
@@ -247,6 +249,7 @@ def collect_model_contexts(
             parts = contexts[chunk].split(widths, dim=-1)
             for index, block in enumerate(blocks):
                 states[index], report = _collect_chunk(block, embeds, states[index], parts[index], tolerance)
+                _refuse_not_finite(parts[index], chunk.start)
                 reports.append(report)
             del embeds
             clear_gpu_cache()
@@ -262,6 +265,20 @@ def _collect_chunk(
     if target is not contexts:
         contexts.copy_(target)
     return target[-1:].clone(), report
+
+
+def _refuse_not_finite(contexts: Tensor, first: int) -> None:
+    """Refuse contexts (T, P), the one after token ``first`` being their first, among which one is not finite.
+
+    Nothing verifies them: no start of a segment agrees with one, and what comes after most of them is no number either.
+    """
+    finite = contexts.isfinite().all(dim=1)
+    if not finite.all():
+        token = first + int((~finite).nonzero()[0])
+        raise ValueError(
+            f"the context after token {token} (counted from 0) is not finite: the model's weights are not, or are so "
+            "large that its recurrence overflows"
+        )
 
 
 def _even_chunks(tokens: int, chunk_size: int) -> list[slice]:
