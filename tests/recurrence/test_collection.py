@@ -350,5 +350,37 @@ def test_errors_at_the_door():
         collect_model_contexts(cast(RecurrentModel, models.create("pythia", "tiny")), torch.arange(5), "cpu")
 
 
+@pytest.mark.parametrize("chunk_size", [0, -1, 2.5, 2.0, True, "5", None])
+def test_a_chunk_that_is_no_whole_number_is_refused(chunk_size):
+    model, ids = make_model(), torch.arange(5)
+    for collect in (
+        lambda: collect_context_cache(make_block(), make_stream(5), chunk_size=chunk_size),
+        lambda: collect_model_contexts(model, ids, "cpu", chunk_size=chunk_size),
+        lambda: collect_context_cache_sequential(model, ids, "cpu", chunk_size),
+    ):
+        with pytest.raises(ValueError, match=r"chunk_size=.* must be a whole number of at least 1"):
+            collect()
+
+
+@pytest.mark.parametrize("device", ["bogus", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused_before_the_model_is_moved(device):
+    model = make_model()
+    for collect in (collect_model_contexts, collect_context_cache_sequential):
+        with pytest.raises(ValueError, match=f"device {device} cannot be used here"):
+            collect(model, torch.arange(5), device)
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("width", [1, EMBED_DIM - 1, EMBED_DIM + 1])
+def test_embeddings_of_another_width_are_refused(width):
+    with pytest.raises(ValueError, match=f"embeds are {width} wide, but this recurrence reads a width of {EMBED_DIM}"):
+        collect_context_cache(make_block(), torch.zeros(5, width, dtype=torch.float64))
+
+
+def test_an_output_may_be_a_text(tmp_path: Path):
+    collected = collect_context_cache(make_block(), make_stream(50), output=str(tmp_path / "contexts.npy"))
+    assert np.array_equal(np.load(tmp_path / "contexts.npy", allow_pickle=False), collected.contexts.numpy())
+
+
 def test_clear_gpu_cache_is_harmless_without_a_gpu():
     clear_gpu_cache()

@@ -1,6 +1,7 @@
 """Contexts of a frozen recurrence over a whole stream: token by token, and the same answer parallel in time."""
 
 import math
+import numbers
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.convergence import Recurrence
 from newllm.recurrence.segments import Verification, run, run_by_hand
 from newllm.recurrence.stream import check_stream
-from newllm.runtime import move
+from newllm.runtime import move, usable_device
 
 CHUNK_SIZE = 250_000
 
@@ -77,7 +78,8 @@ def collect_context_cache_sequential(
     Raises
     ------
     ValueError
-        Where the stream is not one row of at least one token, the model has no recurrence, or a context is not finite.
+        Where the stream is not one row of at least one token, the model has no recurrence, the machine no such device,
+        or a context is not finite.
     """
     return collect_context_cache_sequential_multiblock(model, token_ids, device, 1, chunk_size)
 
@@ -113,13 +115,15 @@ def collect_context_cache_sequential_multiblock(
     Raises
     ------
     ValueError
-        Where the stream is not one row of at least one token, the model has fewer blocks, or a context is not finite.
+        Where the stream is not one row of at least one token, the model has fewer blocks, the machine no such device,
+        or a context is not finite.
     """
     _check_limits(chunk_size)
     count = len(model.context_blocks) if isinstance(model, RecurrentModel) else 0
     if not 1 <= num_blocks <= count:
         raise ValueError(f"num_blocks={num_blocks}, but this model has {count} context blocks")
     check_stream(token_ids, model.config.vocab_size)
+    device = usable_device(str(device))
     blocks = _blocks_on(model, device)[:num_blocks]
     states = [torch.zeros(1, block.proj_dim, device=device, dtype=_dtype_of(model)) for block in blocks]
     contexts = torch.empty(len(token_ids), sum(block.proj_dim for block in blocks), dtype=_dtype_of(model))
@@ -143,7 +147,7 @@ def collect_context_cache(
     tolerance: float = 1e-5,
     *,
     chunk_size: int = CHUNK_SIZE,
-    output: Path | None = None,
+    output: Path | str | None = None,
 ) -> ContextCollection:
     """Collect the contexts that the recurrence gives token by token, parallel in time.
 
@@ -175,11 +179,16 @@ def collect_context_cache(
     Raises
     ------
     ValueError
-        Where the stream is empty or not a matrix, the tolerance is negative, or a context is not finite.
+        Where the stream is empty, not a matrix or not as wide as the recurrence reads it, the tolerance is
+        negative, or a context is not finite.
     """
     if embeds.ndim != 2 or len(embeds) == 0 or not embeds.is_floating_point():
         found = f"{embeds.dtype} {tuple(embeds.shape)}"
         raise ValueError(f"embeds must be real numbers of shape (T, E) with T of at least 1, not {found}")
+    if isinstance(projection, DiverseProjection) and embeds.shape[1] != projection.embed_dim:
+        raise ValueError(
+            f"embeds are {embeds.shape[1]} wide, but this recurrence reads a width of {projection.embed_dim}"
+        )
     if projection.proj_dim < 1:
         raise ValueError("a recurrence of width 0 has no contexts to collect")
     _check_limits(chunk_size, tolerance)
@@ -202,7 +211,7 @@ def collect_model_contexts(
     tolerance: float = 1e-5,
     *,
     chunk_size: int = CHUNK_SIZE,
-    output: Path | None = None,
+    output: Path | str | None = None,
 ) -> ContextCollection:
     """Collect the contexts of all of a model's blocks over a stream of tokens, parallel in time.
 
@@ -232,12 +241,14 @@ def collect_model_contexts(
     Raises
     ------
     ValueError
-        Where the stream is not one row of at least one token, the model has no recurrence, or a context is not finite.
+        Where the stream is not one row of at least one token, the model has no recurrence, the machine no such device,
+        or a context is not finite.
     """
     _check_limits(chunk_size, tolerance)
     if not isinstance(model, RecurrentModel):
         raise ValueError(f"{type(model).__name__} has no context block to collect contexts of")
     check_stream(token_ids, model.config.vocab_size)
+    device = usable_device(str(device))
     blocks = _blocks_on(model, device)
     widths = [block.proj_dim for block in blocks]
     dtype = _dtype_of(model)
@@ -288,14 +299,14 @@ def _even_chunks(tokens: int, chunk_size: int) -> list[slice]:
 
 
 @contextmanager
-def _contexts_at(output: Path | None, tokens: int, width: int, dtype: torch.dtype) -> Iterator[Tensor]:
+def _contexts_at(output: Path | str | None, tokens: int, width: int, dtype: torch.dtype) -> Iterator[Tensor]:
     """Give an empty (tokens, width) matrix to fill: in memory, or in an npy file that is put in place when complete."""
     if output is None:
         yield torch.empty(tokens, width, dtype=dtype)
         return
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"contexts of type {dtype} cannot be written to an npy file: use float32 or float64")
-    with atomic_file(output) as partial:
+    with atomic_file(Path(output)) as partial:
         file = np.lib.format.open_memmap(
             partial, mode="w+", dtype=np.dtype(str(dtype).removeprefix("torch.")), shape=(tokens, width)
         )
@@ -312,7 +323,7 @@ def _summarise(contexts: Tensor, reports: list[Verification]) -> ContextCollecti
     )
 
 
-def _blocks_on(model: RecurrentModel, device: torch.device | str) -> list[DiverseProjection]:
+def _blocks_on(model: RecurrentModel, device: torch.device) -> list[DiverseProjection]:
     """Move the model to the device, return its recurrences."""
     move(model, device)
     return cast(list[DiverseProjection], list(model.context_blocks))
@@ -325,5 +336,5 @@ def _dtype_of(model: RecurrentModel) -> torch.dtype:
 def _check_limits(chunk_size: int, tolerance: float = 0.0) -> None:
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance} must be 0 or more")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size} must be at least 1")
+    if not isinstance(chunk_size, numbers.Integral) or isinstance(chunk_size, bool) or chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size!r} must be a whole number of at least 1")
