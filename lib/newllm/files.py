@@ -38,6 +38,14 @@ class UnwritableError(OSError):
         return f"{self.filename} cannot be written ({self.strerror}): choose another place."
 
 
+def why_unwritable(folder: Path, error: OSError) -> str:
+    """Say that nothing can be written in a folder among the outputs, and what to do."""
+    return (
+        f"{folder} cannot be written ({error.strerror or error}): make room or choose another folder "
+        "(NEWLLM_OUTPUTS moves all of them)."
+    )
+
+
 def digest(content: bytes | memoryview | str) -> str:
     """Return the SHA-256 of bytes, or of a text in UTF-8, as 64 hexadecimal digits."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.values import read_scalar
-from newllm.files import project_root
+from newllm.files import PARTIAL, outputs_folder, project_root, why_unwritable
 
 
 def notebooks_folder() -> Path:
@@ -49,6 +50,24 @@ def full_name(name: str) -> str:
     if not matches:
         raise ParameterError(f"{name} is not one of the notebooks{nearest(name, available_notebooks())}")
     return matches[0]
+
+
+def check_outputs(folder: Path | None = None) -> None:
+    """Refuse a folder, or the one of all outputs, in which nothing can be made; it is left as it is, also if missing.
+
+    Raises
+    ------
+    ParameterError
+        Where nothing can be made there.
+    """
+    place = folder or outputs_folder()
+    try:
+        there = next(path for path in (place, *place.absolute().parents) if path.exists())
+        # Made in truth: permissions do not tell of full disks, nor of what root may not do either.
+        with TemporaryDirectory(prefix=PARTIAL, dir=there):
+            pass
+    except OSError as error:
+        raise ParameterError(why_unwritable(place, error)) from error
 
 
 def read_assignments(assignments: Sequence[str], option: str = "-p") -> dict[str, str | None]:

@@ -31,6 +31,7 @@ from newllm.files import (
     read_json,
     remove_leftovers,
     to_json,
+    why_unwritable,
     write_atomically,
     write_json,
 )
@@ -359,7 +360,4 @@ def _key(folder: Path, identity: Mapping[str, Any]) -> str:
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:
-    return RunError(
-        f"{folder} cannot be written ({error.strerror or error}): make room or choose another folder "
-        "(NEWLLM_OUTPUTS moves all of them)."
-    )
+    return RunError(why_unwritable(folder, error))

@@ -2,6 +2,7 @@
 
 import argparse
 
+from newllm.commands.shared import check_outputs
 from newllm.config.errors import ParameterError
 
 SUMMARY = "open copies of the notebooks in JupyterLab, so that the clone stays as it is"
@@ -23,3 +24,4 @@ def check(options: argparse.Namespace) -> None:
     """Refuse a port that there is not."""
     if options.port is not None and not 0 < options.port < 65536:
         raise ParameterError(f"--port is {options.port}, but it must be from 1 to 65535.")
+    check_outputs()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from newllm.commands.shared import read_assignments
+from newllm.commands.shared import check_outputs, read_assignments
 from newllm.config.errors import ParameterError, explain
 from newllm.config.groups import LeaderboardFilters
 
@@ -39,6 +39,7 @@ def check(options: argparse.Namespace) -> None:
         raise ParameterError(f"{options.folder} is not a folder.")
     if options.output is not None and options.output.suffix != ".html":
         raise ParameterError(f"--output is {options.output}, but it must end with .html.")
+    check_outputs(options.output and options.output.parent)
 
 
 def read_filters(assignments: list[str]) -> LeaderboardFilters:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from newllm.commands.arguments.assignments import add_assignments
-from newllm.commands.shared import read_assignments
+from newllm.commands.shared import check_outputs, read_assignments
 from newllm.config.errors import ParameterError
 from newllm.config.fields import LARGEST_SEED
 from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
@@ -61,3 +61,4 @@ def check(options: argparse.Namespace) -> None:
     if not 0 <= options.seed <= LARGEST_SEED:
         raise ParameterError(f"--seed {options.seed} must be from 0 to {LARGEST_SEED}.")
     read_assignments(options.parameters)
+    check_outputs(options.output)

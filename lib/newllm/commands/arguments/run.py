@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from newllm.commands.arguments.assignments import add_assignments
-from newllm.commands.shared import full_name, read_assignments
+from newllm.commands.shared import check_outputs, full_name, read_assignments
 from newllm.config.errors import ParameterError
 from newllm.config.groups import ComparisonParameters, RunParameters
 from newllm.config.methods import CHECKPOINT, method_names, method_of
@@ -45,6 +45,7 @@ def check(options: argparse.Namespace) -> None:
 def check_planned(options: argparse.Namespace) -> None:
     """Refuse what the runs that are asked for cannot be."""
     for parameters in planned_runs(options):
+        check_outputs(parameters.output_folder)
         if isinstance(parameters, ComparisonParameters):
             for arm in parameters.arms:
                 refuse_unknown_model(arm)

@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 
 from newllm.commands.arguments.assignments import add_assignments
-from newllm.commands.shared import read_assignments
+from newllm.commands.shared import check_outputs, read_assignments
 from newllm.config.errors import ParameterError
 from newllm.config.profiles import available_sweeps, sweep_path
 from newllm.wording import did_you_mean
@@ -47,6 +47,7 @@ def check(options: argparse.Namespace) -> None:
         _check_place(options.on, options.processes)
     sweep_path(options.sweep)
     read_assignments(options.parameters)
+    check_outputs()
 
 
 def _check_place(where: str, processes: int | None) -> None:
