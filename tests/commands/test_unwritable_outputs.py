@@ -1,9 +1,21 @@
 import importlib
 import logging
+import os
 
 import pytest
 
 from newllm import cli
+
+
+@pytest.mark.parametrize("below", ["file/table.csv", "/proc/nothing/table.csv", "pipe"])
+def test_a_table_that_cannot_be_written_is_refused_before_any_work(below, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(importlib, "import_module", lambda name: pytest.fail(f"{name} was begun"))
+    monkeypatch.setattr(cli, "_log_to_the_terminal", lambda: None)
+    with caplog.at_level(logging.ERROR):
+        assert cli.main(["models", "--output", str(tmp_path / below)]) == 2
+    assert "cannot be written" in caplog.text or "which is no file" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from newllm.benchmarks import scores as benchmarks
 from newllm.benchmarks.scores import BenchmarkRecord, Question, Score, Settings
 from newllm.commands.arguments.evaluate import NO_FILE
+from newllm.commands.shared import check_outputs
 from newllm.commands.terminal_table import as_text
 from newllm.data.hub import HubUnavailableError
 from newllm.evaluation.causality import certify
@@ -99,6 +100,7 @@ def _output(model: str, asked: Path | None) -> Path:
     find_saved_model(model)
     if output is None:
         raise ValueError(f"{model} is a model of the hub: say with --output where the results shall go.")
+    check_outputs(output)
     return output
 
 

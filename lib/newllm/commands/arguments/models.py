@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from newllm.commands.shared import check_outputs
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.fields import SizeName
 from newllm.config.methods import method_names
@@ -42,5 +43,7 @@ def check(options: argparse.Namespace) -> None:
         for value in values:
             if value < 1:
                 raise ParameterError(f"{option} is {value}, but it must be 1 or more.")
-    if options.output is not None and options.output.is_dir():
-        raise ParameterError(f"--output is {options.output}, which is a folder: name a CSV file.")
+    if options.output is not None:
+        if options.output.exists() and not options.output.is_file():
+            raise ParameterError(f"--output is {options.output}, which is no file: name a CSV file.")
+        check_outputs(options.output.parent)
