@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from newllm import figures
+from newllm.figures.style import colour
 from newllm.models.position import build_alibi_bias_causal
 
 HISTORY = pd.DataFrame(
@@ -70,6 +71,8 @@ def test_arms_show_every_seed_and_the_mean_best_first():
     assert dict(zip(means.y, means.x, strict=True)) == {"b": 10.0, "a": 40.0}
     assert list(figure.layout.yaxis.categoryarray) == ["b", "a"]
     assert sorted(seeds.x) == [10.0, 30.0, 50.0]
+    # An arm's colour is that of its place in the results, as in figures whose arms are not sorted.
+    assert dict(zip(means.y, means.marker.color, strict=True)) == {"a": colour(0), "b": colour(1)}
 
 
 def test_one_loss_an_arm_is_a_bar_and_no_lonely_dot():

@@ -37,19 +37,22 @@ def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
         The axis title, with its unit.
     """
     means = results.groupby("arm", sort=False)[metric].mean().sort_values()
+    # An arm has the colour that its line has in other figures of the same results, where arms are not sorted.
+    places = {arm: place for place, arm in enumerate(results["arm"].unique())}
+    has_seeds = bool(results["arm"].duplicated().any())
     figure = go.Figure()
     figure.add_bar(
         x=means,
         y=means.index,
         orientation="h",
-        marker_color=[colour(index) for index in range(len(means))],
+        marker_color=[colour(places[arm]) for arm in means.index],
         text=[f"{mean:,.4g}" for mean in means],
         textposition="inside",
         insidetextanchor="start",
         name="mean",
         showlegend=False,
     )
-    if results["arm"].duplicated().any():
+    if has_seeds:
         figure.add_scatter(
             x=results[metric],
             y=results["arm"],
@@ -59,7 +62,7 @@ def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
             name="each seed",
             showlegend=False,
         )
-    figure = finish(figure, f"{label}: mean of each arm, and every seed", label, "")
+    figure = finish(figure, f"{label}: mean of each arm, and every seed" if has_seeds else label, label, "")
     figure.update_layout(height=130 + 32 * len(means))
     return figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=list(means.index))
 
