@@ -211,15 +211,17 @@ def position_encodings() -> pd.DataFrame:
     """Write the perplexity of each encoding, and that in windows longer than those of the training."""
     longer = published_table("04_position_encodings/tables/extrapolation")
     by_length = longer.pivot_table("perplexity", index="arm", columns="seq_length")
+    summary = published_table("04_position_encodings/tables/summary")
     rows = []
-    for _, row in published_table("04_position_encodings/tables/summary").iterrows():
+    # Counts of n-grams have no encoding.
+    for _, row in summary[summary["arm"].isin(by_length.index)].iterrows():
         perplexities = by_length.loc[row["arm"]]
         rows.append(
             {
                 "model": f"`{row['arm']}`",
                 **{f"windows of {length}": f"{perplexities[length]:.1f}" for length in by_length},
                 "nats/token from RoPE": with_interval(row, "difference"),
-                "seeds": row["seeds"],
+                "seeds": f"{row['seeds']:.0f}",
             }
         )
     return pd.DataFrame(rows)
