@@ -270,7 +270,7 @@ def _studies(notebook: str) -> pd.DataFrame:
                 if pd.isna(row["stream_difference"])
                 else f"{row['stream_difference']:+.3f}",
                 "OACD converged": "" if pd.isna(row["convergence_rate"]) else f"{row['convergence_rate']:.0%}",
-                "seeds": row["seeds"],
+                "seeds": f"{row['seeds']:.0f}",
             }
             for _, row in studies.iterrows()
         ]
