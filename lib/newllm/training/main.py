@@ -198,7 +198,8 @@ def train(
         finally:
             # Whoever uses the model next shall not find the wrapper of mixed precision, nor its cache switched off.
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-            model.gradient_checkpointing_disable()
+            if parameters.gradient_checkpointing:
+                model.gradient_checkpointing_disable()
             model.config.use_cache = use_cache
 
     history = history_of(trainer.state.log_history)
