@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
+from newllm import figures
 from newllm.figures import controls
 from newllm.figures.widgets import WIDGET
 from newllm.models import create
@@ -21,7 +22,8 @@ SUMMARY = pd.DataFrame(
 )
 PASSES = pd.DataFrame({"iteration": [1, 1, 9, 9], "rank": [1, 2] * 2, "share": [0.9, 0.1, 0.6, 0.4]})
 CONTEXTS = pd.DataFrame({"iteration": [1, 1, 9, 9], "x": [0.0, 1, 2, 3], "y": [3.0, 2, 1, 0]})
-
+PLACED = ["arm", "seed", "start", "end", "perplexity"]
+LEARNED = ["arm", "seed", "epoch", "train_loss", "validation_loss"]
 
 pytestmark = pytest.mark.usefixtures("figures_as_data")
 
@@ -61,6 +63,29 @@ def test_arms_are_drawn_in_their_order_and_none_is_said():
     assert drawn == [["a", "b", "a", "c"], ["a", "a", "c"], ["a", "a", "c"]]
     arms.value = ()
     assert "no arm is chosen" in shown(box)
+
+
+@pytest.mark.parametrize("picture", ["by position", "while training"])
+def test_an_arm_keeps_its_colour_when_others_go(picture):
+    """Nine arms: the last one shares its colour with the first, and has dashes."""
+    arms = [f"arm{place}" for place in range(9)]
+    positions = pd.DataFrame([(arm, 0, start, start + 8, 9.0) for arm in arms for start in (0, 8)], columns=PLACED)
+    learned = pd.DataFrame([(arm, 0, epoch, 2.0, 3.0) for arm in arms for epoch in (1, 2)], columns=LEARNED)
+    box = controls.arms_on_and_off(
+        arms,
+        {
+            "by position": lambda chosen: figures.position_perplexity(positions[positions.arm.isin(chosen)]),
+            "while training": lambda chosen: figures.training_curves(learned[learned.arm.isin(chosen)]),
+        },
+    )
+    choice, chosen = box.children[0].children
+    choice.value = picture
+    everyone = {line["name"]: line["line"] for line in shown(box)["data"]}
+    assert len({(line["color"], line["dash"]) for name, line in everyone.items() if name in arms}) == 9
+    chosen.value = ("arm3", "arm8")
+    some = {line["name"]: line["line"] for line in shown(box)["data"]}
+    assert len(some) in (2, 4)
+    assert all(everyone[name] == line for name, line in some.items())
 
 
 def test_a_width_is_a_line_among_the_arms():

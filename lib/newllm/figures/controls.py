@@ -15,7 +15,7 @@ from newllm.config.methods import method_names, method_of
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.continuations import continue_ids
 from newllm.evaluation.order import score_by_distance
-from newllm.figures.style import INK, readable_bytes
+from newllm.figures.style import INK, colour, dash, readable_bytes
 from newllm.figures.widgets import Explorer, explorer, length_slider, slope_slider
 from newllm.models.position import PositionEncodingConfig
 from newllm.models.projection import DiverseProjection
@@ -56,7 +56,14 @@ def arms_on_and_off(arms: Sequence[str], pictures: Mapping[str, Callable[[list[s
     def draw(picture: str, chosen: tuple[str, ...]) -> go.Figure:
         if not chosen:
             raise ValueError("no arm is chosen: choose one or more (with Ctrl or Cmd)")
-        return pictures[picture]([arm for arm in arms if arm in chosen])
+        figure = pictures[picture]([arm for arm in arms if arm in chosen])
+        for line in figure.select_traces(lambda trace: (trace.legendgroup or trace.name) in every):
+            # An arm keeps its colour when others go.
+            place = every.index(line.legendgroup or line.name)
+            line.update(line_color=colour(place))
+            if line.showlegend is not False:
+                line.update(line_dash=dash(place))
+        return figure
 
     every = list(dict.fromkeys(arms))
     return explorer(
