@@ -87,8 +87,8 @@ def gradients(model: Any) -> torch.Tensor:
 def checkpoints_gradients(model: Any) -> None:
     model.train()
     expected = gradients(model)
-    model.gradient_checkpointing_enable()
-    assert model.is_gradient_checkpointing
+    model.activation_checkpointing_enable()
+    assert model.is_activation_checkpointing
     close(gradients(model), expected)
 
 
@@ -371,7 +371,7 @@ CALLS = [
     Call("`label_smoothing_factor`", smooths_labels),
     Call("`num_items_in_batch`", divides_by_num_items),
     Call(
-        "`gradient_checkpointing_enable()`",
+        "`activation_checkpointing_enable()`",
         checkpoints_gradients,
         where(has_no_blocks, "does not support activation checkpointing"),
     ),

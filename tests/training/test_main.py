@@ -297,7 +297,7 @@ def test_what_saves_memory_changes_no_number(tmp_path, saving):
     _, found = shared_run(tmp_path / "saving")
     for mine, theirs in zip(numbers(found), numbers(plain), strict=True):
         assert mine == pytest.approx(theirs, abs=1e-5)
-    assert not model.is_gradient_checkpointing
+    assert not model.is_activation_checkpointing
 
 
 def test_the_betas_are_those_of_the_optimiser(tmp_path):

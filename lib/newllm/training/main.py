@@ -199,7 +199,7 @@ def train(
             # Whoever uses the model next shall not find the wrapper of mixed precision, nor its cache switched off.
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             if parameters.gradient_checkpointing:
-                model.gradient_checkpointing_disable()
+                model.activation_checkpointing_disable()
             model.config.use_cache = use_cache
 
     history = history_of(trainer.state.log_history)
@@ -304,7 +304,7 @@ def _trainer(
         num_train_epochs=parameters.epochs,
         per_device_train_batch_size=parameters.batch_size,
         per_device_eval_batch_size=parameters.micro_batch_size or max(1, parameters.batch_size // process_count()),
-        gradient_checkpointing=parameters.gradient_checkpointing,
+        activation_checkpointing=parameters.gradient_checkpointing,
         learning_rate=parameters.lr,
         lr_scheduler_type=SCHEDULES[parameters.schedule],
         warmup_steps=math.ceil(parameters.warmup * steps_a_pass * parameters.epochs),

@@ -51,7 +51,7 @@ def estimate_seconds(
     ]
     move(model, device)
     if parameters.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.0)
 
