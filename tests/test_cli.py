@@ -33,6 +33,8 @@ if not part.is_finished:
         "metrics": {"perplexity": 42.5, "bits_per_byte": parameters.projection_lr},
         "cache": {"tokens": 8, "dtype": "float32", "measured_bytes": 800, "formula_bytes": 800, "bytes_per_token": 100},
         "certificate": {"passed": True, "max_change": 0.0}, "continuations": [], "duration_seconds": 1.0}))
+print("a model writes \\x1b[31m and goes back\\rto here")
+display("a table of the notebook")
 assert not os.environ.get("BREAK"), "broken on purpose"
 """
 
@@ -78,6 +80,9 @@ def test_a_run_is_recorded_skipped_and_run_again_when_asked(notebook, capsys):
     shown = capsys.readouterr().out
     assert all(text in shown for text in ("dproj-oacd", "12,345", "42.5", "100"))
     assert "none was run before" in shown
+    assert shown.count("42.5") == 1  # once, at the end
+    assert "a table of the notebook" not in shown
+    assert r"writes \x1b[31m and goes back\x0dto here" in shown
 
     assert cli.main(["run", "01", "--profile", "smoke", "-p", "projection_lr=1e-4", "-p", "seeds=[3]"]) == 0
     shown = capsys.readouterr().out

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import logging
-import re
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -85,28 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _log_to_the_terminal() -> None:
-    """Show the library's messages, and through papermill those of the notebook."""
-    handler = _ToTheTerminal()
-    handler.setFormatter(_Lines("%(message)s"))
-    for name in ("newllm", "papermill"):
+    """Show the library's messages, and papermill's errors."""
+    for name, level in (("newllm", logging.INFO), ("papermill", logging.ERROR)):
         named = logging.getLogger(name)
-        named.handlers = [handler]
-        named.setLevel(logging.INFO)
+        named.handlers = [_ToTheTerminal()]
+        named.setLevel(level)
         named.propagate = False
-    # papermill says when a cell begins and ends, and shows a progress bar once, at its start; of a dead kernel the
-    # command says more.
-    noise = re.compile(r"Executing (Cell|notebook)|Ending Cell|Kernel died|(Input|Output) Notebook:|\s*(0%\|.*)?$")
-    logging.getLogger("papermill").addFilter(lambda message: not noise.match(message.getMessage()))
-    logging.getLogger("papermill.translators").setLevel(logging.ERROR)
-
-
-class _Lines(logging.Formatter):
-    """Leaves out the end of a line that a notebook printed itself: a handler ends each message's."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Write a message as the terminal shows it."""
-        text = super().format(record)
-        return text.removesuffix("\n") if record.name.startswith("papermill") else text
+    # Of a dead kernel the command says more.
+    logging.getLogger("papermill").addFilter(lambda message: not message.getMessage().startswith("Kernel died"))
 
 
 class _ToTheTerminal(logging.StreamHandler[Any]):

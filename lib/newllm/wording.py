@@ -23,6 +23,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def escape_control_characters(text: str) -> str:
+    r"""Write characters that would move a terminal's cursor, or colour it, as ``\x1b``: models write any of them."""
+    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is most like this one, of equals the one of the same letters; None where none is."""
 

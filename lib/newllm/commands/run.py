@@ -27,7 +27,7 @@ from newllm.runs.lock import RunError
 from newllm.runs.pictures import draw_pictures
 from newllm.runs.records_table import load_records
 from newllm.runs.watching import View, watched
-from newllm.wording import describe_seconds
+from newllm.wording import describe_seconds, escape_control_characters
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +147,7 @@ def show_results(planned: Sequence[RunParameters]) -> None:
 def _execute(notebook: str, run: Run, passed: Mapping[str, Any]) -> None:
     """Run papermill; the notebook stands in the run folder as unfinished.ipynb until its last cell is done."""
     unfinished = run.folder / "unfinished.ipynb"
+    said = _Said()
     with kernel_of_this_python():
         papermill.execute_notebook(
             notebook_path(notebook),
@@ -155,6 +156,19 @@ def _execute(notebook: str, run: Run, passed: Mapping[str, Any]) -> None:
             kernel_name="python3",
             language="python",
             progress_bar=False,
-            log_output=True,
+            stdout_file=said,
+            stderr_file=said,
         )
     unfinished.replace(run.folder / f"{notebook}.ipynb")
+
+
+class _Said:
+    """What a notebook prints, in the log. What it displays is for the report: in a terminal the results come last."""
+
+    def write(self, text: str) -> None:
+        """Log a message of the kernel, which ends a line of its own or not."""
+        if text.strip():
+            logger.info("%s", escape_control_characters(text.removesuffix("\n")))
+
+    def flush(self) -> None:
+        """Do nothing: a message is logged whole."""
