@@ -1,5 +1,6 @@
 """``newllm lab``: copies of the notebooks, which are run and changed while the clone stays as it is."""
 
+import os
 import subprocess
 
 import pytest
@@ -22,8 +23,10 @@ def test_what_somebody_changed_is_kept(tmp_path):
     assert all(path.read_bytes() == notebook_path(path.stem).read_bytes() for path in others)
 
 
-def test_lab_is_opened_at_the_root_with_what_it_takes_itself(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("user", "said"), [(1000, []), (0, ["--allow-root"])])
+def test_lab_is_opened_at_the_root_with_what_it_takes_itself(tmp_path, monkeypatch, user, said):
     seen = {}
+    monkeypatch.setattr(os, "geteuid", lambda: user, raising=False)
 
     def note(command: list[str], **settings: object) -> object:
         seen.update(settings, command=command)
@@ -33,8 +36,9 @@ def test_lab_is_opened_at_the_root_with_what_it_takes_itself(tmp_path, monkeypat
     monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path))
     assert cli.main(["lab", "--port", "8899", "--no-browser"]) == 3
     assert seen["cwd"] == project_root()
-    _, *module, shown, port, browser = seen["command"]
+    _, *module, shown, port, browser = seen["command"][:7]
     assert module == ["-m", "jupyter", "lab"] and (port, browser) == ("--port=8899", "--no-browser")
+    assert seen["command"][7:] == said
     assert (project_root() / shown).is_file()
 
 

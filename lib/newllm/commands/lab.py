@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ def main(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "jupyter", "lab", shown.as_posix()]
     command += [f"--port={options.port}"] if options.port else []
     command += [] if options.browser else ["--no-browser"]
+    # Whoever is root, as in most containers, has no other user to be; Jupyter asks to be told.
+    command += ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
     return subprocess.run(command, cwd=root, check=False).returncode
 
 
