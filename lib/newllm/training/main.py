@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -44,7 +43,7 @@ from newllm.training.checkpoints import (
     last_good_checkpoint,
     remove_checkpoint,
 )
-from newllm.training.muon import muon_of
+from newllm.training.muon import optimizer_of
 
 logger = logging.getLogger(__name__)
 SETTINGS = "settings.json"
@@ -341,7 +340,7 @@ def _trainer(
         model=model,
         args=arguments,
         data_collator=collate,
-        optimizers=(_optimizer(model, parameters), None),
+        optimizers=(optimizer_of(model, parameters), None),
         train_dataset=data.train,
         eval_dataset=data.validation,
         callbacks=[
@@ -355,19 +354,6 @@ def _trainer(
     trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _optimizer(model: PreTrainedModel, parameters: TrainingParameters) -> Optimizer | None:
-    """Muon with AdamW; None where AdamW alone is asked for, which the Trainer builds."""
-    if parameters.matrix_lr is None:
-        return None
-    return muon_of(
-        model,
-        lr=parameters.lr,
-        matrix_lr=parameters.matrix_lr,
-        weight_decay=parameters.weight_decay,
-        betas=(parameters.adam_beta1, parameters.adam_beta2),
-    )
 
 
 def _steps_a_pass(data: TrainingData, parameters: TrainingParameters) -> int:

@@ -10,6 +10,8 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_parameter_names
 
+from newllm.config.groups import TrainingParameters
+
 # Coefficients of Jordan et al. (2024): singular values of up to one come near one in five steps.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 STEPS = 5
@@ -165,4 +167,17 @@ def muon_of(
         ],
         lr=lr,
         betas=betas,
+    )
+
+
+def optimizer_of(model: PreTrainedModel, parameters: TrainingParameters) -> Muon | None:
+    """Return Muon with AdamW; None where AdamW alone is asked for, which the Trainer builds."""
+    if parameters.matrix_lr is None:
+        return None
+    return muon_of(
+        model,
+        lr=parameters.lr,
+        matrix_lr=parameters.matrix_lr,
+        weight_decay=parameters.weight_decay,
+        betas=(parameters.adam_beta1, parameters.adam_beta2),
     )

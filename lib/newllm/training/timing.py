@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from newllm.config.groups import TrainingParameters
 from newllm.runtime import move
 from newllm.training.main import TrainingData, collate
+from newllm.training.muon import optimizer_of
 
 # The first one is slower than all that follow.
 TIMED_STEPS = 4
@@ -53,7 +54,9 @@ def estimate_seconds(
     if parameters.gradient_checkpointing:
         model.activation_checkpointing_enable()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=0.0)
+    optimizer = optimizer_of(model, parameters) or torch.optim.AdamW(trained)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
 
     def take_step() -> None:
         for batch in batches:
