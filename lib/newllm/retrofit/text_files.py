@@ -7,10 +7,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
+from newllm.config.text_files import TEXT_SUFFIXES
 from newllm.data.groups import DocumentGroups
 from newllm.data.preparation import NotEnoughTextError
 from newllm.data.sides import TextSides
-from newllm.data.sources import TEXT_SUFFIXES, document_hash, file_texts
+from newllm.data.sources import document_hash, file_texts
 from newllm.data.tokenizers import bytes_per_token as count_bytes
 from newllm.data.tokenizers import encode_documents
 from newllm.data.windows import TokenWindows, WindowCount, concatenate, smallest_id_type

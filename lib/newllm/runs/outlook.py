@@ -148,15 +148,17 @@ def _row(
 
 
 def _rest(expected: Mapping[str, float], state: TrialState, now: float) -> tuple[float, float]:
-    """Seconds that a trial at work still needs, and the share of its expected work that is done."""
+    """Seconds that a trial at work still needs, and the share of its expected work that this process has done."""
     order = list(expected)
     place = order.index(state.stage) if state.stage in order else 0
     before, after = order[:place], order[place + 1 :]
     seen = sum(state.seconds.get(name, 0.0) for name in before)
-    believed = sum(expected[name] for name in before)
-    here = expected.get(state.stage, 0.0)
+    # What an earlier process did took none of the time that is seen, so that it says nothing about the pace.
+    believed = sum(expected[name] for name in before if name in state.seconds)
+    to_do = max(0, state.total - state.skipped) if state.total else 0
+    here = expected.get(state.stage, 0.0) * (to_do / state.total if state.total else 1.0)
     passed = state.seconds.get(state.stage, 0.0)
-    share = min(1.0, state.done / state.total) if state.total else 0.0
+    share = min(1.0, (state.done - state.skipped) / to_do) if to_do else 0.0
     whole = here * _correction(seen, believed)
     if share:
         weight = min(1.0, share / SHARE_TO_BELIEVE)

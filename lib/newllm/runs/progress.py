@@ -30,8 +30,10 @@ class TrialState(BaseModel):
         The stage it is in, or was in last; empty before the first one.
     done, total
         Steps of that stage.
+    skipped
+        How many of them an earlier process did: they took none of the time.
     seconds
-        How long each stage has taken so far, by name.
+        How long each stage has taken so far, by name; one that was finished before is not among them.
     numbers
         What was found so far, by name: losses, rates.
     started_at, written_at
@@ -43,6 +45,7 @@ class TrialState(BaseModel):
     stage: str = ""
     done: int = 0
     total: int | None = None
+    skipped: int = 0
     seconds: dict[str, float] = {}
     numbers: dict[str, float] = {}
     started_at: float
@@ -129,6 +132,7 @@ class _Writer:
     started_at: float
     seconds: dict[str, float]
     began: dict[str, float]
+    skipped: dict[str, int]
     numbers: dict[str, float]
     written_at: float = 0.0
 
@@ -136,6 +140,7 @@ class _Writer:
         now = time.time()
         is_new = stage.name not in self.began
         self.began.setdefault(stage.name, now)
+        self.skipped.setdefault(stage.name, stage.done)
         self.numbers |= stage.numbers
         if not (is_new or stage.ended) and now - self.written_at < WRITE_EVERY_SECONDS:
             return
@@ -145,6 +150,7 @@ class _Writer:
             stage=stage.name,
             done=stage.done,
             total=stage.total,
+            skipped=self.skipped[stage.name],
             seconds=self.seconds,
             numbers=self.numbers,
             started_at=self.started_at,
@@ -159,7 +165,7 @@ class _Writer:
 def written_progress(folder: Path) -> Iterator[None]:
     """Write the stages of the work inside into the folder of a trial, and delete the file at the end."""
     try:
-        with told_to(_Writer(folder, time.time(), {}, {}, {})):
+        with told_to(_Writer(folder, time.time(), {}, {}, {}, {})):
             yield
     finally:
         (folder / PROGRESS_FILE).unlink(missing_ok=True)

@@ -1,16 +1,17 @@
 """What ``newllm run`` takes."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from newllm.commands.arguments.assignments import add_assignments
 from newllm.commands.shared import check_outputs, full_name, read_assignments
 from newllm.config.errors import ParameterError
-from newllm.config.groups import ComparisonParameters, RunParameters
+from newllm.config.groups import ComparisonParameters, DataParameters, RunParameters
 from newllm.config.methods import CHECKPOINT, method_names, method_of
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import SHOWN, load_parameters, notebooks_of, profiles, refuse_unknown
+from newllm.config.text_files import matching_files
 from newllm.wording import did_you_mean
 
 SUMMARY = "execute notebooks and show the table of their results"
@@ -46,9 +47,20 @@ def check_planned(options: argparse.Namespace) -> None:
     """Refuse what the runs that are asked for cannot be."""
     for parameters in planned_runs(options):
         check_outputs(parameters.output_folder)
+        if isinstance(parameters, DataParameters):
+            refuse_missing_text(parameters.text_files or ())
         if isinstance(parameters, ComparisonParameters):
             for arm in parameters.arms:
                 refuse_unknown_model(arm)
+
+
+def refuse_missing_text(patterns: Sequence[str]) -> None:
+    """Refuse text files that are not there, or are none."""
+    try:
+        for pattern in patterns:
+            matching_files(pattern)
+    except (OSError, ValueError) as error:
+        raise ParameterError(str(error)) from error
 
 
 def refuse_unknown_model(arm: str) -> None:
