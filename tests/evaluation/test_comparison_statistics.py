@@ -5,21 +5,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newllm.evaluation.comparison_statistics import holm, seed_variance, two_way_difference
+from newllm.evaluation.comparison_statistics import (
+    NO_SEED_VARIANCE,
+    SeedVariance,
+    holm,
+    seed_variance,
+    two_way_difference,
+)
 
 SEEDS, DOCUMENTS, WINDOWS = 3, 20, 6
 
 
-def simulated(generator, difference, seed_deviation, document_deviation):
+def simulated(generator, difference, seed_deviation, document_deviation, seeds=SEEDS):
     """Losses (S, N) of two arms that differ by ``difference``, with effects of arm and seed, and of document."""
     documents = np.repeat(np.arange(DOCUMENTS), WINDOWS)
     hardness = generator.normal(0, 1, DOCUMENTS * WINDOWS)
     effect = generator.normal(0, document_deviation, DOCUMENTS)[documents]
     arms = []
     for shift in (difference + effect, np.zeros_like(effect)):
-        seeds = generator.normal(0, seed_deviation, (SEEDS, 1))
-        noise = generator.normal(0, 0.02, (SEEDS, DOCUMENTS * WINDOWS))
-        arms.append(4 + hardness + shift + seeds + noise)
+        luck = generator.normal(0, seed_deviation, (seeds, 1))
+        noise = generator.normal(0, 0.02, (seeds, DOCUMENTS * WINDOWS))
+        arms.append(4 + hardness + shift + luck + noise)
     return *arms, documents
 
 
@@ -30,9 +36,23 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says(seed_deviati
     repetitions = 200
     for _ in range(repetitions):
         ours, theirs, documents = simulated(generator, 0.03, seed_deviation, document_deviation)
-        found = two_way_difference(ours, theirs, documents, pooled_seed_variance=seed_deviation**2)
+        found = two_way_difference(ours, theirs, documents, pooled_seed_variance=SeedVariance(seed_deviation**2, 100))
         held += found.interval.low <= 0.03 <= found.interval.high
     # 95 % of 200, give or take three standard errors below; wider than promised is no fault here.
+    assert held / repetitions >= 0.95 - 3 * (0.95 * 0.05 / repetitions) ** 0.5
+
+
+@pytest.mark.parametrize("arms_of_two_seeds", [2, 3])
+def test_a_variance_of_few_seeds_makes_no_promise_that_it_cannot_keep(arms_of_two_seeds):
+    """What an arm of one seed borrows from few others is uncertain too, and the interval is wider for it."""
+    generator = np.random.default_rng(5)
+    held = 0
+    repetitions = 400
+    for _ in range(repetitions):
+        others = generator.normal(4, 0.01, (arms_of_two_seeds, 2))
+        ours, theirs, documents = simulated(generator, 0.03, 0.01, 0.005, seeds=1)
+        found = two_way_difference(ours, theirs, documents, pooled_seed_variance=seed_variance(list(others)))
+        held += found.interval.low <= 0.03 <= found.interval.high
     assert held / repetitions >= 0.95 - 3 * (0.95 * 0.05 / repetitions) ** 0.5
 
 
@@ -41,7 +61,7 @@ def test_seeds_that_disagree_widen_the_interval():
     ours, theirs, documents = simulated(generator, 0.0, 0.0, 0.01)
     narrow = two_way_difference(ours, theirs, documents)
     wide = two_way_difference(ours + np.array([[0.1], [0.0], [-0.1]]), theirs, documents)
-    pooled = two_way_difference(ours, theirs, documents, pooled_seed_variance=0.1**2)
+    pooled = two_way_difference(ours, theirs, documents, pooled_seed_variance=SeedVariance(0.1**2, 100))
     assert wide.standard_error > 3 * narrow.standard_error
     assert pooled.standard_error > 3 * narrow.standard_error
 
@@ -65,8 +85,10 @@ def test_equivalence_needs_a_narrow_interval_and_not_only_a_small_difference():
 
 
 def test_the_variance_of_seeds_is_pooled_over_arms():
-    assert seed_variance([[1.0, 2.0, 3.0], [5.0, 5.0]]) == pytest.approx(2 / 3)
-    assert seed_variance([[1.0], [2.0]]) == 0
+    pooled = seed_variance([[1.0, 2.0, 3.0], [5.0, 5.0]])
+    assert pooled.value == pytest.approx(2 / 3)
+    assert pooled.freedom == 3
+    assert seed_variance([[1.0], [2.0]]) == NO_SEED_VARIANCE
 
 
 @given(st.dictionaries(st.text(min_size=1), st.floats(0, 1), min_size=1, max_size=8))

@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from newllm.evaluation.comparison_statistics import Difference, holm, seed_variance, two_way_difference
+from newllm.evaluation.comparison_statistics import (
+    NO_SEED_VARIANCE,
+    Difference,
+    SeedVariance,
+    holm,
+    seed_variance,
+    two_way_difference,
+)
 from newllm.experiments.scoring import EVALUATION_FILE
 
 logger = logging.getLogger(__name__)
@@ -20,6 +27,8 @@ logger = logging.getLogger(__name__)
 # In nats a token: within it two arms count as equally good, where the data can tell.
 EQUIVALENCE_MARGIN = 0.01
 SIGNIFICANCE = 0.05
+# With fewer degrees of freedom an interval holds the truth less often than it says, whatever the formula.
+LEAST_SEED_FREEDOM = 2
 
 BETTER = "better"
 WORSE = "worse"
@@ -112,12 +121,14 @@ def compare_pairs(
         dict where no windows are shared.
     """
     known = [arm for arm in losses.values() if arm is not None and arm.has_seeds]
-    pooled = 0.0 if have_same_weights else seed_variance([arm.means() for arm in known])
-    knows_seeds = any(len(arm.by_seed) > 1 for arm in known)
+    pooled = seed_variance([arm.means() for arm in known])
+    # Two arms of two seeds, or one of three: from less nobody can tell what another seed would find.
+    knows_seeds = pooled.freedom >= LEAST_SEED_FREEDOM
+    between_arms = NO_SEED_VARIANCE if have_same_weights else pooled
     found = {
         number: difference
         for number, (ours, theirs) in enumerate(pairs)
-        if (difference := _difference(losses.get(ours), losses.get(theirs), pooled)) is not None
+        if (difference := _difference(losses.get(ours), losses.get(theirs), between_arms)) is not None
     }
     adjusted = holm({str(number): difference.p_value for number, difference in found.items()})
     return [
@@ -149,7 +160,7 @@ def verdict(difference: Difference, adjusted_p: float) -> str:
     return OPEN
 
 
-def _difference(ours: ArmLosses | None, theirs: ArmLosses | None, pooled: float) -> Difference | None:
+def _difference(ours: ArmLosses | None, theirs: ArmLosses | None, pooled: SeedVariance) -> Difference | None:
     """Difference over the seeds that both have; what has no seeds stands beside each."""
     if ours is None or theirs is None or not np.array_equal(ours.groups, theirs.groups):
         return None

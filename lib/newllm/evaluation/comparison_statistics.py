@@ -27,21 +27,43 @@ class Difference:
         The difference and its 95 % interval over seeds and documents together; negative: the first is better.
     standard_error
         Of the difference.
+    freedom
+        Degrees of freedom of the standard error.
     p_value
         Two-sided, of no difference at all.
     """
 
     interval: Interval
     standard_error: float
+    freedom: float
     p_value: float
 
     def is_equivalent(self, margin: float, confidence: float = CONFIDENCE) -> bool:
         """Tell whether the difference lies within ``margin`` either way: two one-sided tests (Schuirmann 1987)."""
-        reach = stats.norm.ppf(confidence) * self.standard_error
+        reach = stats.t.ppf(confidence, self.freedom) * self.standard_error
         return abs(self.interval.mean) + float(reach) < margin
 
 
-def seed_variance(losses: Sequence[ArrayLike]) -> float:
+@dataclass(frozen=True)
+class SeedVariance:
+    """How much the loss of an arm varies from seed to seed, and how well that is known.
+
+    Attributes
+    ----------
+    value
+        Variance of a single seed's mean loss, of nats per token.
+    freedom
+        Degrees of freedom of the estimate: the seeds of all arms, less one for each arm; 0 where nothing is known.
+    """
+
+    value: float = 0.0
+    freedom: int = 0
+
+
+NO_SEED_VARIANCE = SeedVariance()
+
+
+def seed_variance(losses: Sequence[ArrayLike]) -> SeedVariance:
     """Pool over arms how much the mean loss of an arm varies from seed to seed.
 
     Three seeds tell little of their variance; all arms together tell more, where they vary alike.
@@ -53,13 +75,13 @@ def seed_variance(losses: Sequence[ArrayLike]) -> float:
 
     Returns
     -------
-    float
-        Variance of a single seed's loss; 0 where no arm has two seeds.
+    SeedVariance
+        Of a single seed's loss; with no degree of freedom where no arm has two seeds.
     """
     groups = [np.asarray(values, dtype=np.float64) for values in losses]
     freedom = sum(len(values) - 1 for values in groups)
     squares = sum(float(((values - values.mean()) ** 2).sum()) for values in groups)
-    return squares / freedom if freedom else 0.0
+    return SeedVariance(squares / freedom, freedom) if freedom else NO_SEED_VARIANCE
 
 
 def two_way_difference(
@@ -67,7 +89,7 @@ def two_way_difference(
     theirs: ArrayLike,
     documents: ArrayLike,
     *,
-    pooled_seed_variance: float = 0.0,
+    pooled_seed_variance: SeedVariance = NO_SEED_VARIANCE,
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Difference:
@@ -75,7 +97,8 @@ def two_way_difference(
 
     A two-way bootstrap (Owen 2007): each draw takes documents with replacement, as windows of one document hang
     together, and seeds with replacement. As a bootstrap of few seeds finds too little of their variance, what the
-    pooled variance adds to it is added to the square of the standard error.
+    pooled variance adds to it is added to the square of the standard error. Variances that are known from few documents
+    and from fewer seeds make a wider interval: their degrees of freedom are joined by Satterthwaite's formula (1946).
 
     Parameters
     ----------
@@ -114,17 +137,28 @@ def two_way_difference(
     seeds_drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS) / seeds
     draws = (documents_drawn @ sums.T * seeds_drawn).sum(1) / (documents_drawn @ windows)
     mean = float(differences.mean())
-    # Two independent arms of S seeds each; a bootstrap of S values finds (S - 1) / S of their variance.
-    found = float(differences.mean(1).var(ddof=1)) * (seeds - 1) / seeds if seeds > 1 else 0.0
-    missing = max(2 * pooled_seed_variance - found, 0.0) / seeds
-    error = float(np.sqrt(draws.var(ddof=1) + missing))
-    # Documents carry the degrees of freedom: there are more of them than seeds, whose variance is pooled.
-    reach = float(stats.t.ppf((1 + confidence) / 2, max(count - 1, 1))) * error
+    # Two independent arms of S seeds each. A bootstrap of S values finds (S - 1) / S of their variance.
+    spread = float(differences.mean(1).var(ddof=1)) if seeds > 1 else 0.0
+    of_seeds = max(2 * pooled_seed_variance.value, spread) / seeds
+    of_documents = max(float(draws.var(ddof=1)) - spread * (seeds - 1) / seeds**2, 0.0)
+    error = float(np.sqrt(of_seeds + of_documents))
+    freedom = _joint_freedom(
+        [(of_seeds, max(pooled_seed_variance.freedom, seeds - 1)), (of_documents, max(count - 1, 1))]
+    )
+    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
     if count == 1 and seeds == 1:
         # One document read with one seed: how far another one would be from it, nobody knows.
-        return Difference(Interval(mean, np.nan, np.nan, count), np.nan, 1.0)
-    p_value = float(2 * stats.t.sf(abs(mean) / error, max(count - 1, 1))) if error else float(mean == 0)
-    return Difference(Interval(mean, mean - reach, mean + reach, count), error, p_value)
+        return Difference(Interval(mean, np.nan, np.nan, count), np.nan, freedom, 1.0)
+    p_value = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    return Difference(Interval(mean, mean - reach, mean + reach, count), error, freedom, p_value)
+
+
+def _joint_freedom(parts: Sequence[tuple[float, int]]) -> float:
+    """Degrees of freedom of a sum of independent variances, each given with its own (Satterthwaite 1946, eq. 17)."""
+    known = [(variance, freedom) for variance, freedom in parts if variance > 0]
+    if not known:
+        return float(max(freedom for _, freedom in parts))
+    return sum(variance for variance, _ in known) ** 2 / sum(variance**2 / freedom for variance, freedom in known)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
