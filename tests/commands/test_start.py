@@ -33,6 +33,7 @@ def test_text_files_that_are_not_there_are_refused_before_the_work_is_imported(t
         ("start", tmp_path / "gone", "no file matches"),
         ("start", tmp_path / "*.pdf", "only .txt and .jsonl files are read"),
         ("run 02", tmp_path / "gone", "no file matches"),
+        ("train pythia", tmp_path / "gone", "no file matches"),
     ):
         assert cli.main([*command.split(), "-p", "source=text", "-p", f"text_files=[{given}]"]) == 2
         assert said in capsys.readouterr().out

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.notebooks import NOTEBOOKS
+from newllm.config.text_files import matching_files
 from newllm.config.values import read_scalar
 from newllm.files import PARTIAL, outputs_folder, project_root, why_unwritable
 
@@ -68,6 +69,15 @@ def check_outputs(folder: Path | None = None) -> None:
             pass
     except OSError as error:
         raise ParameterError(why_unwritable(place, error)) from error
+
+
+def refuse_missing_text(patterns: Sequence[str]) -> None:
+    """Refuse text files that are not there, or are none."""
+    try:
+        for pattern in patterns:
+            matching_files(pattern)
+    except (OSError, ValueError) as error:
+        raise ParameterError(str(error)) from error
 
 
 def read_assignments(assignments: Sequence[str], option: str = "-p") -> dict[str, str | None]:

@@ -1,17 +1,16 @@
 """What ``newllm run`` takes."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from newllm.commands.arguments.assignments import add_assignments
-from newllm.commands.shared import check_outputs, full_name, read_assignments
+from newllm.commands.shared import check_outputs, full_name, read_assignments, refuse_missing_text
 from newllm.config.errors import ParameterError
 from newllm.config.groups import ComparisonParameters, DataParameters, RunParameters
 from newllm.config.methods import CHECKPOINT, method_names, method_of
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import SHOWN, load_parameters, notebooks_of, profiles, refuse_unknown
-from newllm.config.text_files import matching_files
 from newllm.wording import did_you_mean
 
 SUMMARY = "execute notebooks and show the table of their results"
@@ -52,15 +51,6 @@ def check_planned(options: argparse.Namespace) -> None:
         if isinstance(parameters, ComparisonParameters):
             for arm in parameters.arms:
                 refuse_unknown_model(arm)
-
-
-def refuse_missing_text(patterns: Sequence[str]) -> None:
-    """Refuse text files that are not there, or are none."""
-    try:
-        for pattern in patterns:
-            matching_files(pattern)
-    except (OSError, ValueError) as error:
-        raise ParameterError(str(error)) from error
 
 
 def refuse_unknown_model(arm: str) -> None:

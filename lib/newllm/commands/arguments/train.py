@@ -4,7 +4,7 @@ import argparse
 
 from newllm.commands.arguments.assignments import add_assignments
 from newllm.commands.arguments.run import refuse_unknown_model
-from newllm.commands.shared import check_outputs, read_assignments
+from newllm.commands.shared import check_outputs, read_assignments, refuse_missing_text
 from newllm.config.errors import ParameterError
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.profiles import SHOWN, load_parameters, profiles
@@ -32,7 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> None:
     """Refuse unknown models and parameters, and impossible values."""
     refuse_unknown_model(options.arm)
-    planned_parameters(options)
+    refuse_missing_text(planned_parameters(options).text_files or ())
     check_outputs()
 
 
