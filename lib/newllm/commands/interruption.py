@@ -79,6 +79,8 @@ class Interruption:
         """Wait for Ctrl-C, then for the end, a second Ctrl-C or the end of patience."""
         if not self._hear():
             return
+        # Tasks that wait for a kernel hear of its death, and nobody hears them any more.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         end_children()
         self._heard.settimeout(GRACE_SECONDS)
         try:

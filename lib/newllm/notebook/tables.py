@@ -13,6 +13,7 @@ from newllm.analysis.tables import COLUMNS, EIGHTHS, arms_table, readable, share
 BETTER, WORSE = "#1a9850", "#d9660a"
 SIGNED = {name: column.words for name, column in COLUMNS.items() if "+" in column.pattern}
 GAP = "  "
+NO_BREAK = "\N{NO-BREAK SPACE}"
 HEADING_LINES, HEADING_WIDTH, CAPTION_WIDTH = 4, 9, 120
 HALF = "± is half of a 95 % interval."
 SEEDS = "± is half of a 95 % interval over the seeds; that of a difference is over seeds and documents together."
@@ -143,7 +144,8 @@ class Table:
 
 
 def _cell(text: str, side: str, colour: str) -> str:
-    shown = escape(text.rstrip())
+    # A number keeps to one line with its interval, also where styles are dropped.
+    shown = escape(text.rstrip().replace(" ± ", NO_BREAK + "±" + NO_BREAK))
     coloured = f'<b style="color:{colour}">{shown}</b>' if colour else shown
     return f'<td align="{side}" style="text-align:{side}">{coloured}</td>'
 
