@@ -26,6 +26,7 @@ from newllm.commands.arguments import (
     train,
 )
 from newllm.commands.interruption import Interruption
+from newllm.commands.offered import as_called_here
 from newllm.config.errors import ParameterError
 from newllm.files import project_root
 
@@ -48,7 +49,7 @@ COMMANDS: tuple[ModuleType, ...] = (
 )
 
 OVERVIEW = """\
-newllm trains, verifies and compares language models that keep a smaller KV cache.
+trains, verifies and compares language models that keep a smaller KV cache.
   newllm start               minutes: three models trained on this machine, on a page that explains them
   newllm run                 the notebooks by their questions; newllm run 02 runs one, newllm lab opens all
   newllm leaderboard         every result; newllm models measures every model, newllm evaluate asks trained ones more
@@ -66,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_the_terminal()
     options = _parser().parse_args(arguments)
     if options.declared is None:
-        logger.info("%s", OVERVIEW)
+        called = as_called_here("newllm")
+        logger.info("newllm%s %s", "" if called == "newllm" else f" (here: {called})", OVERVIEW)
         return 0
     interruption = Interruption(options.declared.WHEN_INTERRUPTED)
     try:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from newllm import figures
 from newllm.commands.arguments.leaderboard import read_filters
+from newllm.commands.offered import as_called_here
 from newllm.commands.terminal_table import terminal_width
 from newllm.config.errors import ParameterError
 from newllm.figures.pareto import Canvas
@@ -28,7 +29,9 @@ def main(options: argparse.Namespace) -> int:
         filters = read_filters(options.filters)
         board = read_board([options.folder] if options.folder else default_folders())
         if not board.budgets and board.set_apart.empty:
-            raise ParameterError("there is no record: run a comparison first, such as newllm run 02.")
+            raise ParameterError(
+                f"there is no record: run a comparison first, such as {as_called_here('newllm run 02')}"
+            )
         board = board.filtered(filters) if board.budgets else board
     except ParameterError as error:
         logger.error("%s", error)

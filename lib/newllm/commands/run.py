@@ -12,6 +12,7 @@ from papermill.exceptions import PapermillExecutionError
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import summarize_arms
 from newllm.commands.arguments.run import given_parameters, planned_runs
+from newllm.commands.offered import as_called_here
 from newllm.commands.shared import available_notebooks, notebook_path, notebook_title
 from newllm.commands.terminal_table import terminal_width
 from newllm.commands.terminal_view import view_of_this_terminal
@@ -59,7 +60,8 @@ def main(options: argparse.Namespace) -> int:
 def show_notebooks() -> None:
     """Log which notebooks there are, by the question that each one asks."""
     titles = [f"  {name[:2]}  {notebook_title(name)}" for name in available_notebooks()]
-    logger.info("Which one? For example: newllm run 02\n%s\n  all of them: newllm run all", "\n".join(titles))
+    one, every = as_called_here("newllm run 02"), as_called_here("newllm run all")
+    logger.info("Which one? For example: %s\n%s\n  all of them: %s", one, "\n".join(titles), every)
 
 
 def run_notebook(parameters: RunParameters, given: Mapping[str, Any], view: View | None = None) -> bool:
