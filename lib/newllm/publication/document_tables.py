@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from newllm.analysis.budgets import told_apart
 from newllm.analysis.claims import judge_claims
 from newllm.analysis.hours import hours_by_arm
 from newllm.analysis.learning_rates import with_learning_rate
@@ -293,6 +294,20 @@ def hours() -> pd.DataFrame:
     )
 
 
+def budgets() -> pd.DataFrame:
+    """Write how small a difference a number of seeds tells apart."""
+    table = told_apart(published_sweep("sotu"), BASELINE)
+    if table.empty:
+        raise UnpublishedError("not published yet: `newllm sweep sotu` with a second seed of two arms")
+    return pd.DataFrame(
+        {
+            "seeds of each arm": table["seeds"],
+            "hours of a core, both arms": [f"{hours:.1f}" for hours in table["hours"]],
+            "half of the 95 % interval of their difference (nats/token)": [f"{reach:.4f}" for reach in table["reach"]],
+        }
+    )
+
+
 def learning_rates() -> pd.DataFrame:
     """Write the perplexity of each arm at each learning rate that was tried."""
     records = with_learning_rate(published_sweep("learning_rates"))
@@ -314,6 +329,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "llama retrofits": llama_retrofits,
     "retrofit or training": retrofit_or_training,
     "hours": hours,
+    "budgets": budgets,
     "models at 70m": models_at_70m,
     "decoding": decoding,
     "decoding reads": decoding_reads,

@@ -1,0 +1,57 @@
+"""What a budget can tell apart: how small a difference between two arms its seeds and documents would show."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from newllm.analysis.differences import LEAST_SEED_FREEDOM, ArmLosses, read_losses
+from newllm.evaluation.comparison_statistics import SeedVariance, seed_variance, two_way_difference
+
+MINUTES_PER_HOUR = 60
+
+
+def told_apart(records: pd.DataFrame, baseline: str, seeds: Sequence[int] = (1, 2, 3, 5, 10)) -> pd.DataFrame:
+    """Foretell the interval of a difference between two arms from what is known of seeds and documents.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.runs.records_table.load_records`, of arms that were trained alike.
+    baseline
+        The arm that the others are compared with.
+    seeds
+        Numbers of seeds of each of the two arms.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each number of ``seeds``: ``hours`` of one core for both arms (medians of trials), and ``reach``,
+        half of the 95 % interval in nats per token (the median over arms). Empty where too few trials with another
+        seed are there to know how much seeds vary.
+    """
+    arms = {arm: read_losses(rows) for arm, rows in records.groupby("arm", sort=False)}
+    known = {arm: losses for arm, losses in arms.items() if losses is not None}
+    spread = seed_variance([losses.means() for losses in known.values()])
+    if spread.freedom < LEAST_SEED_FREEDOM or baseline not in known:
+        return pd.DataFrame(columns=["seeds", "hours", "reach"])
+    base = known.pop(baseline)
+    minutes = float(records["duration_seconds"].median()) / 60
+    return pd.DataFrame(
+        [
+            {
+                "seeds": count,
+                "hours": 2 * count * minutes / MINUTES_PER_HOUR,
+                "reach": float(np.median([_reach(losses, base, spread, count) for losses in known.values()])),
+            }
+            for count in seeds
+        ]
+    )
+
+
+def _reach(ours: ArmLosses, theirs: ArmLosses, spread: SeedVariance, seeds: int) -> float:
+    """Half of the interval, had both arms so many seeds: the mean of S seeds varies an S-th as much as one seed."""
+    first, second = (next(iter(arm.by_seed.values())) for arm in (ours, theirs))
+    of_mean = SeedVariance(spread.value / seeds, spread.freedom)
+    interval = two_way_difference([first], [second], theirs.groups, pooled_seed_variance=of_mean).interval
+    return (interval.high - interval.low) / 2
