@@ -17,7 +17,8 @@ from newllm.models import create, names
 from newllm.models.language_model import LanguageModel
 from newllm.models.loader_file import LOADER
 from newllm.runs.saving import save_trained_model
-from tests.models.ecosystem import CALLS, IDS, PAGE, with_table
+from tests.models.ecosystem import CALLS, PAGE, with_table
+from tests.models.library_calls import IDS
 
 
 def build(name: str) -> LanguageModel:

@@ -1,65 +1,28 @@
-"""A retrofit is exact where nothing is left out, keeps the bytes it says, and refuses what it cannot convert."""
+"""A retrofit is exact where nothing is left out, and keeps the bytes it says."""
 
 import copy
-import re
-from pkgutil import resolve_name as resolve
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 from transformers import (
     AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    LlamaForSequenceClassification,
 )
 
-from newllm.config.retrofit import RetrofitParameters
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
 from newllm.evaluation.probing import logits_in_pieces
 from newllm.models import create
-from newllm.models.attention import Attention
 from newllm.retrofit import retrofit
 from newllm.retrofit.calibration import calibrate
 from newllm.retrofit.grouping import align, average, read_all
 from newllm.retrofit.heads import read_heads, write_heads
-from newllm.retrofit.healing import following
-from newllm.retrofit.token_ids import read_ids
-
-IDS = torch.randint(1, 512, (2, 24), generator=torch.Generator().manual_seed(1))
-TEXT = torch.randint(1, 512, (12, 16), generator=torch.Generator().manual_seed(0))
-# Parents of every form: rotated in part or whole, not at all, grouped, with biases; and what the latent holds at most.
-PARENTS = {
-    "neox": ("pythia", {}, 64),
-    "llama": ("llama", {}, 32),
-    "qwen2": ("llama", {"attention_biases": "inputs"}, 32),
-    "grouped neox": ("pythia", {"num_key_value_heads": 2}, 56),
-    "alibi": ("unified", {"position": "alibi"}, 64),
-    "half rotated llama": ("llama", {"position": {"type": "rope", "rotary_fraction": 0.5}}, 48),
-}
-
-
-def trained(kind):
-    """A model in float64 whose every weight and bias matters."""
-    name, settings, _ = PARENTS[kind]
-    torch.manual_seed(0)
-    model = create(name, "tiny", initializer_range=0.2, **settings).double().eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
-    return model
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(IDS).logits
+from tests.retrofit.parents import IDS, PARENTS, TEXT, logits, trained
 
 
 @pytest.mark.parametrize("kind", PARENTS)
@@ -226,116 +189,6 @@ def test_equal_heads_and_equal_layers_are_averaged_without_loss():
         assert torch.allclose(logits(converted), logits(parent), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "kl"])
-def test_healing_brings_the_model_back_and_is_resumed(loss, tmp_path):
-    parent = trained("neox").float()
-    settings = {"kv_dim": 8, "healing_tokens": 112, "healing_loss": loss, "healing_lr": 0.01, "batch_size": 2}
-    converted = retrofit(parent, TEXT, folder=tmp_path, **settings)
-    stages = converted.report.set_index("stage")
-    assert list(stages.index[-3:]) == ["replaced parts random", "not compressed", "1 averaged head"]
-    assert set(stages["healing_tokens"]) == {0, 112}
-    assert all(weight.requires_grad for weight in converted.parameters())
-    unchanged = {
-        name
-        for name, value in converted.state_dict().items()
-        if torch.equal(value, parent.state_dict().get(name, torch.ones(0)))
-    }
-    assert {name for name in parent.state_dict() if ".attention." not in name} <= unchanged
-    again = retrofit(parent, TEXT, folder=tmp_path, **settings)
-    assert again.report.drop(columns="energy_lost_by_layer").equals(
-        converted.report.drop(columns="energy_lost_by_layer")
-    )
-
-
-class Killed(BaseException):
-    """Stands for the end of a process."""
-
-
-@pytest.mark.parametrize(
-    ("part", "calls"),
-    [
-        ("newllm.retrofit.calibration.Moments.add", 3),  # the second batch
-        ("newllm.training.checkpoints.SafeTrainer.training_step", 2),  # of the model
-        ("newllm.training.checkpoints.SafeTrainer.training_step", 6),  # of a control, after the model was healed
-    ],
-)
-def test_what_is_killed_ends_with_equal_numbers(part, calls, tmp_path, monkeypatch):
-    settings = {"kv_dim": 8, "healing_tokens": 64, "batch_size": 2, "healing_evaluations": 2, "healing_lr": 0.01}
-    whole = retrofit(trained("neox").float(), TEXT, folder=tmp_path / "whole", **settings)
-    module, name = part.rsplit(".", 1)
-    with monkeypatch.context() as patch:
-        original, done = resolve(part), []
-
-        def dies(*arguments, **named):
-            done.append(1)
-            if len(done) == calls:
-                raise Killed
-            return original(*arguments, **named)
-
-        patch.setattr(resolve(module), name, dies)
-        with pytest.raises(Killed):
-            retrofit(trained("neox").float(), TEXT, folder=tmp_path / "killed", **settings)
-    again = retrofit(trained("neox").float(), TEXT, folder=tmp_path / "killed", **settings)
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
-    pd.testing.assert_frame_equal(again.report, whole.report)
-
-
-def test_following_the_teacher_is_its_divergence():
-    teacher, model = trained("neox"), trained("neox")
-    with torch.no_grad():
-        for part in model.modules():
-            if isinstance(part, Attention):
-                part.dense.weight.mul_(1.5)
-    expected = F.kl_div(
-        logits(model)[:, :-1].log_softmax(-1),
-        logits(teacher)[:, :-1].log_softmax(-1),
-        log_target=True,
-        reduction="none",
-    ).sum(-1)
-    model.train()
-    with following(model, teacher):
-        loss = model(IDS, labels=IDS).loss
-        assert model.eval()(IDS, labels=IDS).loss > 1
-    assert loss.item() == pytest.approx(expected.mean().item(), abs=1e-9)
-    model.train()
-    assert model(IDS, labels=IDS).loss.item() != pytest.approx(loss.item(), abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"method": "mla", "keep": 0.1}, "keep=0.1 leaves 12 values a token and layer, but rotary keys take 16"),
-        ({"method": "mla", "kv_dim": 65}, "kv_dim=65 is more than 64"),
-        ({"method": "mla", "kv_dim": 6, "keep": 0.5}, "leave one out"),
-        ({"method": "mla", "rotary_pairs": 3}, "rotary_pairs=3 is more than the 2 pairs"),
-        ({"method": "mla", "num_key_value_heads": 2}, "num_key_value_heads does nothing for mla"),
-        ({"method": "mqa", "num_key_value_heads": 3}, "must divide the 4 key-value heads"),
-        ({"method": "mqa", "healing_lr": 0.1}, "without healing_tokens"),
-        ({"method": "mla", "factorisation": "split", "kv_dim": 1}, "a latent of one entry cannot be split"),
-        ({"method": "cla", "layers_sharing": 5}, "layers_sharing=5 must be at most"),
-        ({"method": "vdproj"}, "mla"),
-    ],
-)
-def test_impossible_settings_are_refused_before_anything_is_read(settings, reason, monkeypatch):
-    monkeypatch.setattr("newllm.retrofit.stages.calibrate", None)
-    with pytest.raises(ValueError, match=reason):
-        retrofit(trained("neox"), TEXT, **settings)
-
-
-def test_other_models_and_other_text_are_refused():
-    with pytest.raises(ValueError, match="a MLAPythiaModel cannot be retrofitted"):
-        retrofit(create("mla", "tiny"), TEXT)
-    with pytest.raises(ValueError, match="a GPT2LMHeadModel cannot be retrofitted"):
-        retrofit(GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2)), TEXT)
-    parent = trained("neox")
-    with pytest.raises(ValueError, match="the text has the id 1023, but the model knows ids from 0 to 511"):
-        retrofit(parent, TEXT + 1023 - int(TEXT.max()))
-    with pytest.raises(ValueError, match="must be token ids"):
-        retrofit(parent, TEXT.float())
-    with pytest.raises(ValueError, match="less than one window"):
-        retrofit(parent, TEXT[0], seq_length=64)
-
-
 @pytest.mark.parametrize("shape", [(9, 16), (150,)])
 def test_ids_are_predicted_once_each_in_the_order_in_which_they_come(shape):
     parent = trained("neox")
@@ -354,47 +207,6 @@ def test_a_row_of_any_length_is_enough(count):
     ids = torch.randint(1, 512, (count,), generator=torch.Generator().manual_seed(count))
     report = retrofit(trained("neox").float(), ids, "mqa", controls=False).report
     assert report["perplexity"].notna().all()
-
-
-def test_healing_is_judged_by_windows_that_are_neither_learned_nor_scored():
-    parent = trained("neox")
-    asked = RetrofitParameters(healing_tokens=64, batch_size=1)
-    text = read_ids(parent, asked, TEXT, None, None)
-    parts = [part.token_ids.tolist() for part in (text.train, text.validation, text.test)]
-    # Each part ends with the id after it, which the next one begins with.
-    assert parts[0] + parts[1][1:] + parts[2][1:] == TEXT.ravel()[: 11 * 16 + 1].tolist()
-    assert [len(part) // 16 for part in parts] == [7, 2, 2]
-    assert read_ids(parent, RetrofitParameters(), TEXT, None, None).validation.token_ids.tolist() == parts[2]
-
-
-@pytest.mark.parametrize(
-    ("more", "reason"),
-    [
-        ({"scored_ids": TEXT}, "calibration_ids and scored_ids are the same"),
-        ({"bytes_per_token": [1] * 511}, "bytes_per_token must be 512 whole numbers"),
-        ({"bytes_per_token": [-1] * 512}, "bytes_per_token must be 512 whole numbers"),
-        ({"calibration_windows": 40}, "calibration_windows=40 is more than the 9 windows"),
-        ({"healing_tokens": 10**6}, "healing_tokens=1000000 is more than the 112 tokens"),
-        ({"healing_tokens": 64}, "healing_tokens=64 is one step of healing"),
-        ({"seed": -1}, "seed=-1 must be"),
-        ({"keep": 2}, "keep is 2, but it must be less than or equal to 1"),
-        ({"keeps": 0.5}, "keeps is not a parameter of a retrofit; did you mean keep?"),
-    ],
-)
-def test_what_the_library_call_cannot_use_is_refused_before_anything_is_read(more, reason, monkeypatch):
-    monkeypatch.setattr("newllm.retrofit.stages.calibrate", None)
-    with pytest.raises(ValueError, match=re.escape(reason)) as refused:
-        retrofit(trained("neox"), TEXT, **more)
-    assert "validation error" not in str(refused.value)
-
-
-def test_only_a_model_that_predicts_tokens_is_taken(monkeypatch):
-    config = LlamaConfig(
-        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
-    )
-    for other in (LlamaForCausalLM(config).model, LlamaForSequenceClassification(config), "a name"):
-        with pytest.raises(ValueError, match=f"a {type(other).__name__} cannot be retrofitted"):
-            retrofit(other, TEXT)
 
 
 def test_a_parent_in_bfloat16_becomes_a_model_in_bfloat16():
