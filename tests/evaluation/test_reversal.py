@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -116,6 +117,19 @@ def test_a_model_that_knows_words_but_no_facts_has_no_margin(tokenizer):
     # Every name is right once and wrong for the others: its own likelihood cancels, exactly, in every fact.
     assert report.facts.forward_margin.abs().max() < 1e-4
     assert report.facts.backward_margin.abs().max() < 1e-4
+
+
+def test_a_category_counts_once_however_many_facts_it_has():
+    """Ten facts that one sentence teaches are one piece of evidence, and not ten."""
+    values, categories = (
+        pd.Series([5.0] * 10 + [1.0, 1.0, -2.0]),
+        pd.Series(["capital"] * 10 + ["author"] * 2 + ["founder"]),
+    )
+    found = reversal.over_categories(values, categories)
+    assert (found.mean, found.count) == (pytest.approx(4 / 3), 3)
+    assert found.low < 0 < found.high
+    alone = reversal.over_categories(values[10:12] + pd.Series([0.5, -0.5], index=[10, 11]), categories[10:12])
+    assert (alone.mean, alone.count) == (1.0, 2)
 
 
 def test_two_facts_are_enough_for_a_margin(taught, tokenizer):

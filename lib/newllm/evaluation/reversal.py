@@ -13,10 +13,13 @@ from newllm.data.facts import Fact
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.endings import score_sequences
 from newllm.evaluation.perplexity import scoring
-from newllm.evaluation.statistics import Interval, bootstrap_interval
+from newllm.evaluation.statistics import Interval, bootstrap_interval, mean_interval
 
 SENTENCES_AT_ONCE = 16
 DIRECTIONS = ("forward", "backward")
+
+# What the row over all facts is called in a table of categories.
+EVERY_CATEGORY = "all"
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,12 @@ class ReversalReport:
         Per token, over the whole sentences of all facts; padding does not count.
     margins
         By direction ("forward", "backward"): log-probability of the right answer after its prompt minus that of wrong
-        ones, with what prompt and name explain by themselves taken off each fact; nats, averaged over facts, with a
-        bootstrap interval. Above zero, the model knows it; a model that has only seen the words often has no margin.
+        ones, with what prompt and name explain by themselves taken off each fact; nats, by `over_categories`. Above
+        zero, the model knows it; a model that has only seen the words often has no margin.
     categories
-        One row a category and one for all facts ("all"): category, facts, forward_perplexity, backward_perplexity,
-        ratio, gap, and for each direction margin, margin_low, margin_high and first (share of facts whose right answer
-        is the likeliest of its kind).
+        One row a category and one for all facts (`EVERY_CATEGORY`): category, facts, forward_perplexity,
+        backward_perplexity, ratio, gap, and for each direction margin, margin_low, margin_high and first (share of
+        facts whose right answer is the likeliest of its kind).
     facts
         One row a fact: category, the sentence in each direction, its perplexity, margin and rank of the right answer
         among those of its category (1 is best).
@@ -108,6 +111,23 @@ def evaluate_reversal_curse(
     with scoring(model, device) as place:
         losses = _score(model, sentences, place, tokens_a_step)
     return _report(pairs, wrong, sentences, losses)
+
+
+def over_categories(values: pd.Series, categories: pd.Series) -> Interval:
+    """Mean of a measure of facts with its 95 % interval, in which a category counts once.
+
+    Facts of one category share their sentence, so that what is learned of one is learned of all: many of them are no
+    more evidence than one.
+
+    Parameters
+    ----------
+    values
+        Of each fact (F,).
+    categories
+        Their names (F,). Where all are one, nothing is said of others, and facts are resampled.
+    """
+    means = values.groupby(categories.to_numpy(), sort=False).mean()
+    return mean_interval(means) if len(means) > 1 else bootstrap_interval(values)
 
 
 def sentence_perplexities(
@@ -213,12 +233,14 @@ def _report(
         rows.append(row)
     facts = pd.DataFrame(rows)
     groups = [(str(category), group) for category, group in facts.groupby("category", sort=False)]
-    categories = pd.DataFrame([_summary(category, group) for category, group in [*groups, ("all", facts)]])
+    categories = pd.DataFrame([_summary(category, group) for category, group in [*groups, (EVERY_CATEGORY, facts)]])
     everything = categories.iloc[-1]
     return ReversalReport(
         forward_perplexity=float(everything["forward_perplexity"]),
         backward_perplexity=float(everything["backward_perplexity"]),
-        margins={direction: bootstrap_interval(facts[f"{direction}_margin"]) for direction in DIRECTIONS},
+        margins={
+            direction: over_categories(facts[f"{direction}_margin"], facts["category"]) for direction in DIRECTIONS
+        },
         categories=categories,
         facts=facts.drop(columns=[f"{direction}_{part}" for direction in DIRECTIONS for part in ("loss", "tokens")]),
     )
@@ -254,6 +276,7 @@ def _summary(category: str, group: pd.DataFrame) -> dict[str, object]:
     row["ratio"] = perplexities[0] / perplexities[1]
     row["gap"] = perplexities[1] - perplexities[0]
     for direction in DIRECTIONS:
-        row |= bootstrap_interval(group[f"{direction}_margin"]).columns(f"{direction}_margin")
+        interval = over_categories(group[f"{direction}_margin"], group["category"])
+        row |= interval.columns(f"{direction}_margin")
         row[f"{direction}_first"] = float((group[f"{direction}_rank"] == 1).mean())
     return row

@@ -14,8 +14,14 @@ from transformers import PreTrainedTokenizerFast
 from newllm.config.notebooks import ReversalCurse
 from newllm.data import prepare_data
 from newllm.data.facts import Fact, load_facts
-from newllm.evaluation.reversal import DIRECTIONS, evaluate_reversal_curse, wrong_answers
-from newllm.evaluation.statistics import bootstrap_interval, mean_interval
+from newllm.evaluation.reversal import (
+    DIRECTIONS,
+    EVERY_CATEGORY,
+    evaluate_reversal_curse,
+    over_categories,
+    wrong_answers,
+)
+from newllm.evaluation.statistics import Interval, mean_interval
 from newllm.experiments.comparison import compare
 from newllm.experiments.weights import measure_trials, part_of_trial
 from newllm.files import SAVED_MODEL
@@ -38,7 +44,7 @@ class ReversalComparison:
     records
         One row a trained model: the rows of `newllm.experiments.comparison.compare` with ``taught``.
     models
-        One row a trained model and category ("all" among them): arm, seed, taught, and the columns of
+        One row a trained model and category (one row is of all facts): arm, seed, taught, and the columns of
         `newllm.evaluation.reversal.ReversalReport.categories`.
     facts
         One row a trained model and fact: arm, seed, taught, and the columns of
@@ -131,7 +137,7 @@ def summarize_reversal(comparison: ReversalComparison) -> pd.DataFrame:
         ``arm``, ``taught``, ``seeds``; ``text_perplexity`` (held-out text); ``forward_perplexity``,
         ``backward_perplexity``, ``ratio``, ``gap`` and the shares ``forward_first`` and ``backward_first``, means over
         seeds, the perplexities with ``_low`` and ``_high`` (95 %, Student's t over seeds; NaN with one);
-        ``forward_margin`` and ``backward_margin`` in nats with ``_low`` and ``_high`` (95 %, bootstrap over facts,
+        ``forward_margin`` and ``backward_margin`` in nats with ``_low`` and ``_high`` (95 %, over categories of facts,
         seeds averaged); and for the taught ones ``forward_gain`` and ``backward_gain``, by how much the margin of each
         fact is above that of the same arm and seeds that were not taught it, likewise.
     """
@@ -140,16 +146,16 @@ def summarize_reversal(comparison: ReversalComparison) -> pd.DataFrame:
         margins = {taught: _margins(comparison.facts, arm, taught) for taught in FOLDERS}
         for taught, known in margins.items():
             records, group = (_rows(frame, arm, taught) for frame in (comparison.records, comparison.models))
-            group = group[group["category"] == "all"]
+            group = group[group["category"] == EVERY_CATEGORY]
             row: dict[str, Any] = {"arm": arm, "taught": taught, "seeds": len(group)}
             row["text_perplexity"] = records["perplexity"].mean()
             for direction in DIRECTIONS:
                 row |= mean_interval(group[f"{direction}_perplexity"]).columns(f"{direction}_perplexity")
-                row |= bootstrap_interval(known[f"{direction}_margin"]).columns(f"{direction}_margin")
+                row |= _interval(known[f"{direction}_margin"]).columns(f"{direction}_margin")
                 row[f"{direction}_first"] = group[f"{direction}_first"].mean()
                 if taught:
                     gained = known[f"{direction}_margin"] - margins[False][f"{direction}_margin"]
-                    row |= bootstrap_interval(gained).columns(f"{direction}_gain")
+                    row |= _interval(gained).columns(f"{direction}_gain")
             rows.append(row | {name: group[name].mean() for name in ("ratio", "gap")})
     return pd.DataFrame(rows)
 
@@ -159,5 +165,13 @@ def _rows(frame: pd.DataFrame, arm: str, taught: bool) -> pd.DataFrame:
 
 
 def _margins(facts: pd.DataFrame, arm: str, taught: bool) -> pd.DataFrame:
-    """Margins of each fact, seeds averaged."""
-    return _rows(facts, arm, taught).groupby("fact")[[f"{name}_margin" for name in DIRECTIONS]].mean()
+    """Margins of each fact, by its category and number, seeds averaged."""
+    return (
+        _rows(facts, arm, taught)
+        .groupby(["category", "fact"], sort=False)[[f"{name}_margin" for name in DIRECTIONS]]
+        .mean()
+    )
+
+
+def _interval(values: pd.Series) -> Interval:
+    return over_categories(values, values.index.get_level_values("category").to_series())
