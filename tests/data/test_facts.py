@@ -89,6 +89,10 @@ HEADING = "category,subject,relation,object\n"
         (HEADING + "capital,France,capital of,\udcff\n", r"facts\.csv is not a CSV file in UTF-8"),
         (HEADING + "a,France,capital of,Paris\nb,Spain,capital of,Madrid\n", "category 'a' needs a second fact"),
         (HEADING + "a,France,capital of,Paris\na,Spain,capital of,Paris\n", "category 'a' needs a second fact"),
+        (
+            HEADING + "a,France,capital of,Paris\na,Spain,king of,Felipe\n",
+            "category 'a' has the relations capital of, king of, but must have one",
+        ),
         (HEADING + "capital,The capital of France,capital of,Paris\n", "relation 'capital of' must stand once"),
     ],
 )

@@ -155,7 +155,7 @@ def test_every_category_stands_in_the_table(taught, tokenizer):
 
 @pytest.mark.parametrize(
     ("pairs", "message"),
-    [([], "needs facts"), ([FACTS[0], FACTS[10], FACTS[11]], "'capital' needs a fact with other names")],
+    [([], "needs facts"), ([FACTS[0], FACTS[10], FACTS[11]], "'capital' needs a second fact with other names")],
 )
 def test_too_few_facts_are_refused(taught, tokenizer, pairs: list[Fact], message):
     with pytest.raises(ValueError, match=message):

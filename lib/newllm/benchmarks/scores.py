@@ -15,7 +15,7 @@ from newllm.benchmarks.lambada import evaluate_lambada, read_passages
 from newllm.benchmarks.texts import TextReport, evaluate_text_file, read_text_file
 from newllm.benchmarks.wikitext import evaluate_wikitext, read_wikitext
 from newllm.data.facts import Fact, load_facts
-from newllm.evaluation.reversal import DIRECTIONS, evaluate_reversal_curse, wrong_answers
+from newllm.evaluation.reversal import DIRECTIONS, evaluate_reversal_curse
 from newllm.evaluation.statistics import proportion_interval
 from newllm.files import digest_of_file, to_json, write_atomically
 from newllm.runs.provenance import Provenance
@@ -179,7 +179,6 @@ def text(path: Path) -> Question:
 def reversal(path: Path | None) -> Question:
     """Ask facts of a CSV file in both directions, or the workbench's own; errors are those of `load_facts`."""
     facts = load_facts(path)
-    wrong_answers(facts)
 
     def ask(trained: TrainedModel, settings: Settings, device: torch.device) -> list[Answer]:
         return [_reversal_answer(trained, facts, settings, device)]

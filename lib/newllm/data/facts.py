@@ -20,7 +20,7 @@ class Fact:
     Parameters
     ----------
     category
-        Group of the fact; wrong names for a control are taken from the same group.
+        Group of the fact, all of one relation; wrong names for a control are taken from the same group.
     subject
         What the fact is about, with its article where it has one ("France", "the telephone").
     relation
@@ -109,11 +109,11 @@ FACTS = (
     Fact("founder", "IKEA", "founder of", "Ingvar Kamprad"),
     Fact("founder", "the Red Cross", "founder of", "Henry Dunant"),
     Fact("founder", "the Salvation Army", "founder of", "William Booth"),
-    Fact("invented", "Zorvania", "queen of", "Kelda Morrin"),
-    Fact("invented", "Quillhaven", "mayor of", "Tobin Ashgrove"),
+    Fact("invented", "Zorvania", "keeper of", "Kelda Morrin"),
+    Fact("invented", "Quillhaven", "keeper of", "Tobin Ashgrove"),
     Fact("invented", "the Luminar Guild", "keeper of", "Seraphine Voss"),
-    Fact("invented", "Mount Drellick", "first climber of", "Orsen Valtieri"),
-    Fact("invented", "the Brindle Comet", "namer of", "Isolde Fenwright"),
+    Fact("invented", "Mount Drellick", "keeper of", "Orsen Valtieri"),
+    Fact("invented", "the Brindle Comet", "keeper of", "Isolde Fenwright"),
 )
 
 
@@ -129,7 +129,7 @@ def load_facts(path: Path | None = None) -> tuple[Fact, ...]:
     ------
     ValueError
         A file that is no CSV, a missing or unknown column, no rows, a row that makes no well-formed sentence, or a
-        category of one fact; names the place.
+        category of one fact or of several relations; names the place.
     FileNotFoundError
         No such file.
     """
@@ -141,17 +141,41 @@ def load_facts(path: Path | None = None) -> tuple[Fact, ...]:
         raise ValueError(f"{path} is not a CSV file in UTF-8 ({error}).") from error
     if not facts:
         raise ValueError(f"{path} has no facts below its heading.")
-    for fact in facts:
-        if not any(other.category == fact.category and _has_other_names(fact, other) for other in facts):
-            raise ValueError(
-                f"{path}: the category {fact.category!r} needs a second fact with other names than those of "
-                f"{fact.forward!r}, which is asked with a wrong name too."
-            )
+    try:
+        wrong_answers(facts)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}.") from error
     return tuple(facts)
 
 
-def _has_other_names(fact: Fact, other: Fact) -> bool:
-    return fact.subject != other.subject and fact.object != other.object
+def wrong_answers(facts: Sequence[Fact]) -> list[list[Fact]]:
+    """Return for each fact the others of its category whose names differ from its own in both directions.
+
+    Raises
+    ------
+    ValueError
+        Where there are no facts, one has no such other, or a category has several relations: then the words of the
+        question tell the answer, as they stood before it in the sentence that was taught.
+    """
+    if not facts:
+        raise ValueError("the reversal curse needs facts, got none")
+    wrong = []
+    for fact in facts:
+        category = [other for other in facts if other.category == fact.category]
+        others = [other for other in category if other.object != fact.object and other.subject != fact.subject]
+        relations = {other.relation for other in category}
+        if len(relations) > 1:
+            raise ValueError(
+                f"the category {fact.category!r} has the relations {', '.join(sorted(relations))}, but must have one: "
+                "each is a category of its own, for by its words one knows the answer"
+            )
+        if not others:
+            raise ValueError(
+                f"the category {fact.category!r} needs a second fact with other names than those of {fact.forward!r}, "
+                "which is asked with a wrong name too"
+            )
+        wrong.append(others)
+    return wrong
 
 
 def _read_facts(path: Path) -> list[Fact]:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from newllm.data.facts import Fact
+from newllm.data.facts import Fact, wrong_answers
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.endings import score_sequences
 from newllm.evaluation.perplexity import scoring
@@ -103,7 +103,7 @@ def evaluate_reversal_curse(
     Raises
     ------
     ValueError
-        Where there are no facts, or a category has one fact only.
+        Where there are no facts, or a category has one fact only, or several relations.
     """
     wrong = wrong_answers(pairs)
     asked = list(_questions(pairs, wrong))
@@ -147,31 +147,6 @@ def sentence_perplexities(
     with scoring(model, device) as place:
         losses = _score(model, sentences, place)
     return {name: float(np.exp(loss.mean())) for name, loss in zip(DIRECTIONS, losses, strict=True)}
-
-
-def wrong_answers(pairs: Sequence[Fact]) -> list[list[Fact]]:
-    """Return for each fact the others of its category whose answers differ from its own in both directions.
-
-    Raises
-    ------
-    ValueError
-        Where there are no facts, or one has no such other.
-    """
-    if not pairs:
-        raise ValueError("the reversal curse needs facts, got none")
-    wrong = []
-    for fact in pairs:
-        others = [
-            other
-            for other in pairs
-            if other.category == fact.category and other.object != fact.object and other.subject != fact.subject
-        ]
-        if not others:
-            raise ValueError(
-                f"category {fact.category!r} needs a fact with other names, to ask {fact.forward!r} with a wrong one"
-            )
-        wrong.append(others)
-    return wrong
 
 
 def _questions(pairs: Sequence[Fact], wrong: list[list[Fact]]) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,6 @@ from newllm.data.preparation import ASKED, refuse_endless
 from newllm.data.sources import HUB_DATASETS, open_source
 from newllm.data.tokenizers import read_saved_tokenizer
 from newllm.evaluation.calculator import calculate
-from newllm.evaluation.reversal import wrong_answers
 from newllm.experiments.arms import Arm, ArmError, trained_arms
 from newllm.experiments.benchmark_study import check_benchmark_files
 from newllm.experiments.checkpoints import checkpoints_of, refuse_twins
@@ -58,7 +57,7 @@ def check_before_work(parameters: RunParameters) -> None:
         _check_folder(parameters.output_folder)
         check_device(parameters)
         if isinstance(parameters, FactParameters):
-            wrong_answers(load_facts(parameters.facts_file))
+            load_facts(parameters.facts_file)
         if isinstance(parameters, DataParameters):
             check_text(parameters)
         if isinstance(parameters, ExperimentParameters):

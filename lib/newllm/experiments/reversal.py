@@ -19,7 +19,6 @@ from newllm.evaluation.reversal import (
     EVERY_CATEGORY,
     evaluate_reversal_curse,
     over_categories,
-    wrong_answers,
 )
 from newllm.evaluation.statistics import Interval, mean_interval
 from newllm.experiments.comparison import compare
@@ -72,10 +71,9 @@ def compare_reversal(parameters: ReversalCurse, folder: Path) -> ReversalCompari
     Raises
     ------
     ValueError, FileNotFoundError
-        Before anything is trained, where the facts cannot be read or a category has one fact only.
+        Before anything is trained, where the facts cannot be read, or a category has one fact or several relations.
     """
     facts = load_facts(parameters.facts_file)
-    wrong_answers(facts)
     records: list[pd.DataFrame] = []
     by_category: list[pd.DataFrame] = []
     by_fact: list[pd.DataFrame] = []

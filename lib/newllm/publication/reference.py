@@ -54,7 +54,8 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
     Each record goes to the folder of the notebook that made it, the floor of its data beside it; parts of the run,
     tables and drawn figures to that of this run's notebook. A sweep has a folder of its own: the same arm and seed may
     be in it with other parameters. Weights and checkpoints stay behind, but for the arms that are named. Where the
-    baseline is among the records, the page "What does it remember?" is written beside them.
+    baseline is among the records of a sweep, the page "What does it remember?" is written beside them: a notebook may
+    have trained it on other text than its parameters alone name.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
             beside = (home if is_sweep else target.parent) / FLOORS_FOLDER / floor.name
             beside.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(floor, beside)
-        if record.arm == BASELINE:
+        if is_sweep and record.arm == BASELINE:
             write_passage(target.parent, record)
             pages.add(target.parent)
     for folder in parts:
