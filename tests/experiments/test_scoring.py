@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
+from newllm.analysis.summary import summarize_arms
 from newllm.data import prepare_data
 from newllm.evaluation.certificate import Certificate
 from newllm.evaluation.perplexity import evaluate
 from newllm.experiments import scoring
-from newllm.experiments.checkpoints import score_pretrained
+from newllm.experiments.checkpoints import Checkpoint, score_checkpoint
 from newllm.experiments.comparison import ComparisonError, compare
 from newllm.runs.saved_model import LoadingError, load_model
 from tests.comparison_setup import ARMS, saved, settings, trial_of
@@ -65,6 +66,13 @@ def test_pretrained_weights_are_a_row_on_the_same_windows(finished_comparison, t
     assert results.perplexity[names[0]] == pytest.approx(row.perplexity, rel=1e-6)
     assert results.perplexity[names[1]] == pytest.approx(finished_comparison[0].loc["narrow"].perplexity, rel=1e-6)
     assert results.epochs[names].isna().all()
+    # Beside the counts of the same text, as every table shows them.
+    assert set(summarize_arms(results.reset_index(), "pythia")["arm"]) >= {"pythia", *names, "2-gram"}
+
+
+def beside(where):
+    """Weights that were trained elsewhere."""
+    return Checkpoint(str(where), is_pretrained=True)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +96,24 @@ def published(text_data):
     return make
 
 
+def test_other_weights_in_the_same_place_are_scored_anew(published, text_folder, text_data, tmp_path):
+    given = settings(text_folder, arms=["pythia"], pretrained=[str(tmp_path / "weights")])
+    published(tmp_path / "weights")
+    before = compare(given, text_data, tmp_path / "run").set_index("arm")
+    published(tmp_path / "weights", dtype=torch.float16)
+    after = compare(given, text_data, tmp_path / "run").set_index("arm")
+    assert list(after.index) == list(before.index)
+    assert list(after.folder == before.folder) == [True, False]
+
+
 def test_half_precision_weights_are_scored_in_float32(published, text_folder, text_data, tmp_path, monkeypatch):
     model = published(tmp_path / "weights", dtype=torch.float16)
     dtypes = []
     certify = scoring.certify
     monkeypatch.setattr(scoring, "certify", lambda model: dtypes.append(model.dtype) or certify(model))
-    record = score_pretrained(str(tmp_path / "weights"), settings(text_folder), text_data, tmp_path / "run")
+    record = score_checkpoint(
+        Checkpoint(str(tmp_path / "weights"), is_pretrained=True), settings(text_folder), text_data, tmp_path / "run"
+    )
     assert record.metrics["perplexity"] == pytest.approx(evaluate(model, text_data.test).perplexity, rel=1e-3)
     assert dtypes == [torch.float32]
 
@@ -113,7 +133,12 @@ def test_a_tied_head_that_the_file_lacks_is_never_random(published, text_folder,
 def test_a_file_of_other_layers_is_refused(published, text_folder, text_data, tmp_path, layers):
     published(tmp_path / "weights", layers=layers)
     with pytest.raises(ValueError, match="are not those of pythia"):
-        score_pretrained(str(tmp_path / "weights"), settings(text_folder), text_data, tmp_path / "run")
+        score_checkpoint(
+            Checkpoint(str(tmp_path / "weights"), is_pretrained=True),
+            settings(text_folder),
+            text_data,
+            tmp_path / "run",
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -124,7 +149,7 @@ def test_pretrained_weights_of_another_tokenizer_are_refused(finished_comparison
     other = settings(text_folder, arms=["pythia"], tokenizer="bpe:310", pretrained=weights)
     data = prepare_data(other)
     with pytest.raises(ValueError, match="has another tokenizer than the text"):
-        score_pretrained(weights, other, data, tmp_path / "run")
+        score_checkpoint(beside(weights), other, data, tmp_path / "run")
     with pytest.raises(ValueError, match="has another tokenizer than the text"):
         compare(other, data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -132,4 +157,6 @@ def test_pretrained_weights_of_another_tokenizer_are_refused(finished_comparison
 
 def test_pretrained_weights_that_cannot_be_read_say_so(text_folder, text_data, tmp_path):
     with pytest.raises(ValueError, match="there is no folder"):
-        score_pretrained(str(tmp_path / "nowhere"), settings(text_folder), text_data, tmp_path)
+        score_checkpoint(
+            Checkpoint(str(tmp_path / "nowhere"), is_pretrained=True), settings(text_folder), text_data, tmp_path
+        )

@@ -1,4 +1,4 @@
-"""Trained models as arms: ``checkpoint:<folder>`` is a retrofit, a trial, or any saved model that is only scored."""
+"""Trained models that are only scored, among the arms (``checkpoint:<folder>``) or beside them (``pretrained``)."""
 
 import time
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from newllm.config.experiment import BENCHMARKS, ExperimentParameters
+from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import TrainingParameters
 from newllm.config.methods import CHECKPOINT
 from newllm.data import TextData
@@ -60,19 +60,24 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model that stands among the arms of a comparison.
+    """A trained model that stands among the arms of a comparison, or beside them.
 
     Attributes
     ----------
     where
         Folder of a retrofit, of a trial or of a saved model, a GGUF file, or a hub id.
+    is_pretrained
+        Whether it stands beside the arms, as weights that were trained elsewhere.
     """
 
     where: str
+    is_pretrained: bool = False
 
     @property
     def name(self) -> str:
-        """The arm's name: that of its folder or file, wherever it lies, or the hub id."""
+        """The row's name: that of its folder or file, wherever it lies, or the hub id."""
+        if self.is_pretrained:
+            return pretrained_arm(self.where)
         folder, file = local_folder(self.where), local_gguf(self.where)
         if folder is None:
             return CHECKPOINT + (self.where if file is None else file.stem)
@@ -92,8 +97,9 @@ class Checkpoint:
 
 
 def checkpoints_of(parameters: ExperimentParameters) -> list[Checkpoint]:
-    """Return the arms that are trained models."""
-    return [Checkpoint(arm.removeprefix(CHECKPOINT)) for arm in parameters.arms if arm.startswith(CHECKPOINT)]
+    """Return the arms that are trained models, and behind them the pretrained ones."""
+    arms = [Checkpoint(arm.removeprefix(CHECKPOINT)) for arm in parameters.arms if arm.startswith(CHECKPOINT)]
+    return arms + [Checkpoint(source, is_pretrained=True) for source in parameters.pretrained or ()]
 
 
 def refuse_twins(names: Sequence[str], rows: Sequence[str], what: str) -> None:
@@ -132,44 +138,14 @@ def score_checkpoint(checkpoint: Checkpoint, parameters: ExperimentParameters, d
         run.take_over(finished_runs(outputs_folder(), reference_folder()))
     if run.is_finished:
         return run.record()
-    return _score(checkpoint.where, checkpoint.name, parameters, data, run)
-
-
-def score_pretrained(source: str, parameters: ExperimentParameters, data: TextData, folder: Path) -> Record:
-    """Evaluate, certify and record weights that were trained elsewhere, as `score_checkpoint` does.
-
-    Parameters
-    ----------
-    source
-        A hub id, or a folder with the model and its tokenizer.
-    parameters, data, folder
-        As for `score_checkpoint`.
-
-    Raises
-    ------
-    LoadingError, HubUnavailableError, CertificateError
-        As `score_checkpoint`.
-    """
-    arm = pretrained_arm(source)
-    # What it is asked beside its scores changes none of them.
-    asked = {name: value for name, value in parameters.identity().items() if name != BENCHMARKS}
-    identity = asked | {"arms": [arm], "seeds": [0], "pretrained": [source]}
-    run = Run(folder / folder_name(arm), identity)
-    if run.is_finished:
-        return run.record()
-    check_pretrained(source, data.tokenizer)
-    return _score(source, arm, parameters, data, run)
-
-
-def _score(where: str, arm: str, parameters: ExperimentParameters, data: TextData, run: Run) -> Record:
-    loaded = load_trained_model(where)
+    loaded = load_trained_model(checkpoint.where)
     with run.work():
         if run.is_finished:  # Another process may have finished it while this one waited.
             return run.record()
         run.start()
         start = time.perf_counter()
         move(loaded.model, choose_device(parameters.device))
-        subject = Subject(arm, loaded.method, run.identity["seeds"][0], parameters, loaded.model)
+        subject = Subject(checkpoint.name, loaded.method, run.identity["seeds"][0], parameters, loaded.model)
         record = record_scores(subject, data, run, start)
         run.finish(record.duration_seconds, record)
     return record

@@ -11,7 +11,7 @@ from newllm.config.experiment import ExperimentParameters
 from newllm.data import TextData
 from newllm.experiments.arms import trained_arms
 from newllm.experiments.benchmark_study import ask_benchmarks, check_benchmark_hub
-from newllm.experiments.checkpoints import checkpoints_of, score_checkpoint, score_pretrained
+from newllm.experiments.checkpoints import checkpoints_of, score_checkpoint
 from newllm.experiments.executor import run_side_by_side
 from newllm.experiments.floor import make_floor
 from newllm.experiments.recipes import check_projection_checkpoint
@@ -74,11 +74,11 @@ def compare(
     """
     arms = trained_arms(parameters)
     trials = [Trial(arm, seed, parameters, folder, data.fingerprint) for seed in parameters.seeds for arm in arms]
-    pretrained, checkpoints = parameters.pretrained or (), checkpoints_of(parameters)
+    checkpoints = checkpoints_of(parameters)
     if waiting := unfinished(trials):
         check_projection_checkpoint(waiting, data)
-        for source in (*pretrained, *(checkpoint.where for checkpoint in checkpoints)):
-            check_pretrained(source, data.tokenizer)
+        for checkpoint in checkpoints:
+            check_pretrained(checkpoint.where, data.tokenizer)
         check_benchmark_hub(parameters)
     make_floor(data, folder)
     failures = run_trials(trials, data, folder, parameters.processes, need_weights=need_weights)
@@ -88,11 +88,13 @@ def compare(
             f"{len(failures)} of {len(trials)} trials failed, the others are finished and kept ({described})."
         ) from next(iter(failures.values()))
     wanted = [(arm.name, seed) for arm in arms for seed in parameters.seeds]
-    scored = {each.where: score_checkpoint(each, parameters, data, folder) for each in checkpoints}
-    scored |= {source: score_pretrained(source, parameters, data, folder) for source in pretrained}
-    wanted += [(record.arm, record.seed) for record in scored.values()]
-    records = load_records(folder).set_index(["arm", "seed"], drop=False).loc[wanted].reset_index(drop=True)
-    return ask_benchmarks(records, parameters, folder, {record.arm: where for where, record in scored.items()})
+    for checkpoint in checkpoints:
+        score_checkpoint(checkpoint, parameters, data, folder)
+    records = load_records(folder).set_index(["arm", "seed"], drop=False)
+    # Of a trained model there may be scores of other weights, which lay in the same place before.
+    scored = [records[records["folder"] == one.run(parameters, data, folder).folder] for one in checkpoints]
+    rows = pd.concat([records.loc[wanted], *scored]).reset_index(drop=True)
+    return ask_benchmarks(rows, parameters, folder, {checkpoint.name: checkpoint.where for checkpoint in checkpoints})
 
 
 def run_trials(

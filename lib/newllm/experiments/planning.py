@@ -24,7 +24,6 @@ from newllm.experiments.benchmark_study import check_benchmark_files
 from newllm.experiments.checkpoints import checkpoints_of, refuse_twins
 from newllm.experiments.recipes import freeze
 from newllm.experiments.retrofits import check_retrofits
-from newllm.experiments.scoring import pretrained_arm
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import PROJECTION_DESCRIPTION, cache_folder, is_local_model, why_no_model
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
@@ -193,14 +192,13 @@ def check_device(parameters: RunParameters) -> None:
 
 def _check_saved_models(parameters: ExperimentParameters) -> None:
     """Refuse trained models, among the arms or beside them, that cannot be scored on these windows."""
-    names = parameters.pretrained or ()
-    refuse_twins(names, [pretrained_arm(name) for name in names], "pretrained")
-    for name in names:
-        _check_saved_model(name, f"pretrained is {name!r}", parameters.tokenizer)
     checkpoints = checkpoints_of(parameters)
-    refuse_twins([each.where for each in checkpoints], [each.name for each in checkpoints], "checkpoint")
-    for checkpoint in checkpoints:
-        _check_saved_model(checkpoint.where, f"arm '{CHECKPOINT}{checkpoint.where}'", parameters.tokenizer)
+    for what, beside in (("pretrained", True), ("checkpoint", False)):
+        those = [each for each in checkpoints if each.is_pretrained == beside]
+        refuse_twins([each.where for each in those], [each.name for each in those], what)
+    for each in checkpoints:
+        what = f"pretrained is {each.where!r}" if each.is_pretrained else f"arm '{CHECKPOINT}{each.where}'"
+        _check_saved_model(each.where, what, parameters.tokenizer)
 
 
 def _check_saved_model(name: str, what: str, tokenizer: str) -> None:
