@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from newllm import figures
+from newllm.analysis import claims
 from newllm.analysis.claims import CLAIMS, judge_claims
 from newllm.analysis.evidence import FAILS, HOLDS, UNTOLD, Evidence
 from newllm.config.experiment import ExperimentParameters
@@ -117,6 +118,25 @@ def test_each_arm_stands_at_the_rate_of_most_seeds_then_at_its_best(published):
     assert published.judged(10)["verdict"] == "depends on the text or the encoding"
 
 
+def test_an_interval_over_documents_alone_decides_nothing(published):
+    """Of one seed nobody knows what another would find, however far an interval lies from the limit."""
+    for arm, loss in (("pythia", 0.0), ("mla", 0.3), ("dproj-oacd", 0.0), ("dproj-random", 0.0)):
+        published.add(arm, loss, seeds=(0,), passes=30 if arm == "dproj-oacd" else None, rank=0.9)
+    for claim in (4, 5, 10):
+        found = published.judged(claim)
+        assert found["verdict"] == UNTOLD
+        assert found["numbers"]
+
+
+def test_what_can_be_absorbed_is_measured(published, monkeypatch):
+    published.add("mla@position=rope", 0.1)
+    assert published.judged(12)["verdict"] == FAILS
+    monkeypatch.setattr(claims, "absorption_error", lambda model: 1e-3)
+    found = published.judged(12)
+    assert found["verdict"] == HOLDS
+    assert "1e-03 from the full pass" in found["numbers"]
+
+
 def test_recurrences_that_did_not_converge_judge_no_method(published):
     for arm, loss in (("cascade-oacd", 0.0), ("cascade-oacd@data_split=full", 0.2)):
         published.add(arm, loss, convergence=0.7)
@@ -137,6 +157,12 @@ def test_passes_and_ranks_are_counted_over_all_records(published):
     assert published.judged(4)["verdict"] == "depends on the method"
 
 
+def asked(arm: str, gain: float, known: float = 0.9, seeds: int = 3) -> dict[str, Any]:
+    """What a table says of a model that was taught facts, and gains at least so much, and two nats more at most."""
+    gains = {"backward_gain_low": gain, "backward_gain_high": gain + 2}
+    return {"arm": arm, "taught": True, "seeds": seeds, "forward_first": known} | gains
+
+
 @pytest.mark.parametrize(
     ("claim", "name", "rows", "verdict"),
     [
@@ -144,8 +170,11 @@ def test_passes_and_ranks_are_counted_over_all_records(published):
         (1, "oacd", 2 * [{"variant": "without embed_norm", "convergence_rate": 0.1}], UNTOLD),
         (2, "oacd", 3 * [{"variant": "xavier", "convergence_rate": 0.96}], UNTOLD),
         (2, "oacd", 3 * [{"variant": name, "convergence_rate": 0.96} for name in ("xavier", "kaiming")], FAILS),
-        (14, "reversal", [{"arm": "mla", "taught": True, "forward_first": 0.2, "backward_gain_low": 1.0}], UNTOLD),
-        (14, "reversal", [{"arm": "mla", "taught": True, "forward_first": 0.9, "backward_gain_low": -1.0}], FAILS),
+        (14, "reversal", [asked("mla", 1.0, known=0.2)], UNTOLD),
+        (14, "reversal", [asked("mla", -1.0)], FAILS),
+        (14, "reversal", [asked("mla", -1.0, seeds=1)], UNTOLD),
+        (14, "reversal", [asked("mla", 1.0), asked("ka", -1.0)], UNTOLD),
+        (14, "reversal", [asked("mla", 3.0), asked("ka", -1.0)], HOLDS),
         (16, "collection", [{"largest_difference": 1e-6}], HOLDS),
         (
             17,

@@ -120,10 +120,7 @@ def compare_pairs(
         all these arms have in common; its p-value, adjusted for the number of pairs (Holm); and the verdict. An empty
         dict where no windows are shared.
     """
-    known = [arm for arm in losses.values() if arm is not None and arm.has_seeds]
-    pooled = seed_variance([arm.means() for arm in known])
-    # Two arms of two seeds, or one of three: from less nobody can tell what another seed would find.
-    knows_seeds = pooled.freedom >= LEAST_SEED_FREEDOM
+    pooled = _pooled(losses.values())
     between_arms = NO_SEED_VARIANCE if have_same_weights else pooled
     found = {
         number: difference
@@ -135,12 +132,27 @@ def compare_pairs(
         {
             **found[number].interval.columns("difference"),
             "difference_p": adjusted[str(number)],
-            "verdict": verdict(found[number], adjusted[str(number)]) if knows_seeds else OPEN,
+            "verdict": verdict(found[number], adjusted[str(number)]) if knows_seeds(losses.values()) else OPEN,
         }
         if number in found
         else {}
         for number in range(len(pairs))
     ]
+
+
+def knows_seeds(losses: Iterable[ArmLosses | None]) -> bool:
+    """Tell whether arms have seeds enough to say what another one would find: two have two of them, or one has three.
+
+    Parameters
+    ----------
+    losses
+        Of each arm of a comparison.
+    """
+    return _pooled(losses).freedom >= LEAST_SEED_FREEDOM
+
+
+def _pooled(losses: Iterable[ArmLosses | None]) -> SeedVariance:
+    return seed_variance([arm.means() for arm in losses if arm is not None and arm.has_seeds])
 
 
 def verdict(difference: Difference, adjusted_p: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, ArmLosses, compare_pairs, read_losses
+from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, ArmLosses, compare_pairs, knows_seeds, read_losses
 from newllm.config.groups import BUDGET
 from newllm.experiments.scoring import HISTORY_FILE
 
@@ -56,10 +56,13 @@ class Compared:
         The values of `SETTING`.
     found
         The columns of `newllm.analysis.differences.compare_pairs`.
+    knows_seeds
+        Whether its interval says what another seed would find.
     """
 
     setting: Mapping[str, Any]
     found: Mapping[str, Any]
+    knows_seeds: bool
 
     @property
     def words(self) -> str:
@@ -129,7 +132,7 @@ class Evidence:
             }
             (found,) = compare_pairs(losses, [(arm, base)])
             if found:
-                results.append(Compared(setting, found))
+                results.append(Compared(setting, found, knows_seeds(losses.values())))
         return results
 
     def measures(self, arm: str, measure: str) -> pd.Series:
@@ -213,8 +216,10 @@ def says_no_worse(found: Mapping[str, Any]) -> bool | None:
     return None if found["verdict"] == OPEN else found["verdict"] in (BETTER, EQUIVALENT)
 
 
-def says_within(found: Mapping[str, Any], nats: float) -> bool | None:
+def says_within(one: Compared, nats: float) -> bool | None:
     """Tell whether the first arm loses at most so much: its whole interval is below that, or above."""
-    if found["difference_high"] <= nats:
+    if not one.knows_seeds:
+        return None
+    if one.found["difference_high"] <= nats:
         return True
-    return False if found["difference_low"] > nats else None
+    return False if one.found["difference_low"] > nats else None
