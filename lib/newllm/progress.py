@@ -25,7 +25,6 @@ TRAINING = "training"
 SCORING = "scoring"
 CERTIFICATE = "certificate"
 DECODING = "decoding"
-STAGES = (PROJECTION, TRAINING, SCORING, CERTIFICATE, DECODING)
 
 # Set to "lines" where somebody else shows how far a comparison is, and bars would be lost.
 PROGRESS_VARIABLE = "NEWLLM_PROGRESS"
@@ -91,7 +90,7 @@ def stage(name: str, total: int | None, unit: str = "step", *, done: int = 0) ->
     Parameters
     ----------
     name
-        What is done; of a trial, one of `STAGES`.
+        What is done; of a trial, one of the stages above.
     total
         How many steps there are; None where nobody knows.
     unit

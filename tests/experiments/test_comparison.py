@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from newllm.data import TextData
+from newllm.data import TextData, prepare_data
 from newllm.experiments import comparison as experiment
 from newllm.experiments import recipes
 from newllm.experiments.arms import ArmError
@@ -105,3 +105,11 @@ def test_an_impossible_arm_stops_before_anything_runs(text_folder, text_data, tm
     with pytest.raises(ArmError):
         compare(settings(text_folder, arms=["pythia", arm]), text_data, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_more_repeated_passages_than_there_is_room_for_are_refused_before_anything_is_trained(text_folder, tmp_path):
+    few = {"seq_length": 128, "samples": 4, "projection_samples": 4, "val_samples": 1, "test_samples": 1}
+    given = settings(text_folder, arms=["pythia"], repeat_distances=[64], repeated_passages=500, **few)
+    with pytest.raises(ValueError, match="repeated_passages=500 is more than the scored text has room for"):
+        compare(given, prepare_data(given), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

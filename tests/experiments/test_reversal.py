@@ -99,3 +99,11 @@ def test_facts_that_cannot_be_asked_are_refused_before_anything_is_trained(tmp_p
     with pytest.raises(ValueError, match="needs a second fact with other names"):
         compare_reversal(parameters(alone), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pretrained": ["EleutherAI/pythia-70m"]}, {"arms": ["pythia", "checkpoint:EleutherAI/pythia-70m"]}]
+)
+def test_a_model_that_is_trained_already_is_not_taught(facts_file, changes):
+    with pytest.raises(ValueError, match="is trained already, but here every model is taught the facts"):
+        parameters(facts_file, **changes)

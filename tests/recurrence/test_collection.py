@@ -15,7 +15,6 @@ from newllm.files import UnwritableError
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.collection import (
-    clear_gpu_cache,
     collect_context_cache,
     collect_context_cache_sequential,
     collect_context_cache_sequential_multiblock,
@@ -380,7 +379,3 @@ def test_embeddings_of_another_width_are_refused(width):
 def test_an_output_may_be_a_text(tmp_path: Path):
     collected = collect_context_cache(make_block(), make_stream(50), output=str(tmp_path / "contexts.npy"))
     assert np.array_equal(np.load(tmp_path / "contexts.npy", allow_pickle=False), collected.contexts.numpy())
-
-
-def test_clear_gpu_cache_is_harmless_without_a_gpu():
-    clear_gpu_cache()

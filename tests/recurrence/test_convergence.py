@@ -13,7 +13,6 @@ from newllm.recurrence.convergence import (
     compute_convergence_rate,
     contraction,
     effective_rank,
-    report_effective_rank,
     singular_values,
 )
 
@@ -72,12 +71,6 @@ def test_effective_rank_reads_the_whole_of_a_long_stream():
     x[rows // 2 :, 1] = 1
     assert effective_rank(x) == pytest.approx(2)
     assert singular_values(x).square().sum() == pytest.approx(EFFECTIVE_RANK_ROWS)
-
-
-def test_effective_rank_report_reads_like_the_claim():
-    report = report_effective_rank(torch.eye(4)[:3])
-    assert report.value == pytest.approx(3) and report.dim == 4 and report.percent == pytest.approx(75)
-    assert str(report) == "3/4 = 75.0 %"
 
 
 def test_effective_rank_of_nothing_and_of_what_is_not_finite():

@@ -58,7 +58,7 @@ def prefill(name: str, contexts: list[int], size: str = SIZE) -> dict[str, float
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             start = time.perf_counter()
             model(ids, use_cache=True, **last_logits)
-            found[f"{tokens:,} tokens, s"] = round(time.perf_counter() - start, 2)
+            found[f"{tokens:,} tokens, s"] = round(time.perf_counter() - start, 6)
             risen = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
             found[f"{tokens:,} tokens, MiB"] = round(risen / 1024)
     return found
@@ -69,7 +69,7 @@ def certificate(name: str, contexts: list[int], size: str = SIZE) -> dict[str, f
     model = build(name, size).double()
     start = time.perf_counter()
     passed = certify(model).passed
-    return {"seconds": round(time.perf_counter() - start, 1), "passed": float(passed)}
+    return {"seconds": round(time.perf_counter() - start, 6), "passed": float(passed)}
 
 
 MEASUREMENTS = {"decode": decode, "prefill": prefill, "certificate": certificate}
@@ -80,7 +80,8 @@ MEASUREMENTS = {"decode": decode, "prefill": prefill, "certificate": certificate
 def test_every_figure_is_measured(what, name):
     found = MEASUREMENTS[what](name, [16, 32], "tiny")
     assert len(found) >= 2
-    assert all(value >= 0 for value in found.values())
+    # Memory may not rise where enough was taken before.
+    assert all(value > 0 for name, value in found.items() if "MiB" not in name)
     assert found.get("passed", 1.0) == 1.0
 
 

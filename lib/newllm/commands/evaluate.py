@@ -99,7 +99,7 @@ def _output(model: str, asked: Path | None) -> Path:
         raise ValueError(f"--output {output} is a file; it must be a folder.")
     find_saved_model(model)
     if output is None:
-        raise ValueError(f"{model} is a model of the hub: say with --output where the results shall go.")
+        raise ValueError(f"{model} is not in a folder of its own: say with --output where the results shall go.")
     check_outputs(output)
     return output
 

@@ -16,7 +16,7 @@ def main(options: argparse.Namespace) -> int:
         if options.folder is not None:
             publish(options.folder, options.weights)
         renew_tables()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
         logger.error("%s", error)
         return 2
     logger.info("The records are in %s; README and RESULTS show them.", reference_folder())

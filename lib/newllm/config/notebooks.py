@@ -38,6 +38,7 @@ from newllm.config.groups import (
     SeedParameters,
     TrainingParameters,
 )
+from newllm.config.methods import CHECKPOINT
 from newllm.config.retrofit import RetrofitParameters
 
 
@@ -76,6 +77,16 @@ class ReversalCurse(ExperimentParameters, FactParameters):
     """Notebook 05: facts taught in one direction, asked in both."""
 
     notebook = "05_reversal_curse"
+
+    @model_validator(mode="after")
+    def _check_that_all_are_taught(self) -> Self:
+        scored = [arm for arm in self.arms if arm.startswith(CHECKPOINT)] + list(self.pretrained or ())
+        if scored:
+            raise ValueError(
+                f"{scored[0]} is trained already, but here every model is taught the facts: ask it by newllm evaluate "
+                "--facts, or leave it out"
+            )
+        return self
 
 
 class Cascade(StudyParameters):

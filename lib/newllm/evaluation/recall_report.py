@@ -92,6 +92,22 @@ def most_passages(windows: TokenWindows, parameters: EvaluationParameters) -> in
     return len(windows.token_ids) - 2 * PASSAGE_TOKENS - max(distances) if distances else None
 
 
+def refuse_too_many_passages(windows: TokenWindows, parameters: EvaluationParameters) -> None:
+    """Refuse, by a ValueError, more repeated passages than some windows have room for.
+
+    Parameters
+    ----------
+    windows, parameters
+        As for `most_passages`.
+    """
+    most = most_passages(windows, parameters)
+    if most is not None and parameters.repeated_passages > most:
+        raise ValueError(
+            f"repeated_passages={parameters.repeated_passages} is more than the scored text has room for: give "
+            + (f"at most {most}, or more windows to score" if most > 0 else "more windows to score")
+        )
+
+
 def _fitting(parameters: EvaluationParameters, length: int) -> list[int]:
     """Return the distances at which a passage and its repetition fit into a window."""
     return [each for each in parameters.repeat_distances if each + 2 * PASSAGE_TOKENS <= length]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from newllm.config.experiment import ExperimentParameters
 from newllm.data import TextData
+from newllm.evaluation.recall_report import refuse_too_many_passages
 from newllm.experiments.arms import trained_arms
 from newllm.experiments.benchmark_study import ask_benchmarks, check_benchmark_hub
 from newllm.experiments.checkpoints import checkpoints_of, score_checkpoint
@@ -67,6 +68,8 @@ def compare(
     ------
     ArmError
         Before anything runs, where an arm cannot be built.
+    ValueError
+        Before anything is trained, where the test windows have no room for the repeated passages.
     HubUnavailableError
         Before anything is trained, where a benchmark of the hub cannot be read.
     ComparisonError
@@ -79,6 +82,7 @@ def compare(
         check_projection_checkpoint(waiting, data)
         for checkpoint in checkpoints:
             check_pretrained(checkpoint.where, data.tokenizer)
+        refuse_too_many_passages(data.test, parameters)
         check_benchmark_hub(parameters)
     make_floor(data, folder)
     failures = run_trials(trials, data, folder, parameters.processes, need_weights=need_weights)

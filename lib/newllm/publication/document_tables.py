@@ -193,6 +193,11 @@ def reversal_curse() -> pd.DataFrame:
 
 def latent_widths() -> pd.DataFrame:
     """Write each latent beside the control that keeps the same bytes."""
+    beside = published_table("06_latent_attention/tables/against_controls")
+    if beside.empty:
+        raise UnpublishedError(
+            "not published yet: `newllm run 06` with arms of several widths and controls of their bytes"
+        )
     return pd.DataFrame(
         [
             {
@@ -203,7 +208,7 @@ def latent_widths() -> pd.DataFrame:
                 "its perplexity": f"{row['control_perplexity']:.1f}",
                 "nats/token from the control": with_interval(row, "difference"),
             }
-            for _, row in published_table("06_latent_attention/tables/against_controls").iterrows()
+            for _, row in beside.iterrows()
         ]
     )
 

@@ -115,35 +115,6 @@ def effective_rank(x: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class EffectiveRank:
-    """An effective rank beside the width it could reach.
-
-    Attributes
-    ----------
-    value
-        The effective rank.
-    dim
-        Width P of the contexts.
-    """
-
-    value: float
-    dim: int
-
-    @property
-    def percent(self) -> float:
-        """Effective rank in percent of the width."""
-        return 100 * self.value / self.dim
-
-    def __str__(self) -> str:
-        return f"{self.value:.0f}/{self.dim} = {self.percent:.1f} %"
-
-
-def report_effective_rank(x: Tensor) -> EffectiveRank:
-    """Give `effective_rank` of contexts (T, P) with its width, as ``736/1000 = 73.6 %``."""
-    return EffectiveRank(effective_rank(x), x.shape[1])
-
-
-@dataclass(frozen=True)
 class Contraction:
     """How a disturbance of the context fades while the recurrence reads on.
 

@@ -3,7 +3,7 @@
 from newllm.config.groups import EvaluationParameters
 from newllm.config.retrofit import RetrofitParameters
 from newllm.data.sides import TextSides
-from newllm.evaluation.recall_report import most_passages
+from newllm.evaluation.recall_report import refuse_too_many_passages
 
 # One window in so many is held out, where no others are given to score, or to judge healing by.
 HELD_OUT = 5
@@ -35,12 +35,7 @@ def check_amounts(text: TextSides, parameters: RetrofitParameters, evaluation: E
             f"healing_tokens={parameters.healing_tokens} is one step of healing, whose learning rate is still 0: give "
             f"more than {step:,}, or a smaller batch_size"
         )
-    most = most_passages(text.test, evaluation)
-    if most is not None and evaluation.repeated_passages > most:
-        raise ValueError(
-            f"repeated_passages={evaluation.repeated_passages} is more than the scored text has room for: give at most "
-            f"{most}, or more windows to score"
-        )
+    refuse_too_many_passages(text.test, evaluation)
 
 
 def healing_text(text: TextSides, tokens: int) -> TextSides:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas
 from pydantic import ValidationError
 
-from newllm.files import RUN_FILE, different_keys, read_json
+from newllm.files import RUN_FILE, DamagedFileError, different_keys, read_json
 from newllm.runs.lock import RunError
 from newllm.runs.record import RECORD_FILE, read_record
 
@@ -28,7 +28,7 @@ def parameter_differences(first: Path, second: Path) -> pandas.DataFrame:
     Raises
     ------
     RunError
-        Where a folder holds neither record nor run.
+        Where a folder holds neither record nor run, or one that is damaged.
     """
     ours, theirs = (_ran_with(folder) for folder in (first, second))
     rows = [(name, ours.get(name), theirs.get(name)) for name in different_keys(ours, theirs)]
@@ -46,6 +46,8 @@ def _ran_with(folder: Path) -> dict[str, Any]:
         return {"notebook": record.notebook, **record.parameters, "commit": provenance.commit, **versions}
     try:
         identity: dict[str, Any] = read_json(folder / RUN_FILE)["identity"]
+    except DamagedFileError as error:
+        raise RunError(str(error)) from error
     except FileNotFoundError as error:
         raise RunError(
             f"{folder} holds neither {RECORD_FILE} nor {RUN_FILE}: give the folder of a run or of a record."
