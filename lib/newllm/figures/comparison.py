@@ -1,5 +1,6 @@
 """Figures of comparisons: arms, differences, positions, quality against bytes."""
 
+import textwrap
 from typing import Any
 
 import pandas as pd
@@ -95,7 +96,7 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
         )
     figure.add_vline(x=0, line_dash="dot", line_color=INK)
     title = "One change each: left is better (95 % over seeds and documents)"
-    figure = finish(figure, title, f"nats per token from {base}, held out", "")
+    figure = finish(figure, title, "<br>".join(textwrap.wrap(f"nats per token from {base}, held out", 48)), "")
     figure.update_layout(height=180 + 34 * max(len(studies), 2))
     return figure.update_yaxes(autorange="reversed", automargin=True)
 

@@ -6,6 +6,9 @@ from plotly.subplots import make_subplots
 
 from newllm.figures.style import COLOURS, finish, lines, readable_bytes
 
+# So far apart are the ends of an axis on which only powers of ten have room.
+MANY_DECADES = 1_000
+
 
 def against_context_length(frame: pd.DataFrame, column: str, title: str, label: str) -> go.Figure:
     """One quantity of several models over the length of the context, both axes logarithmic.
@@ -24,7 +27,9 @@ def against_context_length(frame: pd.DataFrame, column: str, title: str, label: 
     figure = lines(frame, "context", column, "model")
     figure = finish(figure, title, "context (tokens)", label, log_x=True, log_y=True)
     figure.update_xaxes(tickvals=sorted(set(frame["context"])), tickformat=",", dtick=None)
-    return figure.update_yaxes(tickformat="~g")
+    low, high = frame[column].min(), frame[column].max()
+    # Over many decades the ticks within them would collide; small numbers have no prefix that everybody reads.
+    return figure.update_yaxes(tickformat="~s" if low >= 1 else "~g", dtick=1 if high > MANY_DECADES * low else "D2")
 
 
 def precision_against_bytes(table: pd.DataFrame) -> go.Figure:
