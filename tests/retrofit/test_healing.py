@@ -99,3 +99,17 @@ def test_healing_is_judged_by_windows_that_are_neither_learned_nor_scored():
     assert parts[0] + parts[1][1:] + parts[2][1:] == TEXT.ravel()[: 11 * 16 + 1].tolist()
     assert [len(part) // 16 for part in parts] == [7, 2, 2]
     assert read_ids(parent, RetrofitParameters(), TEXT, None, None).validation.token_ids.tolist() == parts[2]
+
+
+@pytest.mark.parametrize("change", [{"healing_loss": "kl"}, {"factorisation": "plain"}, {"seed": 1}])
+def test_the_folder_of_another_retrofit_is_refused(change, tmp_path):
+    """Its checkpoints would be taken for those of this one."""
+    settings = {"kv_dim": 8, "healing_tokens": 64, "batch_size": 2, "controls": False}
+    retrofit(trained("neox").float(), TEXT, folder=tmp_path, **settings)
+    with pytest.raises(ValueError, match=f"another retrofit .other {next(iter(change))}.: give another folder"):
+        retrofit(trained("neox").float(), TEXT, folder=tmp_path, **settings | change)
+    other = trained("neox").float()
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    with pytest.raises(ValueError, match="other weights"):
+        retrofit(other, TEXT, folder=tmp_path, **settings)

@@ -61,6 +61,7 @@ def test_other_models_and_other_text_are_refused():
         ({"healing_tokens": 10**6}, "healing_tokens=1000000 is more than the 112 tokens"),
         ({"healing_tokens": 64}, "healing_tokens=64 is one step of healing"),
         ({"seed": -1}, "seed=-1 must be"),
+        ({"seed": 0.5}, "seed=0.5 must be a whole number"),
         ({"keep": 2}, "keep is 2, but it must be less than or equal to 1"),
         ({"keeps": 0.5}, "keeps is not a parameter of a retrofit; did you mean keep?"),
     ],

@@ -16,7 +16,13 @@ from newllm.models import create
 from newllm.models.language_model import LanguageModel
 from newllm.runs.folder import Run
 from newllm.training import embeddings
-from newllm.training.embeddings import EmbeddingError, adopt_embedding, read_embedding, refuse_unknowing_embedding
+from newllm.training.embeddings import (
+    EmbeddingError,
+    adopt_embedding,
+    local_embedding,
+    read_embedding,
+    refuse_unknowing_embedding,
+)
 
 
 def byte_tokenizer(first: int = 0) -> PreTrainedTokenizerFast:
@@ -137,6 +143,15 @@ def test_weights_without_one_embedding_are_refused(tmp_path, tensors, reason):
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "e.safetensors")
     with pytest.raises(EmbeddingError, match=reason):
         read_embedding(str(tmp_path / "e.safetensors"), for_head=False)
+
+
+def test_a_damaged_tokenizer_beside_the_weights_is_refused_in_one_sentence(tmp_path):
+    save_file({"embed_in.weight": torch.zeros(4, 2)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for look in (lambda: local_embedding(str(tmp_path)), lambda: read_embedding(str(tmp_path), for_head=False)):
+        with pytest.raises(EmbeddingError, match=r"tokenizer\.json cannot be read"):
+            look()
 
 
 def test_what_is_no_weights_at_all_is_refused(tmp_path):

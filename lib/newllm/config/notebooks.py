@@ -51,7 +51,9 @@ class Overview(ModelParameters, SeedParameters, RunParameters):
         description="the length of the sequences in the pictures and of the checks"
     )
     calculator_size: SizeName = Field("70m", description="the size that the calculator begins with")
-    calculator_tokens: Count = Field(8192, description="the tokens of a sequence that the calculator begins with")
+    calculator_tokens: Annotated[Count, Field(ge=2**4, le=2**20)] = Field(
+        8192, description="the tokens of a sequence that the calculator begins with"
+    )
     calculator_sequences: Count = Field(1, description="the sequences, decoded at once, that it begins with")
     calculator_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="and the dtype")
 
@@ -134,7 +136,7 @@ class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParam
 
     notebook = "03_causal_masks"
 
-    alibi_slope: Annotated[Real, Field(gt=0)] = Field(
+    alibi_slope: Annotated[Real, Field(ge=2**-8, le=1)] = Field(
         description="by how much ALiBi lowers a score a token of distance"
     )
 

@@ -85,6 +85,10 @@ def check_arms(arms: Iterable[Arm], parameters: ExperimentParameters) -> None:
     for arm in arms:
         trial = Trial(arm, parameters.seeds[0] if parameters.seeds else 0, parameters, Path(), "")
         model = _on_meta(arm, parameters)
+        if parameters.gradient_checkpointing and not model.supports_gradient_checkpointing:
+            raise ValueError(
+                f"arm {arm.name!r} has no blocks to make activations of again: leave gradient_checkpointing out"
+            )
         lender = lender_of(trial)
         if lender is not None:
             _on_meta(lender.arm, parameters)

@@ -23,6 +23,7 @@ from newllm.config.groups import EvaluationParameters
 from newllm.config.retrofit import RetrofitParameters
 from newllm.data.sides import TextSides
 from newllm.evaluation.recall_report import most_passages
+from newllm.files import different_keys, read_json, write_json
 from newllm.models.decoder import Decoder
 from newllm.models.methods.pythia import PythiaModel
 from newllm.retrofit.calibration import Moments, calibrate
@@ -36,12 +37,14 @@ from newllm.retrofit.planning import check, latent_width, shape_of
 from newllm.retrofit.report import HEALED, ORIGINAL, ScoredStage, Scores, Stage, describe_stage
 from newllm.retrofit.text import check_amounts, healing_text
 from newllm.retrofit.token_ids import read_ids
+from newllm.tensor_files import digest_of_tensors, tensors_of
 from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
 # Passes over a token that a step of training costs, beside one that only reads it (Kaplan et al. 2020, sec. 2.1).
 TRAINING_PASSES = 3
 SCORES_FOLDER = "scores"
+IDENTITY_FILE = "identity.json"
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,10 @@ def retrofit(
     Raises
     ------
     ValueError
-        Where the model, the ids or the settings do not fit, in one sentence, before anything is trained or written.
+        Where the model, the ids or the settings do not fit, or the folder is that of another retrofit, in one sentence,
+        before anything is trained or written.
     """
-    if not 0 <= seed <= LARGEST_SEED:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed={seed} must be a whole number from 0 to {LARGEST_SEED}")
     try:
         parameters = RetrofitParameters.model_validate({"method": method, **settings})
@@ -125,9 +129,27 @@ def retrofit(
     if most is not None:
         evaluation = evaluation.model_copy(update={"repeated_passages": min(most, evaluation.repeated_passages)})
     check_amounts(text, parameters, evaluation)
+    check(config_of(parent), parameters)
+    if folder is not None:
+        weights = digest_of_tensors(tensors_of(parent))
+        identity = {**parameters.model_dump(mode="json"), "seed": seed, "weights": weights, "text": text.fingerprint}
+        _refuse_another(folder, identity)
     converted = convert(parent, text, parameters, evaluation, folder=folder, seed=seed)
     vars(converted.model)["report"] = converted.report
     return converted.model
+
+
+def _refuse_another(folder: Path, identity: dict[str, Any]) -> None:
+    """Note in a new folder which retrofit it belongs to, and refuse that of another one."""
+    noted = folder / IDENTITY_FILE
+    if not noted.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(noted, identity)
+    elif different := different_keys(read_json(noted), identity):
+        raise ValueError(
+            f"{folder} holds the checkpoints of another retrofit (other {', '.join(different)}): give another folder, "
+            "or delete this one"
+        )
 
 
 def convert(

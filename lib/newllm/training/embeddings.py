@@ -15,6 +15,7 @@ from newllm.data.tokenizers import load_tokenizer, tokenizer_identity
 from newllm.files import FINISHED_FILE, RUN_FILE, SAVED_MODEL, DamagedFileError, digest, first_damaged, read_json
 from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
+from newllm.wording import first_line
 
 logger = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
@@ -107,6 +108,8 @@ def local_embedding(source: str, *, width: int | None = None) -> Path | None:
             raise EmbeddingError(f"embedding_source is {source!r}, but there is no such file or folder.")
         return None
     file = _model_folder(path) / WEIGHTS if path.is_dir() else path
+    if path.is_dir():
+        _identity_of_folder(file.parent)
     there = width if width is None else _read_weight(file, for_head=False).shape[1]
     if there != width:
         raise EmbeddingError(
@@ -225,7 +228,10 @@ def _model_folder(folder: Path) -> Path:
 def _identity_of_folder(folder: Path) -> str | None:
     if not (folder / "tokenizer.json").is_file():
         return None
-    return tokenizer_identity(PreTrainedTokenizerFast.from_pretrained(folder))
+    try:
+        return tokenizer_identity(PreTrainedTokenizerFast.from_pretrained(folder))
+    except Exception as error:  # the library raises whatever it stumbles over
+        raise EmbeddingError(f"{folder / 'tokenizer.json'} cannot be read ({first_line(error)}).") from error
 
 
 def _read_weight(file: Path, for_head: bool) -> Tensor:

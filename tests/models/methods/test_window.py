@@ -146,3 +146,18 @@ def test_impossible_requests_are_refused(overrides, reason):
 def test_a_window_takes_no_keys_without_a_mask():
     with pytest.raises(NotImplementedError, match="extend"):
         WindowLayer().update(IDS, IDS)
+
+
+@pytest.mark.parametrize("rows", [[0], [1], [0, 0], [2, 0]])
+@torch.no_grad()
+def test_rows_that_are_chosen_go_on_as_alone(rows):
+    """A shorter row keeps the slots that it never filled where the longer ones are taken out of the batch."""
+    model = create_tiny(window=4, sinks=2)
+    ids = IDS[:, :14]
+    mask = torch.ones_like(ids)
+    mask[0, :10], mask[2, :7] = 0, 0
+    cache = model.new_cache()
+    model(ids[:, :12], attention_mask=mask[:, :12], past_key_values=cache)
+    cache.batch_select_indices(torch.tensor(rows))
+    found = model(ids[rows, 12:], attention_mask=mask[rows], past_key_values=cache).logits
+    assert (found - model(ids, attention_mask=mask).logits[rows, 12:]).abs().max() < 1e-9

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
@@ -84,6 +85,10 @@ class WindowLayer(DescribedLayer):
         left = self._is_kept(mask[:, : self.tokens_at_drop])
         order, count = _kept_first(left)
         order = torch.where(torch.arange(order.shape[1], device=device) < count, order, -1)
+        if self.keys is not None:
+            # Where longer rows were taken out of the batch, the others keep the slots that they never filled.
+            held = self.keys.shape[2] - since.shape[1]
+            order = F.pad(order, (0, max(held - order.shape[1], 0)), value=-1)
         return torch.cat([order, since.expand(len(order), -1)], dim=1)
 
     def _is_kept(self, mask: Tensor) -> Tensor:
