@@ -144,7 +144,7 @@ def _heads_of_a_latent(size: Size) -> int:
         "hidden_size": size.scaled(5, 8),
         "intermediate_size": 4 * size.scaled(5, 8),
     },
-    summary="a control: Pythia at 5/8 of the width, dproj's bytes",
+    summary="a control: a narrower Pythia; at 5/8 of the width it has dproj's bytes",
     control="dproj",
     papers=(PYTHIA,),
 )
