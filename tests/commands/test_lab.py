@@ -36,9 +36,10 @@ def test_lab_is_opened_at_the_root_with_what_it_takes_itself(tmp_path, monkeypat
     monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path))
     assert cli.main(["lab", "--port", "8899", "--no-browser"]) == 3
     assert seen["cwd"] == project_root()
-    _, *module, shown, port, browser = seen["command"][:7]
+    _, *module, shown, served, port, browser = seen["command"][:8]
+    assert served == f"--ServerApp.root_dir={project_root()}"
     assert module == ["-m", "jupyter", "lab"] and (port, browser) == ("--port=8899", "--no-browser")
-    assert seen["command"][7:] == said
+    assert seen["command"][8:] == said
     assert (project_root() / shown).is_file()
 
 

@@ -22,9 +22,9 @@ def main(options: argparse.Namespace) -> int:
     logger.info("The notebooks are copies, in %s; delete one to get it anew.", copies)
     first = copies / f"{available_notebooks()[0]}.ipynb"
     root = project_root()
-    # From the project's root its outputs and documents are in reach; Lab opens nothing above the folder it starts in.
+    # From the project's root its outputs and documents are in reach; a server that opens a file would serve its folder.
     shown = first.relative_to(root) if first.is_relative_to(root) else notebook_path(first.stem).relative_to(root)
-    command = [sys.executable, "-m", "jupyter", "lab", shown.as_posix()]
+    command = [sys.executable, "-m", "jupyter", "lab", shown.as_posix(), f"--ServerApp.root_dir={root}"]
     command += [f"--port={options.port}"] if options.port else []
     command += [] if options.browser else ["--no-browser"]
     # Whoever is root, as in most containers, has no other user to be; Jupyter asks to be told.
