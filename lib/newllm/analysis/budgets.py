@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from newllm.analysis.differences import LEAST_SEED_FREEDOM, ArmLosses, read_losses
-from newllm.evaluation.comparison_statistics import SeedVariance, seed_variance, two_way_difference
-
-MINUTES_PER_HOUR = 60
+from newllm.analysis.differences import ArmLosses, knows_seeds, pooled_variance, read_losses
+from newllm.analysis.hours import SECONDS_PER_HOUR
+from newllm.evaluation.comparison_statistics import SeedVariance, two_way_difference
 
 
 def told_apart(records: pd.DataFrame, baseline: str, seeds: Sequence[int] = (1, 2, 3, 5, 10)) -> pd.DataFrame:
@@ -32,16 +31,16 @@ def told_apart(records: pd.DataFrame, baseline: str, seeds: Sequence[int] = (1, 
     """
     arms = {arm: read_losses(rows) for arm, rows in records.groupby("arm", sort=False)}
     known = {arm: losses for arm, losses in arms.items() if losses is not None}
-    spread = seed_variance([losses.means() for losses in known.values()])
-    if spread.freedom < LEAST_SEED_FREEDOM or baseline not in known:
+    if not knows_seeds(known.values()) or baseline not in known:
         return pd.DataFrame(columns=["seeds", "hours", "reach"])
+    spread = pooled_variance(known.values())
     base = known.pop(baseline)
-    minutes = float(records["duration_seconds"].median()) / 60
+    hours = float(records["duration_seconds"].median()) / SECONDS_PER_HOUR
     return pd.DataFrame(
         [
             {
                 "seeds": count,
-                "hours": 2 * count * minutes / MINUTES_PER_HOUR,
+                "hours": 2 * count * hours,
                 "reach": float(np.median([_reach(losses, base, spread, count) for losses in known.values()])),
             }
             for count in seeds

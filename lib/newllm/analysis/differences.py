@@ -120,7 +120,7 @@ def compare_pairs(
         all these arms have in common; its p-value, adjusted for the number of pairs (Holm); and the verdict. An empty
         dict where no windows are shared.
     """
-    pooled = _pooled(losses.values())
+    pooled = pooled_variance(losses.values())
     between_arms = NO_SEED_VARIANCE if have_same_weights else pooled
     found = {
         number: difference
@@ -148,10 +148,17 @@ def knows_seeds(losses: Iterable[ArmLosses | None]) -> bool:
     losses
         Of each arm of a comparison.
     """
-    return _pooled(losses).freedom >= LEAST_SEED_FREEDOM
+    return pooled_variance(losses).freedom >= LEAST_SEED_FREEDOM
 
 
-def _pooled(losses: Iterable[ArmLosses | None]) -> SeedVariance:
+def pooled_variance(losses: Iterable[ArmLosses | None]) -> SeedVariance:
+    """Pool over the arms that have seeds how much a seed changes their loss.
+
+    Parameters
+    ----------
+    losses
+        As for `knows_seeds`.
+    """
     return seed_variance([arm.means() for arm in losses if arm is not None and arm.has_seeds])
 
 
