@@ -79,3 +79,15 @@ def test_autocast_keeps_the_loss_close():
     assert weight.grad.dtype == torch.float32
     # bfloat16 keeps 8 bits; the logits here are of size sqrt(32).
     assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+def test_gradients_of_many_chunks_add_up_in_float32_under_autocast(monkeypatch):
+    """What bfloat16 loses is one rounding, whatever the number of chunks."""
+    torch.manual_seed(0)
+    hidden, targets = 1 + torch.rand(8192, 4), torch.zeros(8192, dtype=torch.long)
+    weight = torch.zeros(3, 4, requires_grad=True)
+    monkeypatch.setattr(loss, "CHUNK_TOKENS", 8)
+    (exact,) = torch.autograd.grad(linear_cross_entropy(hidden, weight, targets), weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (rounded,) = torch.autograd.grad(linear_cross_entropy(hidden, weight, targets), weight)
+    assert rounded == pytest.approx(exact, rel=2**-7)

@@ -28,8 +28,9 @@ def make_model(seed: int = 0, blocks: int = 1, **overrides: Any) -> RecurrentMod
     torch.manual_seed(seed)
     model = models.create("dproj", "tiny", **overrides).double()
     assert isinstance(model, RecurrentModel)
+    width = model.projection.proj_dim
     for _ in range(blocks - 1):
-        model.context_blocks.append(DiverseProjection(64, model.projection.proj_dim).double())
+        model.context_blocks.append(DiverseProjection(64, width).double())
     return model
 
 
@@ -153,6 +154,38 @@ def test_a_killed_training_ends_with_the_same_numbers(tmp_path, monkeypatch, pas
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value)
     assert not file.exists()
+
+
+def test_blocks_that_were_trained_before_a_kill_are_not_trained_again(tmp_path, monkeypatch):
+    parameters = settings(max_iterations=6, convergence_threshold=1e-9)
+
+    def all_blocks(folder: Path | None = None) -> tuple[RecurrentModel, ProjectionResult, int]:
+        model, made = make_model(blocks=3), []
+        monkeypatch.setattr(training, "effective_rank", lambda x: (made.append(1), effective_rank(x))[1])
+        result = train_projections(model, make_stream(), parameters, device="cpu", seed=3, resume_folder=folder)
+        return model, result, len(made)
+
+    whole, expected, _ = all_blocks()
+    made: list[int] = []
+
+    def rank_until_killed(x: Tensor) -> float:
+        made.append(1)
+        if len(made) > 12:
+            raise KilledError
+        return effective_rank(x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "effective_rank", rank_until_killed)
+        with pytest.raises(KilledError):
+            train_projections(
+                make_model(blocks=3), make_stream(), parameters, device="cpu", seed=3, resume_folder=tmp_path
+            )
+    resumed, result, passes = all_blocks(tmp_path)
+    assert result == expected
+    assert passes == 5  # of the last block alone
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_resume_file_of_another_training_is_not_used(tmp_path, caplog):

@@ -27,6 +27,7 @@ from tests.retrofit.parents import TEXT, trained
         ({"method": "mqa", "num_key_value_heads": 3}, "must divide the 4 key-value heads"),
         ({"method": "mqa", "healing_lr": 0.1}, "without healing_tokens"),
         ({"method": "mla", "factorisation": "split", "kv_dim": 1}, "a latent of one entry cannot be split"),
+        ({"method": "mla", "rotary_pairs": 2, "rotary_choice": "high"}, "rotary_choice does nothing where all 2 pairs"),
         ({"method": "cla", "layers_sharing": 5}, "layers_sharing=5 must be at most"),
         ({"method": "vdproj"}, "mla"),
     ],
@@ -35,6 +36,20 @@ def test_impossible_settings_are_refused_before_anything_is_read(settings, reaso
     monkeypatch.setattr("newllm.retrofit.stages.calibrate", None)
     with pytest.raises(ValueError, match=reason):
         retrofit(trained("neox"), TEXT, **settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "reason"),
+    [
+        ({"rotary_fraction": 1.0}, {"factorisation": "split"}, "split does nothing where all of a head stays rotated"),
+        ({"position": "alibi"}, {"rotary_heads": "shared"}, "for a model that rotates nothing"),
+        ({"num_key_value_heads": 1}, {"rotary_heads": "shared"}, "for a model that has one key head"),
+    ],
+)
+def test_settings_without_effect_on_this_model_are_refused(changes, settings, reason, monkeypatch):
+    monkeypatch.setattr("newllm.retrofit.stages.calibrate", None)
+    with pytest.raises(ValueError, match=reason):
+        retrofit(create("pythia", "tiny", **changes), TEXT, **settings)
 
 
 def test_other_models_and_other_text_are_refused():

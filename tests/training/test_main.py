@@ -154,6 +154,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(tmp_path, unin
     assert len(data.train.read) <= 2 * len(data.train) + 10
 
 
+def test_a_damaged_manifest_that_nothing_goes_on_from_does_not_stop_a_training(tmp_path, uninterrupted):
+    model, result = uninterrupted
+    with pytest.raises(StoppedError):
+        run(tmp_path, callbacks=[StopAt("on_step_end", 20)])
+    (tmp_path / "checkpoint-12" / "manifest.json").write_text("{")
+    resumed_model, resumed = run(tmp_path)
+    assert numbers(resumed) == numbers(result)
+    assert same_weights(resumed_model, model)
+
+
 def test_damaged_weights_of_a_finished_training_are_trained_again(tmp_path, uninterrupted, caplog):
     model, result = uninterrupted
     run(tmp_path)

@@ -19,13 +19,13 @@ def score_by_precision(
     windows: Windows,
     *,
     precisions: Sequence[str] = tuple(CODECS),
-    tokens_a_step: int = 1,
     batch_size: int = 64,
     device: torch.device | str | None = None,
 ) -> pd.DataFrame:
-    """Score held-out windows through caches of several precisions.
+    """Score held-out windows through caches of several precisions, token by token, as decoding reads them.
 
-    Every token reads all others, and itself, as they come back from the cache. The weights stay as they are.
+    Every token reads all others as they come back from the cache. The weights stay as they are. (In a call of several
+    tokens a recurrence, and key attention, would read exact values of each other's.)
 
     Parameters
     ----------
@@ -35,9 +35,6 @@ def score_by_precision(
         Held-out windows.
     precisions
         Of `newllm.models.narrow_layer.CODECS`; the first is what the others are compared with.
-    tokens_a_step
-        Tokens a call. One is what decoding does. More are faster, and the same for methods whose attention reads
-        nothing but what the cache returns; a recurrence and key attention read exact values within a call.
     batch_size
         Windows at once.
     device
@@ -66,9 +63,7 @@ def score_by_precision(
         def new_cache(precision: str = precision) -> Cache:
             return model.new_cache(precision)
 
-        report = evaluate(
-            model, windows, batch_size=batch_size, device=device, tokens_a_step=tokens_a_step, new_cache=new_cache
-        )
+        report = evaluate(model, windows, batch_size=batch_size, device=device, tokens_a_step=1, new_cache=new_cache)
         losses.append(report.window_losses)
         slope, state = _bytes(model, precision)
         row = {"precision": precision, "bytes_per_token": slope, "state_bytes": state}

@@ -23,7 +23,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         share = counted.to(total.dtype) / count
         minus_one = torch.full_like(known, -1, dtype=total.dtype)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        # Sums over chunks are of float32 at least: in bfloat16 each further chunk would be rounded into the sum.
+        grad_weight = torch.zeros_like(weight, dtype=total.dtype) if ctx.needs_input_grad[1] else None
         for start in range(0, hidden.shape[0], CHUNK_TOKENS):
             rows = slice(start, start + CHUNK_TOKENS)
             scores = torch.log_softmax(hidden[rows] @ weight.T, -1, dtype=total.dtype)
@@ -36,7 +37,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[rows] = (error @ weight).mul_(share[rows])
             if grad_weight is not None:
-                grad_weight.addmm_(error.T, (hidden[rows] * share[rows]).to(hidden.dtype))
+                worth = (hidden[rows] * share[rows]).to(hidden.dtype)
+                if worth.dtype == grad_weight.dtype:
+                    grad_weight.addmm_(error.T, worth)
+                else:
+                    grad_weight += error.T @ worth
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
         ctx.save_for_backward(*(grad for grad in (grad_hidden, grad_weight) if grad is not None))
         return total / count
 

@@ -112,7 +112,8 @@ class NarrowLayer(DynamicLayer):
     """Entries by token in a narrower type; every reader gets them as they come back from it, the newest ones included.
 
     Each token is encoded by itself, when it comes. So nothing is kept twice or in full, entries never change, and what
-    a model reads does not depend on how many tokens a call has.
+    is read here does not depend on how many tokens a call has. (What a model reads elsewhere may: a recurrence and key
+    attention compute with exact values of the tokens of one call.)
 
     Parameters
     ----------

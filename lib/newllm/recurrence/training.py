@@ -128,7 +128,10 @@ def train_projection(
         Where the stream is not one row of at least one token, or the model has no such block.
     """
     with stage(PROJECTION, _usual_passes(parameters), "pass") as told:
-        return _train_block(model, token_ids, parameters, block, device, seed, resume_file, told, watch)
+        result = _train_block(model, token_ids, parameters, block, device, seed, resume_file, told, watch)
+    if resume_file is not None:
+        resume_file.unlink()
+    return result
 
 
 def _train_block(
@@ -209,7 +212,7 @@ def train_projections(
     seed
         Block k uses ``seed + k``.
     resume_folder
-        Where the state of a training is kept while it runs.
+        Where the state of each block's training is kept until all are trained.
 
     Returns
     -------
@@ -225,16 +228,23 @@ def train_projections(
         raise ValueError(f"{type(model).__name__} has no context block to train")
     count = len(model.context_blocks)
     check_stream(token_ids, model.config.vocab_size, count)
-    results = []
+    results: list[ProjectionResult] = []
+    # A block that was trained before a kill is not trained again: its file says that its training is over.
+    resume_files = [
+        None if resume_folder is None else resume_folder / f"projection_{block}.resume.safetensors"
+        for block in range(count)
+    ]
     with stage(PROJECTION, count * _usual_passes(parameters), "pass") as told:
-        for block in range(count):
+        for block, resume_file in enumerate(resume_files):
             part = slice(None)
             if data_split == "disjoint":
                 part = slice(len(token_ids) * block // count, len(token_ids) * (block + 1) // count)
-            resume_file = None if resume_folder is None else resume_folder / f"projection_{block}.resume.safetensors"
             results.append(
                 _train_block(model, token_ids[part], parameters, block, device, seed + block, resume_file, told)
             )
+    for resume_file in resume_files:
+        if resume_file is not None:
+            resume_file.unlink()
     return ProjectionResult(
         [row for result in results for row in result.history], all(result.converged for result in results)
     )
@@ -283,7 +293,7 @@ class _Training:
         told.total = (told.total or 0) + len(self.history) - counted
         told.advance(0)
         if resume_file is not None:
-            resume_file.unlink(missing_ok=True)
+            self._save(resume_file)
         return ProjectionResult(self.history, self._converged)
 
     @property

@@ -119,6 +119,7 @@ def check(config: PythiaConfig, parameters: RetrofitParameters) -> None:
         width = latent_width(config, parameters)
         if parameters.factorisation == "split" and width < 2:
             raise ValueError("a latent of one entry cannot be split into one for keys and one for values: widen it")
+        _refuse_without_effect(shape_of(config, parameters), parameters)
     elif parameters.method == "mqa":
         groups, left = shape_of(config, parameters).groups, parameters.num_key_value_heads
         if left >= groups or groups % left:
@@ -132,6 +133,23 @@ def check(config: PythiaConfig, parameters: RetrofitParameters) -> None:
                 f"cla has no place for the biases of this model's attention ({config.bias_of_attention()}): take mla "
                 "or mqa"
             )
+
+
+def _refuse_without_effect(shape: Shape, parameters: RetrofitParameters) -> None:
+    """Refuse settings of rotary keys that change nothing in a model of this shape."""
+    if parameters.factorisation == "split" and 2 * shape.pairs == shape.head_dim:
+        raise ValueError(
+            "factorisation=split does nothing where all of a head stays rotated, for a latent holds no keys then: "
+            f"give rotary_pairs below {shape.pairs}, or leave it out"
+        )
+    if parameters.rotary_heads == "shared" and (shape.pairs == 0 or shape.groups == 1):
+        lacks = "rotates nothing" if shape.pairs == 0 else "has one key head"
+        raise ValueError(f"rotary_heads=shared does nothing for a model that {lacks}: leave it out")
+    if "rotary_choice" in parameters.model_fields_set and 2 * shape.pairs == shape.rotary_dim:
+        raise ValueError(
+            f"rotary_choice does nothing where all {shape.pairs} pairs stay rotated: give fewer rotary_pairs, or leave "
+            "it out"
+        )
 
 
 def cla_config(config: PythiaConfig, parameters: RetrofitParameters) -> CLAPythiaConfig:

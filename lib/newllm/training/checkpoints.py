@@ -95,6 +95,15 @@ def _verified(checkpoint: Path, settings: str) -> dict[str, Any]:
     return manifest
 
 
+def _readable_manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """Return the manifest of a checkpoint; None where it is damaged, as one is that nothing can go on from."""
+    try:
+        manifest: dict[str, Any] = read_json(checkpoint / MANIFEST)
+    except (FileNotFoundError, DamagedFileError):
+        return None
+    return manifest
+
+
 class CheckpointCallback(TrainerCallback):
     """Keep few checkpoints, verified and movable: the last two, and of the best ones by then the weights.
 
@@ -127,12 +136,13 @@ class CheckpointCallback(TrainerCallback):
         best = state.best_global_step or state.global_step
         self._complete(_at_step(folder, state.global_step), best, files)
         checkpoints = all_checkpoints(folder)
-        best_ones = {read_json(checkpoint / MANIFEST)["best_step"] for checkpoint in checkpoints[-RESUMABLE:]}
+        manifests = {checkpoint: _readable_manifest(checkpoint) for checkpoint in checkpoints}
+        best_ones = {found["best_step"] for checkpoint in checkpoints[-RESUMABLE:] if (found := manifests[checkpoint])}
         for checkpoint in checkpoints[:-RESUMABLE]:
-            if checkpoint_step(checkpoint) not in best_ones:
+            manifest = manifests[checkpoint]
+            if manifest is None or checkpoint_step(checkpoint) not in best_ones:
                 remove_checkpoint(checkpoint)
                 continue
-            manifest = read_json(checkpoint / MANIFEST)
             if manifest["files"].pop(OPTIMIZER, None) is not None:
                 self._complete(checkpoint, manifest["best_step"], manifest["files"])
             (checkpoint / OPTIMIZER).unlink(missing_ok=True)
