@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from newllm import figures
-from newllm.analysis import claims
+from newllm.analysis import judges
 from newllm.analysis.claims import CLAIMS, judge_claims
 from newllm.analysis.evidence import FAILS, HOLDS, UNTOLD, Evidence
 from newllm.config.experiment import ExperimentParameters
@@ -131,7 +131,7 @@ def test_an_interval_over_documents_alone_decides_nothing(published):
 def test_what_can_be_absorbed_is_measured(published, monkeypatch):
     published.add("mla@position=rope", 0.1)
     assert published.judged(12)["verdict"] == FAILS
-    monkeypatch.setattr(claims, "absorption_error", lambda model: 1e-3)
+    monkeypatch.setattr(judges, "absorption_error", lambda model: 1e-3)
     found = published.judged(12)
     assert found["verdict"] == HOLDS
     assert "1e-03 from the full pass" in found["numbers"]
