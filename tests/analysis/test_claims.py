@@ -102,8 +102,8 @@ def test_what_settings_contradict_depends_on_them(published):
         published.add("unified@position=none", 0.3, source=source)
     found = published.judged(13)
     assert found["verdict"] == "depends on the text"
-    assert "sotu, windows of 256: better" in found["numbers"]
-    assert "stdlib, windows of 256: worse" in found["numbers"]
+    assert "sotu, 9 windows of 256: better" in found["numbers"]
+    assert "stdlib, 9 windows of 256: worse" in found["numbers"]
 
 
 def test_each_arm_stands_at_the_rate_of_most_seeds_then_at_its_best(published):
@@ -114,6 +114,10 @@ def test_each_arm_stands_at_the_rate_of_most_seeds_then_at_its_best(published):
     found = published.judged(10)
     assert found["verdict"] == HOLDS
     assert found["difference"] == pytest.approx(0.04, abs=0.005)
+    # So at rates of matrices, which stand beside the others.
+    published.add("mla", 0.02, lr=1e-3, matrix_lr=4e-3)
+    assert published.judged(10)["difference"] == pytest.approx(0.02, abs=0.005)
+    assert ";" not in published.judged(10)["numbers"], "rates are no settings"
     published.add("mla@position=rope", 0.3)
     assert published.judged(10)["verdict"] == "depends on the text or the encoding"
 

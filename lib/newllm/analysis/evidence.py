@@ -17,9 +17,9 @@ HOLDS = "holds"
 FAILS = "does not hold"
 UNTOLD = "cannot be told here"
 
-# What tells settings apart in which arms are compared; each arm has the rate that suits it.
-SETTING = tuple(name for name in BUDGET if name != "lr")
-RATES = ("lr", "stream_lr")
+# What tells settings apart in which arms are compared; each arm has the rates that suit it.
+RATES = ("lr", "matrix_lr", "stream_lr")
+SETTING = tuple(name for name in BUDGET if name not in RATES)
 
 # A recurrence that OACD left below this share of settled contexts is not that method.
 CONVERGED = 0.9
@@ -69,7 +69,7 @@ class Compared:
         """The difference in words."""
         found, setting = self.found, self.setting
         half = (found["difference_high"] - found["difference_low"]) / 2
-        where = f"{setting['source']}, windows of {setting['seq_length']}"
+        where = f"{setting['source']}, {setting['samples']} windows of {setting['seq_length']}"
         return f"{found['difference']:+.3f} ± {half:.3f} nats ({where}: {found['verdict']})"
 
 
@@ -89,9 +89,9 @@ class Evidence:
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def settings(self) -> list[pd.DataFrame]:
-        """Give the records of each setting, every trial once, each arm at one learning rate: that of the most seeds.
+        """Give the records of each setting, every trial once, each arm at the same rates: those of the most seeds.
 
-        Where rates have as many seeds, the one with the lowest validation loss is taken.
+        Where others have as many seeds, those with the lowest validation loss are taken.
         """
         if self.records.empty:
             return []
@@ -102,7 +102,7 @@ class Evidence:
 
     @staticmethod
     def _at_one_rate(records: pd.DataFrame) -> pd.DataFrame:
-        rates = [next(given[name] for name in reversed(RATES) if name in given) for given in records["parameters"]]
+        rates = [json.dumps([given.get(name) for name in RATES]) for given in records["parameters"]]
         rated = records.assign(rate=rates).drop_duplicates(["arm", "seed", "rate"])
         chosen = []
         for _, group in rated.groupby("arm", sort=False):

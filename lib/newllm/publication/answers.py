@@ -11,7 +11,6 @@ from newllm.analysis.recall import baseline_gains
 from newllm.analysis.retrofits import retrofit_stages
 from newllm.analysis.summary import summarize_arms
 from newllm.analysis.wording import with_interval
-from newllm.files import reference_folder
 from newllm.models.registry import BASELINE
 from newllm.publication.reference import (
     LEADING_SWEEP,
@@ -20,8 +19,8 @@ from newllm.publication.reference import (
     published_retrofits,
     published_sweep,
     published_table,
+    published_trials,
 )
-from newllm.runs.records_table import load_records
 
 MOST_NAMED = 3
 
@@ -131,7 +130,7 @@ def _retrofit() -> str:
 
 
 def _claims() -> str:
-    verdicts = judge_claims(load_records(reference_folder()), published_evidence())["verdict"]
+    verdicts = judge_claims(published_trials(), published_evidence())["verdict"]
     counts = verdicts.str.partition(" on ")[0].value_counts()
     return "; ".join(f"{count} {verdict}" for verdict, count in counts.items())
 

@@ -34,6 +34,7 @@ from newllm.publication.reference import (
     published_retrofits,
     published_sweep,
     published_table,
+    published_trials,
 )
 from newllm.retrofit.report import ORIGINAL, difference_text
 from newllm.retrofit.smollm2 import SMOLLM2
@@ -105,7 +106,7 @@ def recall() -> pd.DataFrame:
 
 def claims() -> pd.DataFrame:
     """Write what became of each claim of the project that came before."""
-    judged = judge_claims(load_records(reference_folder()), published_evidence())
+    judged = judge_claims(published_trials(), published_evidence())
     return pd.DataFrame(
         [
             {

@@ -178,6 +178,14 @@ def draw_reference() -> None:
         write_pictures([figure], [reference_folder() / PICTURE], scale=2)
 
 
+def published_trials() -> pd.DataFrame:
+    """Read the records of all published sweeps, which claims are judged by; without any, an empty frame.
+
+    What notebooks trained beside them, on other text or with facts in it, is not among them.
+    """
+    return load_records(reference_folder() / SWEEPS_FOLDER)
+
+
 def published_evidence() -> dict[str, pd.DataFrame]:
     """Read the published tables that `newllm.analysis.claims.judge_claims` judges by, as far as they are there."""
     paths = {name: reference_folder() / f"{path}.csv" for name, path in EVIDENCE.items()}
