@@ -73,8 +73,9 @@ def oacd_variant(*variants: str, converges: bool) -> Judge:
         if rows is None or set(rows["variant"]) != set(variants):
             return Finding()
         shares = rows.groupby("variant", sort=False)["convergence_rate"]
+        passes = rows.groupby("variant")["passes"].mean()
         said = "; ".join(
-            f"{name}: {rates.mean():.0%} over {len(rates)} seed{'s' if len(rates) > 1 else ''}"
+            f"{name}: {rates.mean():.0%} after {passes[name]:.0f} passes, {len(rates)} seed{'s' if len(rates) > 1 else ''}"
             for name, rates in shares
         )
         if shares.size().min() < FEWEST_SEEDS:
