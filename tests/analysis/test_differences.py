@@ -84,7 +84,8 @@ def test_the_seeds_of_all_arms_make_one_variance():
     same, _ = compare_pairs(
         {"base": base, "arm": steady, "other": restless}, [("arm", "base")] * 2, have_same_weights=True
     )
-    bare = two_way_difference(np.stack(list(steady.by_seed.values())), np.stack(list(base.by_seed.values())), GROUPS)
+    apart = np.stack([steady.by_seed[seed] - base.by_seed[seed] for seed in SEEDS])
+    bare = two_way_difference(apart, np.zeros_like(apart), GROUPS, has_seeds=(True, False))
     assert same["difference_low"] == pytest.approx(bare.interval.low)
 
 
@@ -95,10 +96,23 @@ def test_counts_stand_beside_every_seed():
     assert row["difference"] == pytest.approx(np.mean([counted.by_seed[0] - base.by_seed[seed] for seed in (3, 4)]))
 
 
+def test_all_seeds_of_both_arms_count_whichever_they_are():
+    base, arm = losses_of(0, seeds=(0, 1)), losses_of(0.1, seeds=(7,))
+    (row,) = compare_pairs({"base": base, "arm": arm}, [("arm", "base")])
+    assert row["difference"] == pytest.approx(arm.by_seed[7].mean() - np.mean(base.means()))
+
+
+def test_equivalence_is_paid_for_too():
+    arms = {"base": losses_of(0), "equal": losses_of(0.004, noise=0.015)}
+    (alone,) = compare_pairs(arms, [("equal", "base")])
+    assert alone["verdict"] == EQUIVALENT
+    assert compare_pairs(arms, [("equal", "base")] * 2000)[0]["verdict"] == OPEN
+
+
 def test_other_windows_are_not_compared():
     other = ArmLosses({seed: losses_of(0).by_seed[0][:60] for seed in SEEDS}, GROUPS[:60])
-    arms = {"base": losses_of(0), "other": other, "unknown": None, "seeds": losses_of(0, seeds=(7,))}
-    assert compare_pairs(arms, [(name, "base") for name in ("other", "unknown", "seeds")]) == [{}, {}, {}]
+    arms = {"base": losses_of(0), "other": other, "unknown": None}
+    assert compare_pairs(arms, [(name, "base") for name in ("other", "unknown")]) == [{}, {}]
 
 
 @pytest.fixture

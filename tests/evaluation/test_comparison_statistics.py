@@ -79,9 +79,8 @@ def test_equivalence_needs_a_narrow_interval_and_not_only_a_small_difference():
     generator = np.random.default_rng(4)
     sure = two_way_difference(*simulated(generator, 0.002, 0.0, 0.005))
     unsure = two_way_difference(*simulated(generator, 0.002, 0.0, 0.1))
-    assert sure.is_equivalent(0.01)
-    assert not unsure.is_equivalent(0.01)
-    assert not two_way_difference(*simulated(generator, 0.05, 0.0, 0.005)).is_equivalent(0.01)
+    assert sure.equivalence_p(0.01) < 0.05 < unsure.equivalence_p(0.01)
+    assert two_way_difference(*simulated(generator, 0.05, 0.0, 0.005)).equivalence_p(0.01) > 0.5
 
 
 def test_the_variance_of_seeds_is_pooled_over_arms():
@@ -102,9 +101,38 @@ def test_holm_adjusts_upwards_in_order(p_values):
         assert all(adjusted[name] <= adjusted[other] for other in p_values if p_values[other] > value)
 
 
+def test_each_arm_brings_its_own_number_of_seeds():
+    """More seeds of one arm alone narrow the interval; an arm without seeds brings no variance of them."""
+    generator = np.random.default_rng(6)
+    ours, theirs, documents = simulated(generator, 0.03, 0.0, 0.0)
+    pooled = SeedVariance(0.01**2, 100)
+
+    def error(seeds: int, others: int, **more):
+        return two_way_difference(
+            ours[:seeds], theirs[:others], documents, pooled_seed_variance=pooled, **more
+        ).standard_error
+
+    assert error(1, 1) == pytest.approx(0.01 * 2**0.5, rel=0.1)
+    assert error(1, 3) == pytest.approx(0.01 * (4 / 3) ** 0.5, rel=0.1)
+    assert error(1, 1, has_seeds=(False, True)) == pytest.approx(0.01, rel=0.1)
+
+
+def test_false_equivalence_is_as_rare_as_it_says():
+    """Of arms that differ by just the margin, one in twenty is called equivalent."""
+    generator = np.random.default_rng(8)
+    called = []
+    for _ in range(400):
+        ours, theirs, documents = simulated(generator, 0.01, 0.002, 0.002)
+        found = two_way_difference(ours, theirs, documents, pooled_seed_variance=SeedVariance(0.002**2, 100))
+        called.append(found.equivalence_p(0.01) < 0.05)
+    assert np.mean(called) <= 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
+
+
 def test_shapes_that_do_not_agree_are_refused():
     with pytest.raises(ValueError, match="same windows"):
         two_way_difference(np.zeros((2, 3)), np.zeros((2, 4)), np.zeros(3))
+    with pytest.raises(ValueError, match="same windows"):
+        two_way_difference(np.zeros((0, 3)), np.zeros((2, 3)), np.zeros(3))
     with pytest.raises(ValueError, match="finite"):
         two_way_difference(np.full((2, 3), np.nan), np.zeros((2, 3)), np.arange(3))
 
@@ -114,4 +142,4 @@ def test_one_document_with_one_seed_has_no_interval():
     assert found.interval.mean == 0.75
     assert np.isnan([found.interval.low, found.interval.high]).all()
     assert found.p_value == 1
-    assert not found.is_equivalent(0.01)
+    assert found.equivalence_p(0.01) == 1

@@ -49,8 +49,11 @@ def told_apart(records: pd.DataFrame, baseline: str, seeds: Sequence[int] = (1, 
 
 
 def _reach(ours: ArmLosses, theirs: ArmLosses, spread: SeedVariance, seeds: int) -> float:
-    """Half of the interval, had both arms so many seeds: the mean of S seeds varies an S-th as much as one seed."""
+    """Half of the interval, had both arms so many seeds: the mean of S seeds varies an S-th as much as one seed.
+
+    And two arms of S seeds would tell of that variance with 2 (S - 1) degrees of freedom.
+    """
     first, second = (next(iter(arm.by_seed.values())) for arm in (ours, theirs))
-    of_mean = SeedVariance(spread.value / seeds, spread.freedom)
+    of_mean = SeedVariance(spread.value / seeds, max(spread.freedom, 2 * (seeds - 1)))
     interval = two_way_difference([first], [second], theirs.groups, pooled_seed_variance=of_mean).interval
     return (interval.high - interval.low) / 2

@@ -36,7 +36,7 @@ class Claim:
 
 
 def judge_claims(records: pd.DataFrame, tables: Mapping[str, pd.DataFrame] | None = None) -> pd.DataFrame:
-    """Judge every claim by what is published.
+    """Judge every claim by what is published; all that claims compare in one setting is adjusted together (Holm).
 
     Parameters
     ----------
@@ -55,10 +55,11 @@ def judge_claims(records: pd.DataFrame, tables: Mapping[str, pd.DataFrame] | Non
         hold, depends on something, or cannot be told here), ``would_tell`` (only where it cannot be told), and
         ``difference`` in nats per token with ``difference_low`` and ``difference_high``, NaN where there is none.
     """
-    evidence = Evidence(records, tables or {})
+    pairs = tuple(dict.fromkeys(pair for claim in CLAIMS for pair in claim.judge.pairs))
+    evidence = Evidence(records, tables or {}, pairs)
     rows = []
     for claim in CLAIMS:
-        found = claim.judge(evidence)
+        found = claim.judge.find(evidence)
         rows.append(
             {
                 "claim": claim.number,
@@ -102,15 +103,15 @@ CLAIMS = (
     Claim(
         4,
         "about 60 passes reach 90 %",
-        f"passes until {CONVERGED:.0%} of the contexts have settled, every recurrence",
-        judges.few_passes,
+        f"passes until {CONVERGED:.0%} of the contexts have settled, at a rate of 0.003 and noise of 0.05",
+        Judge(judges.few_passes),
         "one published arm with a recurrence",
     ),
     Claim(
         5,
         "an effective rank of 80 % and more is OACD's work",
         "effective rank of dproj-oacd beside dproj-random",
-        judges.rank_is_trained,
+        Judge(judges.rank_is_trained),
         SOTU,
     ),
     Claim(
@@ -145,7 +146,7 @@ CLAIMS = (
         10,
         "MLA saves 87.5 % of the cache for 7 % of perplexity",
         "mla under both encodings beside pythia: test loss within ln 1.07",
-        judges.costs_seven_percent,
+        Judge(judges.costs_seven_percent, tuple((arm, "pythia") for arm in judges.LATENTS)),
         SOTU,
     ),
     Claim(
@@ -159,7 +160,7 @@ CLAIMS = (
         12,
         "RoPE cannot be absorbed",
         "mla@position=rope decoded absorbed, its bytes a token, and its test loss beside mla",
-        judges.can_be_absorbed,
+        Judge(judges.can_be_absorbed, (("mla@position=rope", "mla"),)),
         SOTU,
     ),
     Claim(
@@ -176,35 +177,35 @@ CLAIMS = (
         14,
         "the models differ in how well they know reversed facts",
         f"margin gained backward, where the right name is first forward in {WELL_KNOWN:.0%}",
-        judges.reversed_order,
+        Judge(judges.reversed_order),
         "facts repeated until they are known forward, three seeds (newllm run 05)",
     ),
     Claim(
         15,
         "Context-KV is usable with 1 % of the cache",
         f"context-kv beside counts on the same windows of {LONG_WINDOW} or more, blocks converged",
-        judges.usable,
+        Judge(judges.usable),
         f"context-kv with chunks of 100 in windows of {LONG_WINDOW}, three seeds",
     ),
     Claim(
         16,
         "contexts computed in parallel equal those computed one by one",
         "largest difference of the two over one stream",
-        judges.parallel_is_sequential,
+        Judge(judges.parallel_is_sequential),
         "notebook 09, published with its table collection_speed",
     ),
     Claim(
         17,
         "the perplexity table finds leaks",
         "a model with the mask swapped, trained beside the right one",
-        judges.leak_is_seen,
+        Judge(judges.leak_is_seen),
         "notebook 03 at the cpu profile, published with its table leak",
     ),
     Claim(
         18,
         "DProj saves 37.5 % of the cache",
-        "dproj-oacd beside narrow, which keeps the same bytes: test loss",
-        judges.worth_its_bytes,
+        "dproj-oacd beside narrow, which keeps the same bytes, and mqa, which keeps fewer: test loss",
+        Judge(judges.worth_its_bytes, tuple(("dproj-oacd", base) for base in judges.BESIDE_DPROJ)),
         SOTU,
     ),
 )

@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from newllm.evaluation.comparison_statistics import (
-    NO_SEED_VARIANCE,
     Difference,
     SeedVariance,
     holm,
@@ -46,7 +45,7 @@ class ArmLosses:
     Attributes
     ----------
     by_seed
-        Mean loss of each window (N,), nats per token, by seed; without seeds there is one, and it stands for each.
+        Mean loss of each window (N,), nats per token, by seed; one where there are no seeds.
     groups
         Number of the document group of each window (N,).
     has_seeds
@@ -117,27 +116,25 @@ def compare_pairs(
     list of dict
         For each pair `DIFFERENCE_COLUMNS`: the difference in nats per token (negative: the first is better) with its
         95 % interval over seeds and document groups together, by `two_way_difference`, with the variance of seeds that
-        all these arms have in common; its p-value, adjusted for the number of pairs (Holm); and the verdict. An empty
-        dict where no windows are shared.
+        all these arms have in common; its p-value, adjusted for the number of pairs (Holm); and the verdict, for which
+        equivalence is adjusted as well. An empty dict where no windows are shared.
     """
-    pooled = pooled_variance(losses.values())
-    between_arms = NO_SEED_VARIANCE if have_same_weights else pooled
+    pooled, seeds_are_known = pooled_variance(losses.values()), knows_seeds(losses.values())
     found = {
-        number: difference
+        str(number): difference
         for number, (ours, theirs) in enumerate(pairs)
-        if (difference := _difference(losses.get(ours), losses.get(theirs), between_arms)) is not None
+        if (difference := _difference(losses.get(ours), losses.get(theirs), pooled, have_same_weights)) is not None
     }
-    adjusted = holm({str(number): difference.p_value for number, difference in found.items()})
-    return [
-        {
-            **found[number].interval.columns("difference"),
-            "difference_p": adjusted[str(number)],
-            "verdict": verdict(found[number], adjusted[str(number)]) if knows_seeds(losses.values()) else OPEN,
+    differs = holm({number: difference.p_value for number, difference in found.items()})
+    is_equal = holm({number: difference.equivalence_p(EQUIVALENCE_MARGIN) for number, difference in found.items()})
+    rows: list[dict[str, Any]] = [{} for _ in pairs]
+    for number, difference in found.items():
+        said = verdict(difference.interval.mean, differs[number], is_equal[number]) if seeds_are_known else OPEN
+        rows[int(number)] = difference.interval.columns("difference") | {
+            "difference_p": differs[number],
+            "verdict": said,
         }
-        if number in found
-        else {}
-        for number in range(len(pairs))
-    ]
+    return rows
 
 
 def knows_seeds(losses: Iterable[ArmLosses | None]) -> bool:
@@ -162,44 +159,40 @@ def pooled_variance(losses: Iterable[ArmLosses | None]) -> SeedVariance:
     return seed_variance([arm.means() for arm in losses if arm is not None and arm.has_seeds])
 
 
-def verdict(difference: Difference, adjusted_p: float) -> str:
+def verdict(difference: float, difference_p: float, equivalence_p: float) -> str:
     """Say what a difference means: equivalence first, as a difference may be sure and too small to matter.
 
     Parameters
     ----------
     difference
         Of the loss of an arm from that of another one, nats per token.
-    adjusted_p
-        Its p-value among those it was named with.
+    difference_p
+        P-value of no difference, adjusted for those it was named with.
+    equivalence_p
+        That of a difference beyond the margin, adjusted likewise.
     """
-    if difference.is_equivalent(EQUIVALENCE_MARGIN):
+    if equivalence_p < SIGNIFICANCE:
         return EQUIVALENT
-    if adjusted_p < SIGNIFICANCE:
-        return BETTER if difference.interval.mean < 0 else WORSE
+    if difference_p < SIGNIFICANCE:
+        return BETTER if difference < 0 else WORSE
     return OPEN
 
 
-def _difference(ours: ArmLosses | None, theirs: ArmLosses | None, pooled: SeedVariance) -> Difference | None:
-    """Difference over the seeds that both have; what has no seeds stands beside each."""
+def _difference(
+    ours: ArmLosses | None, theirs: ArmLosses | None, pooled: SeedVariance, have_same_weights: bool
+) -> Difference | None:
+    """Compare all seeds of one arm with all of the other; readings of the same weights seed by seed."""
     if ours is None or theirs is None or not np.array_equal(ours.groups, theirs.groups):
         return None
-    seeds = _shared_seeds(ours, theirs)
+    if not have_same_weights:
+        first, second = (np.stack(list(arm.by_seed.values())) for arm in (ours, theirs))
+        has_seeds = (ours.has_seeds, theirs.has_seeds)
+        return two_way_difference(first, second, ours.groups, has_seeds=has_seeds, pooled_seed_variance=pooled)
+    seeds = sorted(set(ours.by_seed) & set(theirs.by_seed))
     if not seeds:
         return None
-    first, second = (_stacked(arm, seeds) for arm in (ours, theirs))
-    return two_way_difference(first, second, ours.groups, pooled_seed_variance=pooled)
-
-
-def _shared_seeds(ours: ArmLosses, theirs: ArmLosses) -> list[int]:
-    with_seeds = [set(arm.by_seed) for arm in (ours, theirs) if arm.has_seeds]
-    return sorted(set.intersection(*with_seeds)) if with_seeds else [0]
-
-
-def _stacked(arm: ArmLosses, seeds: Iterable[int]) -> NDArray[np.float64]:
-    if arm.has_seeds:
-        return np.stack([arm.by_seed[seed] for seed in seeds])
-    only = next(iter(arm.by_seed.values()))
-    return np.stack([only for _ in seeds])
+    apart = np.stack([ours.by_seed[seed] - theirs.by_seed[seed] for seed in seeds])
+    return two_way_difference(apart, np.zeros_like(apart[:1]), ours.groups)
 
 
 def no_difference() -> dict[str, Any]:

@@ -10,16 +10,16 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, ArmLosses, compare_pairs, knows_seeds, read_losses
-from newllm.config.groups import BUDGET
-from newllm.experiments.scoring import HISTORY_FILE
+from newllm.config.groups import BUDGET, LEARNING_RATES
+from newllm.experiments.arms import Arm
+from newllm.experiments.scoring import HISTORY_FILE, is_pretrained
 
 HOLDS = "holds"
 FAILS = "does not hold"
 UNTOLD = "cannot be told here"
 
-# What tells settings apart in which arms are compared; each arm has the rates that suit it.
-RATES = ("lr", "matrix_lr", "stream_lr")
-SETTING = tuple(name for name in BUDGET if name not in RATES)
+# What tells settings apart in which arms are compared.
+SETTING = tuple(name for name in BUDGET if name not in LEARNING_RATES)
 
 # A recurrence that OACD left below this share of settled contexts is not that method.
 CONVERGED = 0.9
@@ -52,6 +52,8 @@ class Compared:
 
     Attributes
     ----------
+    arm, base
+        Their names; the difference is of the first from the second.
     setting
         The values of `SETTING`.
     found
@@ -60,6 +62,8 @@ class Compared:
         Whether its interval says what another seed would find.
     """
 
+    arm: str
+    base: str
     setting: Mapping[str, Any]
     found: Mapping[str, Any]
     knows_seeds: bool
@@ -70,7 +74,7 @@ class Compared:
         found, setting = self.found, self.setting
         half = (found["difference_high"] - found["difference_low"]) / 2
         where = f"{setting['source']}, {setting['samples']} windows of {setting['seq_length']}"
-        return f"{found['difference']:+.3f} ± {half:.3f} nats ({where}: {found['verdict']})"
+        return f"{self.arm} from {self.base} {found['difference']:+.3f} ± {half:.3f} nats ({where}: {found['verdict']})"
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,13 @@ class Evidence:
         Rows of `newllm.runs.records_table.load_records`.
     tables
         Published tables by name, for what no record of an arm holds.
+    pairs
+        Arms that are compared, each with its base: those of one setting are adjusted together (Holm).
     """
 
     records: pd.DataFrame
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    pairs: Sequence[tuple[str, str]] = ()
 
     def settings(self) -> list[pd.DataFrame]:
         """Give the records of each setting, every trial once, each arm at the same rates: those of the most seeds.
@@ -97,12 +104,16 @@ class Evidence:
             return []
         known = [all(name in given for name in BUDGET) for given in self.records["parameters"]]
         records = self.records[known]
-        keys = [json.dumps({name: given[name] for name in SETTING}, sort_keys=True) for given in records["parameters"]]
+        # What learns from a stream begins with a lender's training: it is compared with its like alone.
+        keys = [
+            json.dumps({name: given[name] for name in SETTING} | {"stream": _reads_stream(method)}, sort_keys=True)
+            for given, method in zip(records["parameters"], records["method"], strict=True)
+        ]
         return [self._at_one_rate(group) for _, group in records.groupby(keys, sort=True)]
 
     @staticmethod
     def _at_one_rate(records: pd.DataFrame) -> pd.DataFrame:
-        rates = [json.dumps([given.get(name) for name in RATES]) for given in records["parameters"]]
+        rates = [json.dumps([given.get(name) for name in LEARNING_RATES]) for given in records["parameters"]]
         rated = records.assign(rate=rates).drop_duplicates(["arm", "seed", "rate"])
         chosen = []
         for _, group in rated.groupby("arm", sort=False):
@@ -130,9 +141,10 @@ class Evidence:
             losses: dict[Hashable, ArmLosses | None] = {
                 name: read_losses(group) for name, group in records.groupby("arm", sort=False)
             }
-            (found,) = compare_pairs(losses, [(arm, base)])
+            together = [pair for pair in dict.fromkeys([*self.pairs, (arm, base)]) if set(pair) <= set(losses)]
+            found = compare_pairs(losses, together)[together.index((arm, base))]
             if found:
-                results.append(Compared(setting, found, knows_seeds(losses.values())))
+                results.append(Compared(arm, base, setting, found, knows_seeds(losses.values())))
         return results
 
     def measures(self, arm: str, measure: str) -> pd.Series:
@@ -154,6 +166,10 @@ class Evidence:
                     ]
                     passes[record["arm"], record["seed"], str(record["folder"]), block] = min(reached, default=math.nan)
         return pd.Series(passes, dtype=float)
+
+
+def _reads_stream(method: str) -> bool:
+    return not is_pretrained(method) and Arm.parse(method).reads_stream
 
 
 def _reaches(records: pd.DataFrame, setting: Mapping[str, Any], least: Mapping[str, float]) -> bool:
@@ -186,7 +202,7 @@ def join(verdicts: Sequence[tuple[Compared, bool | None]], *, decides: str = "th
     Returns
     -------
     Finding
-        With the difference that was measured with the most certainty.
+        With the difference that was measured with the most certainty, of those that tell.
     """
     if not verdicts:
         return Finding()
@@ -194,9 +210,8 @@ def join(verdicts: Sequence[tuple[Compared, bool | None]], *, decides: str = "th
     verdict = {frozenset(): UNTOLD, frozenset([True]): HOLDS, frozenset([False]): FAILS}.get(
         frozenset(told), f"depends on {decides}"
     )
-    surest = min(
-        (one.found for one, _ in verdicts), key=lambda found: found["difference_high"] - found["difference_low"]
-    )
+    telling = [one.found for one, holds in verdicts if holds is not None] or [one.found for one, _ in verdicts]
+    surest = min(telling, key=lambda found: found["difference_high"] - found["difference_low"])
     return Finding(
         verdict,
         "; ".join(one.words for one, _ in verdicts),

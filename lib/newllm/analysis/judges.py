@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -10,7 +11,6 @@ from newllm.analysis.evidence import (
     FAILS,
     HOLDS,
     UNTOLD,
-    Compared,
     Evidence,
     Finding,
     join,
@@ -34,56 +34,81 @@ LONG_WINDOW = 512
 # Logits in float64 that differ by less are the same.
 EXACT = 1e-9
 
-Judge = Callable[[Evidence], Finding]
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How a claim is judged.
+
+    Attributes
+    ----------
+    find
+        Computes the numbers and the verdict from what is published.
+    pairs
+        Arms whose test losses it compares, each with what it is compared with: what all claims compare pays together.
+    """
+
+    find: Callable[[Evidence], Finding]
+    pairs: tuple[Pair, ...] = ()
 
 
 def better(arm: str, base: str, **least: float) -> Judge:
     """Judge that one arm is better than another."""
-    return lambda evidence: join(
-        [(one, says_better(one.found)) for one in evidence.compare(arm, base, least)], decides="the text"
-    )
+
+    def find(evidence: Evidence) -> Finding:
+        return join([(one, says_better(one.found)) for one in evidence.compare(arm, base, least)], decides="the text")
+
+    return Judge(find, ((arm, base),))
 
 
 def no_worse(arm: str, base: str) -> Judge:
     """Judge that one arm loses nothing against another."""
-    return lambda evidence: join(
-        [(one, says_no_worse(one.found)) for one in evidence.compare(arm, base)], decides="the text"
-    )
+
+    def find(evidence: Evidence) -> Finding:
+        return join([(one, says_no_worse(one.found)) for one in evidence.compare(arm, base)], decides="the text")
+
+    return Judge(find, ((arm, base),))
 
 
 def all_of(*judges: Judge) -> Judge:
     """Judge that several things hold together: one that does not decides, then one that is open."""
 
-    def judge(evidence: Evidence) -> Finding:
-        findings = [one(evidence) for one in judges]
+    def find(evidence: Evidence) -> Finding:
+        findings = [one.find(evidence) for one in judges]
         order = [FAILS, *(one.verdict for one in findings if one.verdict.startswith("depends")), UNTOLD, HOLDS]
         first = min(findings, key=lambda one: order.index(one.verdict))
         numbers = "; ".join(one.numbers for one in findings if one.numbers)
         return Finding(first.verdict, numbers, first.difference, first.low, first.high)
 
-    return judge
+    return Judge(find, tuple(pair for one in judges for pair in one.pairs))
 
 
 def oacd_variant(*variants: str, converges: bool) -> Judge:
     """Judge that OACD converges, or does not, where something is left out or done in another way."""
 
-    def judge(evidence: Evidence) -> Finding:
+    def find(evidence: Evidence) -> Finding:
         table = evidence.tables.get("oacd")
         rows = None if table is None else table[table["variant"].isin(variants)]
         if rows is None or set(rows["variant"]) != set(variants):
             return Finding()
-        shares = rows.groupby("variant", sort=False)["convergence_rate"]
-        passes = rows.groupby("variant")["passes"].mean()
+        groups = rows.groupby("variant", sort=False)
         said = "; ".join(
-            f"{name}: {rates.mean():.0%} after {passes[name]:.0f} passes, {len(rates)} seed{'s' if len(rates) > 1 else ''}"
-            for name, rates in shares
+            f"{name}: {group['convergence_rate'].mean():.0%} after {group['passes'].mean():.0f} passes, "
+            f"{_seeds(len(group))}"
+            for name, group in groups
         )
-        if shares.size().min() < FEWEST_SEEDS:
+        if groups.size().min() < FEWEST_SEEDS:
             return Finding(UNTOLD, said)
-        as_claimed = [(rates >= CONVERGED).all() if converges else (rates < CONVERGED).all() for _, rates in shares]
+        reached = [rates >= CONVERGED for _, rates in groups["convergence_rate"]]
+        as_claimed = [(each if converges else ~each).all() for each in reached]
         return Finding(HOLDS if all(as_claimed) else FAILS, said)
 
-    return judge
+    return Judge(find)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def few_passes(evidence: Evidence) -> Finding:
@@ -98,7 +123,9 @@ def few_passes(evidence: Evidence) -> Finding:
         else f"{arm}: {values.isna().sum()} of {len(values)} blocks never"
         for arm, values in by_arm
     )
-    if passes.groupby(level=[0, 1, 2]).ngroups < FEWEST_SEEDS:
+    seeds = int(passes.reset_index(level=1).groupby(level=0)["level_1"].nunique().max())
+    said += f"; {_seeds(seeds)} at most"
+    if seeds < FEWEST_SEEDS:
         return Finding(UNTOLD, said)
     reached = [bool((values <= PASSES).all()) for _, values in by_arm]
     if len(set(reached)) > 1:
@@ -117,27 +144,43 @@ def rank_is_trained(evidence: Evidence) -> Finding:
     return Finding(HOLDS if trained.mean() >= WELL_KNOWN and trained.min() > left.max() else FAILS, said)
 
 
+LATENTS = ("mla", "mla@position=rope")
+
+
 def costs_seven_percent(evidence: Evidence) -> Finding:
     """Judge that latent attention loses no more than 7 % of perplexity, whatever its encoding."""
-    by_encoding = {arm: evidence.compare(arm, "pythia") for arm in ("mla", "mla@position=rope")}
-    found = [(one, says_within(one, SEVEN_PERCENT)) for rows in by_encoding.values() for one in rows]
-    return join(found, decides="the text or the encoding")
+    by_encoding = {arm: evidence.compare(arm, "pythia") for arm in LATENTS}
+    verdicts = {arm: [says_within(one, SEVEN_PERCENT) for one in found] for arm, found in by_encoding.items()}
+    told = {arm: {one for one in found if one is not None} for arm, found in verdicts.items()}
+    # Where each encoding has one answer in every text, the encoding is what decides.
+    decides = "the text" if any(len(found) > 1 for found in told.values()) else "the encoding"
+    rows = [(one, holds) for arm in LATENTS for one, holds in zip(by_encoding[arm], verdicts[arm], strict=True)]
+    found = join(rows, decides=decides)
+    kept = evidence.measures("pythia", "kv_bytes_per_token")
+    shares = [
+        f"{arm} keeps {bytes_kept.iloc[0] / kept.iloc[0]:.1%} of the bytes"
+        for arm in LATENTS
+        if len(bytes_kept := evidence.measures(arm, "kv_bytes_per_token")) and len(kept)
+    ]
+    return replace(found, numbers="; ".join([*shares, found.numbers]) if found.numbers else "")
 
 
 def can_be_absorbed(evidence: Evidence) -> Finding:
-    """Judge that a latent model with RoPE cannot be decoded absorbed: by one that is."""
-    rows = [group[group["arm"] == "mla@position=rope"] for group in evidence.settings()]
-    published = pd.concat(rows) if rows else pd.DataFrame()
-    if published.empty:
+    """Judge that a latent model with RoPE cannot be decoded absorbed: by one that turns a key beside the latent."""
+    kept = [evidence.measures(arm, "kv_bytes_per_token") for arm in ("mla@position=rope", "mla")]
+    if any(values.empty for values in kept):
         return Finding()
     compared = join([(one, None) for one in evidence.compare("mla@position=rope", "mla")])
-    kept = published["kv_bytes_per_token"].iloc[0]
     error = absorption_error(create("mla", "tiny", position="rope").double().eval())
     # Weights are drawn anew each time: below the limit the figure itself would be another in every document.
     apart = f"at most {max(error, EXACT):.0e} from the full pass in float64"
-    said = f"mla@position=rope decodes absorbed from {kept:,.0f} bytes a token, {apart}"
+    said = (
+        f"keys that are made of the latent cannot be turned and absorbed; with a rotary key beside it, which takes "
+        f"{kept[0].iloc[0] - kept[1].iloc[0]:,.0f} bytes more than {kept[1].iloc[0]:,.0f}, mla@position=rope decodes "
+        f"absorbed, {apart}"
+    )
     numbers = "; ".join(part for part in (said, compared.numbers) if part)
-    verdict = FAILS if error < EXACT else HOLDS
+    verdict = "depends on what is turned" if error < EXACT else HOLDS
     return Finding(verdict, numbers, compared.difference, compared.low, compared.high)
 
 
@@ -186,7 +229,12 @@ def parallel_is_sequential(evidence: Evidence) -> Finding:
     if table is None or "largest_difference" not in table:
         return Finding()
     largest = float(table["largest_difference"].max())
-    return Finding(HOLDS if largest < 1e-4 else FAILS, f"largest difference {largest:.0e}")
+    return Finding(HOLDS if largest < 1e-4 else FAILS, f"largest difference {largest:.0e} {_of_tokens(table)}".strip())
+
+
+def _of_tokens(table: pd.DataFrame) -> str:
+    """Say over how many tokens both ways were run, where a table tells."""
+    return f"over {table['tokens run'].min():,.0f} tokens" if "tokens run" in table else ""
 
 
 def leak_is_seen(evidence: Evidence) -> Finding:
@@ -197,14 +245,18 @@ def leak_is_seen(evidence: Evidence) -> Finding:
     rows = table.set_index("mask")
     said = "; ".join(f"{mask}: perplexity {row['perplexity']:.1f}" for mask, row in rows.iterrows())
     seen = bool(rows.loc["swapped", "alarming"]) and not bool(rows.loc["right", "alarming"])
-    return Finding(HOLDS if seen else FAILS, said)
+    return Finding(HOLDS if seen else FAILS, f"{said} (the whole future; smaller leaks were not tried)")
+
+
+BESIDE_DPROJ = ("narrow", "mqa", "pythia")
 
 
 def worth_its_bytes(evidence: Evidence) -> Finding:
-    """Judge that DProj is worth its bytes: no worse than the control that keeps as many."""
-    beside: list[Compared] = evidence.compare("dproj-oacd", "narrow")
-    found = join([(one, says_no_worse(one.found)) for one in beside], decides="the text")
-    against = "; ".join(one.words for one in evidence.compare("dproj-oacd", "pythia"))
-    numbers = f"from narrow, which keeps the same bytes, {found.numbers}" if found.numbers else ""
-    numbers += f"; from pythia {against}" if against else ""
-    return Finding(found.verdict, numbers, found.difference, found.low, found.high)
+    """Judge that DProj is worth its bytes: no worse than the control that keeps as many, nor than one of fewer."""
+    compared = {base: evidence.compare("dproj-oacd", base) for base in BESIDE_DPROJ}
+    beside_fewer = [(one, says_no_worse(one.found)) for base in ("narrow", "mqa") for one in compared[base]]
+    by_control = {base: join([(one, says_no_worse(one.found)) for one in compared[base]]) for base in BESIDE_DPROJ}
+    found = join(beside_fewer, decides="the control")
+    shown = by_control["narrow"]
+    numbers = "; ".join(one.numbers for one in by_control.values() if one.numbers)
+    return Finding(found.verdict, numbers, shown.difference, shown.low, shown.high)

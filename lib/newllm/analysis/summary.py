@@ -9,7 +9,7 @@ import pandas as pd
 
 from newllm.analysis.differences import OTHER_BUDGET, ArmLosses, compare_pairs, no_difference, read_losses
 from newllm.analysis.tables import budget_text
-from newllm.config.groups import BUDGET
+from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.evaluation.statistics import mean_interval
 from newllm.experiments.arms import Arm
 from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
@@ -23,8 +23,8 @@ MEASURES = (
     "peak_memory_mib",
 )
 
-# Every arm may have the rate that suits it: that is no larger budget.
-UNEQUAL = tuple(name for name in BUDGET if name != "lr")
+# Every arm may have the rates that suit it: that is no larger budget.
+UNEQUAL = tuple(name for name in BUDGET if name not in LEARNING_RATES)
 
 
 def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -78,7 +78,9 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
         beside_it = [pairs.get(key, key)] if baseline is not None else [one for one in budgets if one[:-1] == key[:-1]]
         row["equal_budget"] = budgets.get(key) == budgets.get(beside_it[0] if beside_it else key)
     named = [key for key in pairs if rows[key]["equal_budget"]]
-    for key, found in zip(named, compare_pairs(losses, [(key, pairs[key]) for key in named]), strict=True):
+    # How much a seed changes is pooled over what was trained alike.
+    alike: dict[Hashable, ArmLosses | None] = {key: losses[key] for key, row in rows.items() if row["equal_budget"]}
+    for key, found in zip(named, compare_pairs(alike, [(key, pairs[key]) for key in named]), strict=True):
         rows[key] |= found
     table = pd.DataFrame(rows.values())
     if baseline is not None:

@@ -315,3 +315,6 @@ BUDGET = (
     *ModelParameters.model_fields,
     *(name for name in TrainingParameters.model_fields if name not in ("patience", "evaluations", *MEMORY_PARAMETERS)),
 )
+
+# Each arm has those that suit it.
+LEARNING_RATES = ("lr", "matrix_lr", "stream_lr")

@@ -38,10 +38,12 @@ class Difference:
     freedom: float
     p_value: float
 
-    def is_equivalent(self, margin: float, confidence: float = CONFIDENCE) -> bool:
-        """Tell whether the difference lies within ``margin`` either way: two one-sided tests (Schuirmann 1987)."""
-        reach = stats.t.ppf(confidence, self.freedom) * self.standard_error
-        return abs(self.interval.mean) + float(reach) < margin
+    def equivalence_p(self, margin: float) -> float:
+        """P-value of a difference of ``margin`` or more, either way: two one-sided tests (Schuirmann 1987)."""
+        if np.isnan(self.standard_error):
+            return 1.0
+        room = margin - abs(self.interval.mean)
+        return float(stats.t.sf(room / self.standard_error, self.freedom) if self.standard_error else room <= 0)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def two_way_difference(
     theirs: ArrayLike,
     documents: ArrayLike,
     *,
+    has_seeds: tuple[bool, bool] = (True, True),
     pooled_seed_variance: SeedVariance = NO_SEED_VARIANCE,
     confidence: float = CONFIDENCE,
     seed: int = 0,
@@ -96,16 +99,19 @@ def two_way_difference(
     """Compare two arms on the same held-out windows, seeds and documents resampled together.
 
     A two-way bootstrap (Owen 2007): each draw takes documents with replacement, as windows of one document hang
-    together, and seeds with replacement. As a bootstrap of few seeds finds too little of their variance, what the
-    pooled variance adds to it is added to the square of the standard error. Variances that are known from few documents
-    and from fewer seeds make a wider interval: their degrees of freedom are joined by Satterthwaite's formula (1946).
+    together, and seeds of each arm with replacement. A bootstrap of n values finds (n - 1) / n of their variance: that
+    of documents is brought to its whole, and that of seeds is replaced by the pooled variance, or by what these seeds
+    show where there is none. Variances that are known from few documents and from fewer seeds make a wider interval:
+    their degrees of freedom are joined by Satterthwaite's formula (1946).
 
     Parameters
     ----------
     ours, theirs
-        Mean loss of each window for each seed (S, N), nats per token; the same windows, and paired seeds.
+        Mean loss of each window for each seed, (S, N) and (R, N), nats per token; the same windows.
     documents
         The document, or the group of documents, that each window belongs to (N,).
+    has_seeds
+        Whether another seed would give other losses, of each of the two; counts have no seeds.
     pooled_seed_variance
         As `seed_variance` gives it.
     confidence
@@ -118,47 +124,61 @@ def two_way_difference(
     ValueError
         Where shapes do not agree, or a loss is not finite.
     """
-    first, second = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    arms = [np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)]
     groups = np.unique(np.asarray(documents), return_inverse=True)[1]
-    if first.shape != second.shape or first.ndim != 2 or groups.shape != first.shape[1:]:
+    if any(arm.ndim != 2 or not arm.size or groups.shape != arm.shape[1:] for arm in arms):
         raise ValueError(
-            f"losses must be (seeds, windows) of the same windows, with a document each; got {first.shape}, "
-            f"{second.shape} and {groups.shape}"
+            f"losses must be (seeds, windows) of the same windows, with a document each; got {arms[0].shape}, "
+            f"{arms[1].shape} and {groups.shape}"
         )
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+    if not all(np.isfinite(arm).all() for arm in arms):
         raise ValueError("losses must be finite")
-    differences = first - second
-    seeds, count = len(differences), int(groups.max()) + 1
+    count = int(groups.max()) + 1
     windows = np.bincount(groups, minlength=count).astype(np.float64)
-    sums = np.stack([np.bincount(groups, weights=row, minlength=count) for row in differences])
     generator = np.random.default_rng(seed)
-    # How often each document and each seed is drawn: (draws, documents) and (draws, seeds).
+    # How often each document is drawn: (draws, documents).
     documents_drawn = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
-    seeds_drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS) / seeds
-    draws = (documents_drawn @ sums.T * seeds_drawn).sum(1) / (documents_drawn @ windows)
-    mean = float(differences.mean())
-    # Two independent arms of S seeds each. A bootstrap of S values finds (S - 1) / S of their variance.
-    spread = float(differences.mean(1).var(ddof=1)) if seeds > 1 else 0.0
-    of_seeds = max(2 * pooled_seed_variance.value, spread) / seeds
-    of_documents = max(float(draws.var(ddof=1)) - spread * (seeds - 1) / seeds**2, 0.0)
-    error = float(np.sqrt(of_seeds + of_documents))
-    freedom = _joint_freedom(
-        [(of_seeds, max(pooled_seed_variance.freedom, seeds - 1)), (of_documents, max(count - 1, 1))]
-    )
-    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
-    if count == 1 and seeds == 1:
+    drawn = [_drawn_means(arm, groups, windows, documents_drawn, generator) for arm in arms]
+    mean = float(arms[0].mean() - arms[1].mean())
+    own = [(float(arm.mean(1).var(ddof=1)), len(arm)) for arm in arms if len(arm) > 1]
+    found_by_bootstrap = sum(variance * (seeds - 1) / seeds**2 for variance, seeds in own)
+    of_documents = max(float((drawn[0] - drawn[1]).var(ddof=1)) - found_by_bootstrap, 0.0) * count / max(count - 1, 1)
+    of_seeds = _joint([(variance / seeds, seeds - 1) for variance, seeds in own])
+    if pooled_seed_variance.freedom:
+        shares = sum(1 / len(arm) for arm, has in zip(arms, has_seeds, strict=True) if has)
+        of_seeds = pooled_seed_variance.value * shares, pooled_seed_variance.freedom
+    variance, freedom = _joint([of_seeds, (of_documents, count - 1)])
+    if count == 1 and len(arms[0]) == len(arms[1]) == 1:
         # One document read with one seed: how far another one would be from it, nobody knows.
         return Difference(Interval(mean, np.nan, np.nan, count), np.nan, freedom, 1.0)
+    error = float(np.sqrt(variance))
+    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
     p_value = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
     return Difference(Interval(mean, mean - reach, mean + reach, count), error, freedom, p_value)
 
 
-def _joint_freedom(parts: Sequence[tuple[float, int]]) -> float:
-    """Degrees of freedom of a sum of independent variances, each given with its own (Satterthwaite 1946, eq. 17)."""
+def _drawn_means(
+    losses: Numbers,
+    groups: NDArray[np.intp],
+    windows: Numbers,
+    documents_drawn: Numbers,
+    generator: np.random.Generator,
+) -> Numbers:
+    """Mean loss (draws,) of an arm (S, N) in the documents of each draw, its seeds drawn anew each time."""
+    seeds = len(losses)
+    sums = np.stack([np.bincount(groups, weights=row, minlength=len(windows)) for row in losses])
+    seeds_drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS) / seeds
+    means: Numbers = (documents_drawn @ sums.T * seeds_drawn).sum(1) / (documents_drawn @ windows)
+    return means
+
+
+def _joint(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Add independent variances, each with its degrees of freedom, and say those of the sum (Satterthwaite, eq. 17)."""
     known = [(variance, freedom) for variance, freedom in parts if variance > 0]
     if not known:
-        return float(max(freedom for _, freedom in parts))
-    return sum(variance for variance, _ in known) ** 2 / sum(variance**2 / freedom for variance, freedom in known)
+        return 0.0, float(max((freedom for _, freedom in parts), default=0))
+    total = sum(variance for variance, _ in known)
+    return total, total**2 / sum(variance**2 / freedom for variance, freedom in known)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from newllm import figures
 from newllm.experiments.floor import FLOORS_FOLDER, floor_files
+from newllm.experiments.reversal import FOLDERS as REVERSAL_FOLDERS
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
 from newllm.figures.pareto import Canvas
 from newllm.files import (
@@ -179,11 +180,12 @@ def draw_reference() -> None:
 
 
 def published_trials() -> pd.DataFrame:
-    """Read the records of all published sweeps, which claims are judged by; without any, an empty frame.
+    """Read the records that claims are judged by: of all published sweeps, and of what notebooks trained on text alone.
 
-    What notebooks trained beside them, on other text or with facts in it, is not among them.
+    Models that were taught facts are not among them.
     """
-    return load_records(reference_folder() / SWEEPS_FOLDER)
+    folders = (SWEEPS_FOLDER, f"05_reversal_curse/{REVERSAL_FOLDERS[False]}")
+    return pd.concat([load_records(reference_folder() / folder) for folder in folders], ignore_index=True)
 
 
 def published_evidence() -> dict[str, pd.DataFrame]:
