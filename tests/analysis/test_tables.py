@@ -75,3 +75,4 @@ def test_a_budget_says_text_passes_and_the_rate_that_the_trial_had():
     given = {"samples": 2000, "seq_length": 128, "epochs": 3, "lr": 1e-4}
     assert budget_text(given) == "256 k x 3, 0.0001"
     assert budget_text(given | {"samples": "all", "epochs": 1, "stream_lr": 1e-3}) == "all x 1, 0.001"
+    assert budget_text(given | {"matrix_lr": 4e-3}) == "256 k x 3, 0.0001, matrices 0.004 by Muon"

@@ -160,7 +160,7 @@ def bars(values: Sequence[float] | pd.Series) -> list[str]:
 
 
 def budget_text(parameters: Mapping[str, Any]) -> str:
-    """Say what a trial was trained with: the tokens of its text, passes over them, and its learning rate.
+    """Say what a trial was trained with: the tokens of its text, passes over them, and its learning rates.
 
     Parameters
     ----------
@@ -172,7 +172,8 @@ def budget_text(parameters: Mapping[str, Any]) -> str:
         return ""
     samples, length, passes = (parameters[name] for name in ("samples", "seq_length", "epochs"))
     tokens = "all" if isinstance(samples, str) else f"{samples * length / 1000:,.0f} k"
-    return f"{tokens} x {passes}, {parameters.get('stream_lr', parameters['lr']):g}"
+    of_matrices = f", matrices {parameters['matrix_lr']:g} by Muon" if parameters.get("matrix_lr") else ""
+    return f"{tokens} x {passes}, {parameters.get('stream_lr', parameters['lr']):g}{of_matrices}"
 
 
 def _measure(name: str, frame: pd.DataFrame) -> str:

@@ -65,8 +65,8 @@ def _differences(arms: list[str] | None = None, base: str = BASELINE) -> str:
     if rows.empty:
         raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
     rows = rows.sort_values("difference")
-    said = [f"`{row['arm']}` {_signed(row)}" for row in rows.head(MOST_NAMED).to_dict("records")]
-    return f"nats/token from `{base}`: {', '.join(said)}"
+    said = [f"`{row['arm']}` {_signed(row)}, {row['verdict']}" for row in rows.head(MOST_NAMED).to_dict("records")]
+    return f"nats/token from `{base}`: {'; '.join(said)}"
 
 
 def _signed(row: dict[Hashable, Any]) -> str:
@@ -99,7 +99,10 @@ def _latents() -> str:
     if beside.empty:
         return _differences(["mla", "mla@position=rope"])
     rows = beside.head(MOST_NAMED).to_dict("records")
-    return "; ".join(f"`{row['arm']}` {_signed(row)} nats/token from `{row['control']}` of its bytes" for row in rows)
+    return "; ".join(
+        f"`{row['arm']}` {_signed(row)} nats/token from `{row['control']}` of its bytes, {row['verdict']}"
+        for row in rows
+    )
 
 
 def _study(notebook: str) -> Callable[[], str]:
@@ -107,7 +110,10 @@ def _study(notebook: str) -> Callable[[], str]:
         table = published_table(f"{notebook}/tables/studies").sort_values("difference")
         row = table.iloc[0]
         change = row["change"].replace("_", " ")
-        return f"of {len(table)} changes the best is {change}: {_signed(row.to_dict())} nats/token"
+        does = "gains" if row["difference"] < 0 else "loses"
+        which = f"of {len(table)} changes {change} {does} {'most' if does == 'gains' else 'least'}"
+        said = which if len(table) > 1 else f"{change} {does}"
+        return f"{said}: {_signed(row.to_dict())} nats/token, {row['verdict']}"
 
     return answer
 
@@ -116,7 +122,8 @@ def _recall() -> str:
     gains = baseline_gains(published_sweep(LEADING_SWEEP), BASELINE)
     if gains.empty:
         raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
-    return f"`{BASELINE}` gains by {int((gains['gain_low'] > 0).sum())} of {len(gains)} measures: these can rank models"
+    able = int((gains["gain_low"] > 0).sum())
+    return f"`{BASELINE}` gains by {able} of {len(gains)} measures: without a gain of its own none could rank models"
 
 
 def _retrofit() -> str:
@@ -136,14 +143,13 @@ def _claims() -> str:
 
 
 def _leaderboard() -> str:
-    summary = summarize_arms(published_sweep(LEADING_SWEEP))
+    summary = summarize_arms(published_sweep(LEADING_SWEEP), BASELINE)
     arms = summary.dropna(subset=["kv_bytes_per_token"]).sort_values("bits_per_byte")
     best, least = arms.iloc[0], arms.sort_values("kv_bytes_per_token").iloc[0]
-    better = (summary["bits_per_byte"] < best["bits_per_byte"]).sum()
+    said = f", {best['verdict']} beside `{BASELINE}`" if best["arm"] != BASELINE else ""
     return (
-        f"`{best['arm']}` predicts best of {len(arms)} arms ({better} counts of n-grams better), from "
-        f"{best['kv_bytes_per_token']:,.0f} bytes a token; `{least['arm']}` keeps least, "
-        f"{least['kv_bytes_per_token']:,.0f}"
+        f"`{best['arm']}` has the lowest loss of {len(arms)} arms{said}, and keeps {best['kv_bytes_per_token']:,.0f} bytes "
+        f"a token; `{least['arm']}` keeps least, {least['kv_bytes_per_token']:,.0f}"
     )
 
 

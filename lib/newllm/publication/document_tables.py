@@ -43,7 +43,7 @@ from newllm.runs.records_table import load_records
 DOCUMENTS = ("README.md", "RESULTS.md")
 
 # Columns of words, which stand on the left.
-WORDS = ("verdict", "experiment", "numbers", "what would tell", "read as", "control")
+WORDS = ("verdict", "text", "experiment", "numbers", "what would tell", "read as", "control")
 
 # <!-- table: name --> ... <!-- /table -->
 MARKED = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- /table -->\n)", re.DOTALL)
@@ -293,6 +293,7 @@ def hours() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "arm": [*(f"`{arm}`" for arm in spent["arm"]), "all"],
+            "text": [*spent["text"], ""],
             "trials": [*spent["trials"], spent["trials"].sum()],
             "minutes a trial": [*(f"{minutes:.0f}" for minutes in spent["minutes"]), ""],
             "hours": [f"{value:.1f}" for value in [*spent["hours"], spent["hours"].sum()]],
@@ -308,7 +309,7 @@ def budgets() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "seeds of each arm": table["seeds"],
-            "hours of a core, both arms": [f"{hours:.1f}" for hours in table["hours"]],
+            "hours by the clock, both arms": [f"{hours:.1f}" for hours in table["hours"]],
             "half of the 95 % interval of their difference (nats/token)": [f"{reach:.4f}" for reach in table["reach"]],
         }
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from newllm import figures
+from newllm.analysis.rows import name_rows
+from newllm.analysis.summary import summarize_arms
 from newllm.experiments.floor import FLOORS_FOLDER, floor_files
 from newllm.experiments.reversal import FOLDERS as REVERSAL_FOLDERS
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
@@ -54,9 +56,10 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
 
     Each record goes to the folder of the notebook that made it, the floor of its data beside it; parts of the run,
     tables and drawn figures to that of this run's notebook. A sweep has a folder of its own: the same arm and seed may
-    be in it with other parameters. Weights and checkpoints stay behind, but for the arms that are named. Where the
-    baseline is among the records of a sweep, the page "What does it remember?" is written beside them: a notebook may
-    have trained it on other text than its parameters alone name.
+    be in it with other parameters, and its table of results is of all that is published of it. Weights and checkpoints
+    stay behind, but for the arms that are named. Where the baseline is among the records of a sweep, the page "What
+    does it remember?" is written beside them: a notebook may have trained it on other text than its parameters alone
+    name.
 
     Parameters
     ----------
@@ -113,7 +116,17 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
             target = home / kept
             target.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / path.name)
+    if is_sweep:
+        _write_results(home)
     draw_reference()
+
+
+def _write_results(sweep: Path) -> None:
+    """Write the table of all published trials of a sweep: the run that is published may have trained some of them."""
+    records = load_records(sweep)
+    named = records.assign(arm=name_rows(records))
+    summary = summarize_arms(named, BASELINE if BASELINE in set(named["arm"]) else None)
+    write_atomically(sweep / TABLES_FOLDER / "results.csv", summary.to_csv(index=False))
 
 
 def _is_part(mark: Path) -> bool:
