@@ -143,7 +143,7 @@ def test_fewer_pairs_can_stay_rotated(choice):
     assert converted.cached_values(1) == 2 * (56 + 2 * 4)
     assert measure(converted, 9).agrees
     difference = (logits(converted) - logits(parent)).abs().max()
-    everything = retrofit(parent, TEXT, kv_dim=32, rotary_pairs=8, rotary_choice=choice, controls=False)
+    everything = retrofit(parent, TEXT, kv_dim=32, rotary_pairs=8, controls=False)
     assert torch.allclose(logits(everything), logits(parent), atol=1e-9, rtol=0)
     assert difference > 1e-6
 

@@ -147,7 +147,7 @@ def two_way_difference(
     if pooled_seed_variance.freedom:
         shares = sum(1 / len(arm) for arm, has in zip(arms, has_seeds, strict=True) if has)
         of_seeds = pooled_seed_variance.value * shares, pooled_seed_variance.freedom
-    variance, freedom = _joint([of_seeds, (of_documents, count - 1)])
+    variance, freedom = _joint([of_seeds, (of_documents, max(count - 1, 1))])
     if count == 1 and len(arms[0]) == len(arms[1]) == 1:
         # One document read with one seed: how far another one would be from it, nobody knows.
         return Difference(Interval(mean, np.nan, np.nan, count), np.nan, freedom, 1.0)

@@ -148,8 +148,9 @@ def _leaderboard() -> str:
     best, least = arms.iloc[0], arms.sort_values("kv_bytes_per_token").iloc[0]
     said = f", {best['verdict']} beside `{BASELINE}`" if best["arm"] != BASELINE else ""
     return (
-        f"`{best['arm']}` has the lowest loss of {len(arms)} arms{said}, and keeps {best['kv_bytes_per_token']:,.0f} bytes "
-        f"a token; `{least['arm']}` keeps least, {least['kv_bytes_per_token']:,.0f}"
+        f"`{best['arm']}` has the lowest loss of {len(arms)} arms{said}, and keeps "
+        f"{best['kv_bytes_per_token']:,.0f} bytes a token; `{least['arm']}` keeps least, "
+        f"{least['kv_bytes_per_token']:,.0f}"
     )
 
 
