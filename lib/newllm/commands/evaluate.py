@@ -16,12 +16,19 @@ from newllm.commands.shared import check_outputs
 from newllm.commands.terminal_table import as_text
 from newllm.data.hub import HubUnavailableError
 from newllm.evaluation.causality import certify
-from newllm.files import SAVED_MODEL, local_folder
+from newllm.files import SAVED_MODEL, local_folder, outputs_folder, reference_folder
 from newllm.runs.record import RECORD_FILE, Record, read_record
 from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model
 from newllm.runtime import move, usable_device
 
 logger = logging.getLogger(__name__)
+
+# Below the outputs: results of published trials, whose own folders are committed.
+EVALUATIONS_FOLDER = "evaluations"
+
+# Fewer predicted tokens, a few windows, say little about a model.
+FEW_TOKENS = 1_000
+TOKENS = "tokens"
 
 
 def main(options: argparse.Namespace) -> int:
@@ -59,6 +66,14 @@ def _ask(
     records = []
     for record in benchmarks.ask_all(questions, trained, settings, device, name=model, certificate=change):
         logger.info("%s", benchmarks.write_record(record, output))
+        tokens = record.details.get(TOKENS)
+        if tokens is not None and tokens < FEW_TOKENS:
+            logger.warning(
+                "%s: %d tokens are too few to tell models apart; ask for a text of %s or more.",
+                record.benchmark,
+                tokens,
+                f"{FEW_TOKENS:,}",
+            )
         records.append(record)
     return records
 
@@ -81,6 +96,15 @@ def _trial_folder(model: str) -> Path | None:
     return folder.parent if folder is not None and is_inside_trial else folder
 
 
+def _own_folder(model: str) -> Path | None:
+    """Return where a model's results go: its folder, or for a published trial the like of it below the outputs."""
+    folder = _trial_folder(model)
+    published = reference_folder().resolve()
+    if folder is None or not folder.resolve().is_relative_to(published):
+        return folder
+    return outputs_folder() / EVALUATIONS_FOLDER / folder.resolve().relative_to(published)
+
+
 def _record_of(model: str) -> Record | None:
     folder = _trial_folder(model)
     if folder is None or not (folder / RECORD_FILE).is_file():
@@ -94,7 +118,7 @@ def _record_of(model: str) -> Record | None:
 
 
 def _output(model: str, asked: Path | None) -> Path:
-    output = asked or _trial_folder(model)
+    output = asked or _own_folder(model)
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; it must be a folder.")
     find_saved_model(model)
@@ -144,13 +168,15 @@ def _certificate(model: str, trained: TrainedModel) -> float | None:
 
 
 def _table(records: dict[str, list[BenchmarkRecord]]) -> pd.DataFrame:
-    """Show every score in a row; of several models, each in a column of its own."""
+    """Show every score, and the number of predicted tokens, in a row; of several models, each in its own column."""
     columns = _short_names(list(records)) if len(records) > 1 else ["value"]
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for column, answers in zip(columns, records.values(), strict=True):
         for record in answers:
             for score in record.scores:
                 rows.setdefault((record.benchmark, score.measure), {})[column] = _written(score)
+            if TOKENS in record.details:
+                rows.setdefault((record.benchmark, TOKENS), {})[column] = f"{record.details[TOKENS]:,}"
     return pd.DataFrame(
         [
             {"benchmark": benchmark, "measure": measure, **{column: found.get(column, "") for column in columns}}

@@ -14,10 +14,39 @@ class ParameterError(ValueError):
     """A parameter that cannot be used; every line of the message is one sentence about one key."""
 
 
+# More than so many do not tell what was meant.
+MOST_MEANT = 5
+
+
 def nearest(key: str, known: Sequence[str]) -> str:
     """Return how a sentence about an unknown name ends: with the nearest known one, or with all of them."""
     close = closest(key, known)
     return f"; there are {', '.join(known)}." if close is None else f"; did you mean {close}?"
+
+
+def nearest_parameter(key: str, kinds: Sequence[type[BaseModel]]) -> str:
+    """Return how a sentence about an unknown parameter ends: as `nearest`, or with those described by its words.
+
+    So ``learning_rate`` is told ``lr``, the learning rate of main training.
+
+    Parameters
+    ----------
+    key
+        The unknown name.
+    kinds
+        The classes whose fields are known.
+    """
+    described = {name: field.description or "" for kind in kinds for name, field in kind.model_fields.items()}
+    words = re.escape(key.replace("_", " ").strip())
+    if closest(key, described) is None and len(words) > 1:
+        first, any_place = (
+            [name for name, text in described.items() if re.search(rf"{start}{words}\b", text, re.IGNORECASE)]
+            for start in ("^", r"\b")
+        )
+        meant = first or any_place
+        if 0 < len(meant) <= MOST_MEANT:
+            return f"; did you mean {' or '.join(', '.join(meant).rsplit(', ', 1))}?"
+    return nearest(key, list(described))
 
 
 def explain(
@@ -59,7 +88,7 @@ def _sentence(
     key = str(problem["loc"][0])
     origin = "" if key in given or where is None else f" (in {where})"
     if problem["type"] == "extra_forbidden":
-        return f"{key} is not a parameter of {owner}{origin}{nearest(key, list(kind.model_fields))}"
+        return f"{key} is not a parameter of {owner}{origin}{nearest_parameter(key, [kind])}"
     if problem["type"] == "missing":
         described = kind.model_fields[key].description
         what = f" is {described} and" if described else ""

@@ -8,7 +8,7 @@ from pydantic import (
     ValidationError,
 )
 
-from newllm.config.errors import ParameterError, explain, nearest
+from newllm.config.errors import ParameterError, explain, nearest, nearest_parameter
 from newllm.config.groups import RunParameters
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.values import ValueFormatError, read_file
@@ -128,8 +128,10 @@ def refuse_unknown(keys: Iterable[str], notebooks: Sequence[str]) -> None:
     ParameterError
         One sentence a name, with the nearest known one.
     """
-    known = list(dict.fromkeys(field for notebook in notebooks for field in NOTEBOOKS[notebook].model_fields))
-    unknown = [key for key in keys if key not in known]
+    kinds = [NOTEBOOKS[notebook] for notebook in notebooks]
+    owner = " or ".join(notebooks)
+    unknown = [key for key in keys if not any(key in kind.model_fields for kind in kinds)]
     if unknown:
-        owner = " or ".join(notebooks)
-        raise ParameterError("\n".join(f"{key} is not a parameter of {owner}{nearest(key, known)}" for key in unknown))
+        raise ParameterError(
+            "\n".join(f"{key} is not a parameter of {owner}{nearest_parameter(key, kinds)}" for key in unknown)
+        )

@@ -3,11 +3,14 @@
 import csv
 import hashlib
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 COLUMNS = ("category", "subject", "relation", "object")
+ARTICLES = ("the", "a", "an")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Fact:
     subject
         What the fact is about, with its article where it has one ("France", "the telephone").
     relation
-        Noun and preposition that lead to the object ("capital of").
+        Noun and preposition that lead to the object, without an article ("capital of").
     object
         The name asked for in the forward direction ("Paris").
 
@@ -44,6 +47,12 @@ class Fact:
             value = getattr(self, name)
             if not value or value != " ".join(value.split()):
                 raise ValueError(f"{name} is {value!r}, but must be words with single spaces between them.")
+        article, _, rest = self.relation.partition(" ")
+        if article.lower() in ARTICLES:
+            raise ValueError(
+                f"relation is {self.relation!r}, but sentences put an article before it: write the relation without "
+                f"its article, as {rest or 'capital of'!r}."
+            )
         for name in ("subject", "relation", "object"):
             value = getattr(self, name)
             if len(re.findall(rf"(?<!\w){re.escape(value)}(?!\w)", self.forward, re.IGNORECASE)) != 1:
@@ -189,7 +198,7 @@ def _read_facts(path: Path) -> list[Fact]:
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise ValueError(f"{place}: expected {len(COLUMNS)} values.")
+                raise ValueError(f"{place}: {_why_not_four(row)}")
             try:
                 fact = Fact(**{name: row[name].strip() for name in COLUMNS})
             except ValueError as error:
@@ -198,6 +207,14 @@ def _read_facts(path: Path) -> list[Fact]:
                 raise ValueError(f"{place}: this fact stands there twice.")
             facts.append(fact)
     return facts
+
+
+def _why_not_four(row: Mapping[str | None, Any]) -> str:
+    """Say what stands in a line of too few values, or of too many."""
+    values = [value for name in COLUMNS if (value := row[name]) is not None] + row.get(None, [])
+    shown = textwrap.shorten(", ".join(map(repr, values)), 200, placeholder=" ...")
+    advice = "put a value that holds a comma in double quotes" if len(values) > len(COLUMNS) else "add what is missing"
+    return f"expected {len(COLUMNS)} values ({', '.join(COLUMNS)}), found {len(values)} ({shown}): {advice}."
 
 
 def training_sentences(facts: Sequence[Fact], repetitions: int) -> list[str]:

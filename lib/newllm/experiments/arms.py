@@ -206,15 +206,22 @@ class Arm:
 
 
 def trained_arms(parameters: ExperimentParameters) -> list[Arm]:
-    """Return the arms of a comparison that are trained, by what they train, each once; no checkpoint is among them.
+    """Return the arms of a comparison that are trained, by what they train; no checkpoint is among them.
 
     Raises
     ------
     ArmError
-        Where one cannot be built.
+        Where one cannot be built, or two are the same arm by different names.
     """
-    asked = [Arm.parse(text) for text in parameters.arms if not text.startswith(CHECKPOINT)]
-    return list(dict.fromkeys(arm.as_trained(parameters) for arm in asked))
+    names: dict[Arm, str] = {}
+    for text in parameters.arms:
+        if text.startswith(CHECKPOINT):
+            continue
+        arm = Arm.parse(text).as_trained(parameters)
+        if arm in names:
+            raise ArmError(f"arms has {names[arm]!r} and {text!r}, but both are {arm.name}: leave one out.")
+        names[arm] = text
+    return list(names)
 
 
 def has_recurrence(method: str) -> bool:

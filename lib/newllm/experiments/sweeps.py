@@ -4,6 +4,7 @@ A trial's folder is ``<outputs>/sweeps/<name>/<profile>-<fingerprint>/<arm>-seed
 parameters but arm and seed. So a grid that has grown finds its finished trials again.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import pandas as pd
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from newllm.config.errors import ParameterError, explain, nearest
 from newllm.config.experiment import ExperimentParameters
@@ -78,20 +79,20 @@ class Sweep(BaseModel):
             raise ValueError(f"it must be a notebook that compares arms and nothing else{nearest(value, able)}")
         return value
 
-    @field_validator("grid")
-    @classmethod
-    def _check_axes(cls, grids: tuple[Grid, ...]) -> tuple[Grid, ...]:
-        for grid in grids:
+    # A rule of the whole sweep: one of the grid would be told with all values of all axes.
+    @model_validator(mode="after")
+    def _check_axes(self) -> Self:
+        for grid in self.grid:
             missing = [axis for axis in (ARM, SEED) if axis not in grid]
             if missing:
                 raise ValueError(f"each grid must have the axes {ARM} and {SEED}; {' and '.join(missing)} is missing")
-            empty = [axis for axis, values in grid.items() if not values]
-            if empty:
-                raise ValueError(f"each axis must have a value; {' and '.join(empty)} has none")
-            twice = [axis for axis, values in grid.items() if len({repr(value) for value in values}) < len(values)]
-            if twice:
-                raise ValueError(f"no value may be given twice, as it is for {' and '.join(twice)}")
-        return grids
+            for axis, values in grid.items():
+                if not values:
+                    raise ValueError(_why_empty(axis))
+                twice = [value for value in values if [*map(repr, values)].count(repr(value)) > 1]
+                if twice:
+                    raise ValueError(f"the axis {axis} has the value {write_value(twice[0])} twice: leave one out")
+        return self
 
     @property
     def axes(self) -> list[str]:
@@ -112,8 +113,10 @@ class Sweep(BaseModel):
         Raises
         ------
         ParameterError
-            Where there are several grids, and a given arm is in none of them.
+            Where there are several grids, and a given arm is in none of them; or what is no axis takes one value and is
+            given a list.
         """
+        self._refuse_lists({**self.parameters, **given})
         axes = {key: _listed(value) for key, value in given.items() if key in self.axes}
         rest = {key: value for key, value in given.items() if key not in axes and key != "profile"}
         grids = self.grid if len(self.grid) == 1 or ARM not in axes else _with_arms(self.grid, axes.pop(ARM))
@@ -121,9 +124,35 @@ class Sweep(BaseModel):
         changed = {"grid": grid, "parameters": self.parameters | rest, "profile": given.get("profile", self.profile)}
         return type(self).model_validate(self.model_dump() | changed)
 
+    def _refuse_lists(self, given: Mapping[str, Any]) -> None:
+        """Refuse a list for a parameter that takes one value and is no axis."""
+        for key, value in given.items():
+            if isinstance(value, list) and key in COMPARISON and key not in {*self.axes, *_taking_lists()}:
+                raise ParameterError(
+                    f"{key} is {write_value(value)}, but lists are for the axes of this sweep ({', '.join(self.axes)}):"
+                    f" give {key} one value, or make it an axis in the grid of a file of your own."
+                )
+
+
+@functools.cache
+def _taking_lists() -> set[str]:
+    """Return the parameters whose value is a list."""
+    described = ExperimentParameters.model_json_schema()["properties"]
+    return {
+        name
+        for name, schema in described.items()
+        if "array" in {schema.get("type"), *(choice.get("type") for choice in schema.get("anyOf", ()))}
+    }
+
+
+def _why_empty(axis: str) -> str:
+    return f"the axis {axis} has no value: give it one or more, such as {axis}=[...], or leave it as the file says"
+
 
 def _with_arms(grids: Sequence[Grid], arms: Sequence[Any]) -> list[Grid]:
     """Return the grids that have some of these arms, with those arms alone."""
+    if not arms:
+        raise ParameterError(f"{_why_empty(ARM)}.")
     every = [arm for grid in grids for arm in grid[ARM]]
     strange = [str(arm) for arm in arms if arm not in every]
     if strange:

@@ -28,6 +28,7 @@ from newllm.models.language_model import LanguageModel
 from newllm.models.published_llama import READERS
 from newllm.models.registry import BASELINE, LLAMA, METHODS, find
 from newllm.runs.gguf import unpack_gguf
+from newllm.runs.missing_weights import why_without_weights
 from newllm.runtime import errors_only
 from newllm.wording import first_line
 
@@ -101,6 +102,9 @@ def find_saved_model(where: str | Path) -> Path:
     if (folder / SAVED_MODEL / CONFIG).is_file():
         folder = folder / SAVED_MODEL
     if not (folder / CONFIG).is_file():
+        reason = why_without_weights(folder)
+        if reason is not None:
+            raise LoadingError(reason)
         trials = sorted(path.parent.parent.name for path in folder.glob(f"*/{SAVED_MODEL}/{CONFIG}"))
         hint = (
             f"give one of its trials: {', '.join(trials)}" if trials else "give the folder of a finished trial of a run"

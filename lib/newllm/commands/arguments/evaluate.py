@@ -85,7 +85,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (the accelerator, if there is one)")
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="where the results of one model go (the model's folder)"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where the results of one model go (the model's folder; of a published one, outputs/evaluations)",
     )
 
 
