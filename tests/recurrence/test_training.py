@@ -160,8 +160,14 @@ def test_blocks_that_were_trained_before_a_kill_are_not_trained_again(tmp_path, 
     parameters = settings(max_iterations=6, convergence_threshold=1e-9)
 
     def all_blocks(folder: Path | None = None) -> tuple[RecurrentModel, ProjectionResult, int]:
-        model, made = make_model(blocks=3), []
-        monkeypatch.setattr(training, "effective_rank", lambda x: (made.append(1), effective_rank(x))[1])
+        model = make_model(blocks=3)
+        made: list[int] = []
+
+        def counted(x: Tensor) -> float:
+            made.append(1)
+            return effective_rank(x)
+
+        monkeypatch.setattr(training, "effective_rank", counted)
         result = train_projections(model, make_stream(), parameters, device="cpu", seed=3, resume_folder=folder)
         return model, result, len(made)
 
