@@ -19,6 +19,7 @@ from newllm.commands.shared import read_assignments
 from newllm.commands.terminal_table import as_text, terminal_width
 from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
+from newllm.config.groups import LEARNING_RATES
 from newllm.config.profiles import sweep_path
 from newllm.config.values import read_value
 from newllm.experiments.comparison import Runner
@@ -36,8 +37,6 @@ from newllm.runs.watching import view_with
 from newllm.wording import describe_seconds
 
 logger = logging.getLogger(__name__)
-
-RATES = {"lr", "stream_lr", "matrix_lr"}
 
 
 def main(options: argparse.Namespace) -> int:
@@ -148,9 +147,9 @@ def show(run: SweepRun) -> None:
     summary = summarize_arms(named, baseline, by=run.axes)
     run.run.save_table(summary, "results")
     logger.info("\n%s", show_arms(summary, baseline).text(terminal_width()))
-    varied = RATES & set(run.axes)
+    varied = set(LEARNING_RATES) & set(run.axes)
     if varied:
-        others = [axis for axis in run.axes if axis not in RATES]
+        others = [axis for axis in run.axes if axis not in LEARNING_RATES]
         try:
             best = best_learning_rates(records, ["arm", *others])
             verdict = "" if others else judge(records)
