@@ -106,3 +106,11 @@ def test_a_floor_that_stands_with_its_sweep_is_not_published_again_by_a_notebook
     assert [path.parent for path in published_elsewhere.rglob("floors/*.json")] == [
         published_elsewhere / "sweeps" / "small" / "floors"
     ]
+
+
+def test_trials_that_rates_were_chosen_by_are_no_evidence(finished_comparison, published_elsewhere):
+    _, finished = finished_comparison
+    shutil.copytree(finished, published_elsewhere / SWEEPS_FOLDER / reference.RATES_SWEEP / "test-1234abcd")
+    assert reference.published_trials().empty
+    shutil.copytree(finished, published_elsewhere / SWEEPS_FOLDER / "mine" / "test-1234abcd")
+    assert len(reference.published_trials()) == len(reference.published_sweep("mine"))

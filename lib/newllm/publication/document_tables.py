@@ -9,7 +9,7 @@ import pandas as pd
 from newllm.analysis.budgets import told_apart
 from newllm.analysis.claims import judge_claims
 from newllm.analysis.hours import hours_by_arm
-from newllm.analysis.learning_rates import with_learning_rate
+from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
 from newllm.analysis.recall import recall_by_arm
 from newllm.analysis.retrofits import beside_training, retrofit_stages, stages_table
 from newllm.analysis.summary import summarize_arms
@@ -29,6 +29,7 @@ from newllm.publication.cost_tables import (
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
 from newllm.publication.reference import (
+    RATES_SWEEP,
     UnpublishedError,
     published_evidence,
     published_retrofits,
@@ -316,12 +317,18 @@ def budgets() -> pd.DataFrame:
 
 
 def learning_rates() -> pd.DataFrame:
-    """Write the perplexity of each arm at each learning rate that was tried."""
-    records = with_learning_rate(published_sweep("learning_rates"))
-    table = records.pivot_table("perplexity", index="arm", columns="learning_rate")
-    written = pd.DataFrame({"model": [f"`{arm}`" for arm in table.index]})
-    for rate in table:
-        written[f"lr {rate:g}"] = ["" if math.isnan(perplexity) else f"{perplexity:.1f}" for perplexity in table[rate]]
+    """Write the validation loss of each arm at each learning rate that was tried, the lowest loss first."""
+    records = with_learning_rate(published_sweep(RATES_SWEEP))
+    losses = records.pivot_table(LOSS, index="arm", columns="learning_rate")
+    best = best_learning_rates(records).set_index("arm")
+    losses = losses.loc[best.index]
+    written = pd.DataFrame({"model": [f"`{arm}`" for arm in best.index]})
+    for rate in losses:
+        written[f"{rate:g}"] = ["" if math.isnan(loss) else f"{loss:.3f}" for loss in losses[rate]]
+    written["best rate"] = [
+        f"{rate:g}" if place == MIDDLE else f"{rate:g}, the {place} tried"
+        for rate, place in zip(best["learning_rate"], best["place"], strict=True)
+    ]
     return written
 
 

@@ -37,6 +37,8 @@ KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
 KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
 PICTURE = "quality_against_bytes.png"
 LEADING_SWEEP = "sotu"
+# Of one arm at several rates: nothing there tells methods apart.
+RATES_SWEEP = "learning_rates"
 
 # Tables that claims are judged by, below the reference folder.
 EVIDENCE = {
@@ -57,9 +59,9 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
     Each record goes to the folder of the notebook that made it, the floor of its data beside it; parts of the run,
     tables and drawn figures to that of this run's notebook. A sweep has a folder of its own: the same arm and seed may
     be in it with other parameters, and its table of results is of all that is published of it. Weights and checkpoints
-    stay behind, but for the arms that are named. Where the baseline is among the records of a sweep, the page "What
-    does it remember?" is written beside them: a notebook may have trained it on other text than its parameters alone
-    name.
+    stay behind, but for the arms that are named. Where the baseline is among the records of a sweep of methods, the
+    page "What does it remember?" is written beside them: a notebook may have trained it on other text than its
+    parameters alone name.
 
     Parameters
     ----------
@@ -101,7 +103,7 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
             beside = (home if is_sweep else target.parent) / FLOORS_FOLDER / floor.name
             beside.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(floor, beside)
-        if is_sweep and record.arm == BASELINE:
+        if is_sweep and record.arm == BASELINE and run.name != RATES_SWEEP:
             write_passage(target.parent, record)
             pages.add(target.parent)
     for folder in parts:
@@ -193,12 +195,13 @@ def draw_reference() -> None:
 
 
 def published_trials() -> pd.DataFrame:
-    """Read the records that claims are judged by: of all published sweeps, and of what notebooks trained on text alone.
+    """Read the records that claims are judged by: of published sweeps, and of what notebooks trained on text alone.
 
-    Models that were taught facts are not among them.
+    Models that were taught facts are not among them, nor those that learning rates were chosen by.
     """
-    folders = (SWEEPS_FOLDER, f"05_reversal_curse/{REVERSAL_FOLDERS[False]}")
-    return pd.concat([load_records(reference_folder() / folder) for folder in folders], ignore_index=True)
+    sweeps = sorted(path for path in (reference_folder() / SWEEPS_FOLDER).iterdir() if path.name != RATES_SWEEP)
+    folders = [*sweeps, reference_folder() / "05_reversal_curse" / REVERSAL_FOLDERS[False]]
+    return pd.concat([load_records(folder) for folder in folders], ignore_index=True)
 
 
 def published_evidence() -> dict[str, pd.DataFrame]:
