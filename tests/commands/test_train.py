@@ -1,6 +1,7 @@
 """``newllm train``: one trial, its folder, and what several processes cannot share."""
 
 import json
+import shutil
 
 import pytest
 
@@ -9,6 +10,10 @@ from newllm.commands import train as command
 from newllm.commands.arguments.train import planned_parameters
 from newllm.config.errors import ParameterError
 from newllm.experiments.arms import Arm
+from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
+from newllm.files import SAVED_MODEL
+from newllm.runs.publishing import publish_run
+from newllm.runs.record import RECORD_FILE
 from tests.comparison_setup import write_texts
 
 
@@ -40,6 +45,17 @@ def test_a_trial_is_trained_once_and_shown(home, capsys):
     assert "to train" not in shown
     assert "was finished before: nothing is trained" in shown
     assert str(record.parent) in shown
+
+
+def test_a_trial_that_is_published_without_weights_is_trained(home, monkeypatch):
+    published = home / "reference"
+    monkeypatch.setattr(command, "reference_folder", lambda: published)
+    assert cli.main(arguments(home, "pythia")) == 0
+    (trial,) = (home / "outputs" / "train").glob("smoke-*/pythia-seed2")
+    publish_run(trial, published / "pythia-seed2", [RECORD_FILE, EVALUATION_FILE, HISTORY_FILE])
+    shutil.rmtree(home / "outputs")
+    assert cli.main(arguments(home, "pythia")) == 0
+    assert (trial / SAVED_MODEL).is_dir()
 
 
 @pytest.mark.parametrize(
