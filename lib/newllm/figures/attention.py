@@ -140,7 +140,7 @@ def attended_tokens(position: int, chunk_size: int) -> go.Figure:
             x=places, y=[0] * len(places), mode="markers", marker={"size": 11, "color": COLOURS[index]}, name=name
         )
     title = f"Position {position} attends to {len(ends)} of the {position + 1:,} contexts up to it"
-    figure = finish(figure, title, "token", "").update_layout(height=240, legend_y=-0.45)
+    figure = finish(figure, title, "token", "").update_layout(height=240)
     return figure.update_yaxes(visible=False).update_xaxes(rangemode="tozero")
 
 

@@ -10,6 +10,8 @@ from newllm.evaluation.statistics import mean_interval
 from newllm.figures.pareto import BREAK, NARROW, Canvas, alike, lay_out
 from newllm.figures.style import BYTES_TITLE, CLEAR, COLOURS, INK, colour, finish, interval_bars, lines
 
+LONGEST_CLAIM = 34  # characters of a line beside the axis
+
 
 def position_perplexity(positions: pd.DataFrame) -> go.Figure:
     """Perplexity by the number of tokens that came before in the window.
@@ -127,7 +129,10 @@ def claims(judged: pd.DataFrame) -> go.Figure:
         figure.add_annotation(
             text="no claim rests on a published difference", showarrow=False, xref="paper", yref="paper"
         )
-    labels = [f"{row['claim']} {row['words']}" for row in measured.to_dict("records")]
+    labels = [
+        "<br>".join(textwrap.wrap(f"{row['claim']} {row['words']}", LONGEST_CLAIM))
+        for row in measured.to_dict("records")
+    ]
     for index, (verdict, rows) in enumerate(measured.assign(label=labels).groupby("verdict", sort=False)):
         figure.add_scatter(
             **_differences(rows, rows["label"]),
@@ -138,6 +143,7 @@ def claims(judged: pd.DataFrame) -> go.Figure:
     figure = finish(
         figure, "What became of each claim (95 % over seeds and documents)", "difference (nats per token)", ""
     )
+    figure.update_layout(height=200 + 50 * len(measured))
     # In the order of the claims, whatever their verdicts are.
     return figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], automargin=True)
 
@@ -231,7 +237,7 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
         height=canvas.height,
         margin={"l": canvas.left, "r": canvas.right, "t": canvas.top, "b": canvas.bottom, "autoexpand": False},
         title={"y": 0.975, "yanchor": "top"},
-        legend={"orientation": "h", "y": 1.01, "yanchor": "bottom"},
+        legend={"x": 0, "xref": "paper", "y": 1.01, "yref": "paper"},
     )
     figure.update_xaxes(
         range=[across.low, across.high],

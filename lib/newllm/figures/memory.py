@@ -87,7 +87,7 @@ def kept_by_token(entries: pd.DataFrame) -> go.Figure:
                 col=place % columns + 1,
             )
     figure = finish(figure, "What is kept of each token", "", "")
-    figure.update_layout(barmode="stack", height=140 * rows + 150, bargap=0, legend={"orientation": "h", "y": -0.15})
+    figure.update_layout(barmode="stack", height=140 * rows + 150, bargap=0)
     tallest = entries.groupby(["model", "token"])["values"].sum().max()
     figure.update_xaxes(range=[-0.5, entries["token"].max() + 0.5], nticks=4)
     figure.update_yaxes(range=[0, 1.05 * tallest])

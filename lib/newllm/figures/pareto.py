@@ -17,6 +17,7 @@ LABEL_HEIGHT = 15.0
 MARKER = 12.0
 BREAK = 0.45  # powers of ten between zero and the smallest number of bytes
 LEADER = 6.0  # pixels between a point and its name from which a line joins them
+MEBIBYTE = 2**20
 Numbers = NDArray[np.float64]
 
 
@@ -150,13 +151,18 @@ def bytes_axis(values: ArrayLike) -> Axis:
     step = 1 if powers.size <= 9 else 2
     inside = [2.0**power for power in powers if power % step == 0]
     low = (first if zero is None else zero) - room
-    ticks = [(float(np.log10(value)), f"{value:,g}") for value in inside]
+    ticks = [(float(np.log10(value)), _bytes(value)) for value in inside]
     shown = [
         (place, text) for place, text in ticks if (zero is None or place > zero + BREAK / 2) and place <= last + room
     ]
     if zero is not None:
         shown.insert(0, (float(zero), "0"))
     return Axis(float(low), float(last + room), tuple(shown), zero)
+
+
+def _bytes(power_of_two: float) -> str:
+    """Write a power of two; a large one in mebibytes, as its digits would run into its neighbours'."""
+    return f"{power_of_two / MEBIBYTE:,.0f} MiB" if power_of_two >= MEBIBYTE else f"{power_of_two:,g}"
 
 
 def bits_axis(values: ArrayLike, low_ends: ArrayLike, high_ends: ArrayLike) -> Axis:

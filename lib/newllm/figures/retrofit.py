@@ -9,12 +9,14 @@ from newllm.figures.style import colour, finish, interval_bars, lines
 def lost_against_bytes(stages: pd.DataFrame) -> go.Figure:
     """Draw what each stage loses without healing against its bytes a token; controls are open circles.
 
+    Attention drawn at random is left out: all the others would be one line beside it.
+
     Parameters
     ----------
     stages
         As `newllm.analysis.retrofits.retrofit_stages` gives them.
     """
-    rows = stages[stages["difference"].notna() & (stages["healing_tokens"] == 0)]
+    rows = stages[_is_shown(stages) & (stages["healing_tokens"] == 0)]
     figure = go.Figure()
     for index, (what, group) in enumerate(rows.groupby("what", sort=False)):
         is_control = bool(group["control"].iloc[0])
@@ -40,7 +42,7 @@ def lost_against_healing(stages: pd.DataFrame) -> go.Figure:
     stages
         As `newllm.analysis.retrofits.retrofit_stages` gives them; ways that were never healed are left out.
     """
-    stages = stages[stages["difference"].notna() & ~stages["stage"].str.contains("random")]
+    stages = stages[_is_shown(stages)]
     figure = go.Figure()
     for _, healed in stages[stages["healing_tokens"] > 0].groupby(["what", "bytes_per_token"], sort=False):
         first = healed.iloc[0]
@@ -57,6 +59,10 @@ def lost_against_healing(stages: pd.DataFrame) -> go.Figure:
     finish(figure, "What is lost, by the training after it", "tokens of healing", "nats a token")
     budgets = [_budget(tokens) for tokens in sorted(set(stages["healing_tokens"]))]
     return figure.update_xaxes(type="category", categoryorder="array", categoryarray=budgets)
+
+
+def _is_shown(stages: pd.DataFrame) -> "pd.Series[bool]":
+    return stages["difference"].notna() & ~stages["stage"].str.contains("random")
 
 
 def _budget(tokens: int) -> str:
@@ -77,10 +83,10 @@ def energy_lost(stages: pd.DataFrame) -> go.Figure:
             {
                 "layer": range(len(row["energy_lost_by_layer"])),
                 "lost": [100 * share for share in row["energy_lost_by_layer"]],
-                "stage": f"{row['what']}, {row['bytes_per_token']:,.0f} bytes",
+                "stage": f"{row['conversion']}, {row['bytes_per_token']:,.0f} bytes",
             }
         )
-        for row in known.drop_duplicates(["what", "bytes_per_token"]).to_dict("records")
+        for row in known.drop_duplicates(["conversion", "bytes_per_token"]).to_dict("records")
     ]
     figure = lines(pd.concat(frames), "layer", "lost", "stage") if frames else go.Figure()
     figure.update_xaxes(dtick=1)

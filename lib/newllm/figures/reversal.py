@@ -5,8 +5,6 @@ import plotly.graph_objects as go
 
 from newllm.figures.style import COLOURS, INK, finish, interval_bars
 
-BELOW_NAMES = -0.4  # of a legend below the names of arms, which stand aslant where they are long
-
 
 def directions(results: pd.DataFrame) -> go.Figure:
     """Forward and backward perplexity of facts, arm by arm.
@@ -26,8 +24,7 @@ def directions(results: pd.DataFrame) -> go.Figure:
             marker_color=COLOURS[index],
             text=[f"{value:,.3g}" for value in means[f"{direction}_perplexity"]],
         )
-    figure = finish(figure, "Facts asked forward and backward", "", "perplexity of the sentence")
-    return figure.update_layout(legend_y=BELOW_NAMES)
+    return finish(figure, "Facts asked forward and backward", "", "perplexity of the sentence")
 
 
 def knowledge_gains(summary: pd.DataFrame) -> go.Figure:
@@ -52,5 +49,4 @@ def knowledge_gains(summary: pd.DataFrame) -> go.Figure:
         )
     figure.update_layout(scattermode="group", scattergap=0.7)
     figure.add_hline(y=0, line_dash="dot", line_color=INK)
-    figure = finish(figure, "What teaching in one direction taught", "", "gain of the right name (nats)")
-    return figure.update_layout(legend_y=BELOW_NAMES)
+    return finish(figure, "What teaching in one direction taught", "", "gain of the right name (nats)")

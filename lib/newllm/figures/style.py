@@ -16,6 +16,16 @@ BYTES_TITLE = "KV cache (bytes per token, measured; 0: a state of fixed size)"
 # Grey lines and letters, readable on white and on black, over whatever the page has as its background.
 INK, FAINT, CLEAR = "#7f7f7f", "rgba(127,127,127,0.25)", "rgba(0,0,0,0)"
 AXIS = {"gridcolor": FAINT, "linecolor": FAINT, "zerolinecolor": INK, "tickcolor": FAINT, "automargin": True}
+# At the foot of the picture, below the axis and its title however high that is.
+LEGEND = {
+    "orientation": "h",
+    "x": 0.02,
+    "xref": "container",
+    "y": 0,
+    "yref": "container",
+    "yanchor": "bottom",
+    "bgcolor": CLEAR,
+}
 TEMPLATE = go.layout.Template(
     layout={
         "paper_bgcolor": CLEAR,
@@ -25,7 +35,7 @@ TEMPLATE = go.layout.Template(
         "xaxis": AXIS,
         "yaxis": AXIS,
         "title": {"font_size": 15, "x": 0.01, "xanchor": "left", "y": 1, "yanchor": "top"},
-        "legend": {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top", "bgcolor": CLEAR},
+        "legend": LEGEND,
         "hoverlabel": {"align": "left"},
     }
 )

@@ -120,7 +120,8 @@ def spectrum(values: dict[str, ArrayLike]) -> go.Figure:
         figure.add_scatter(
             x=np.arange(1, shares.size + 1), y=100 * shares / shares.sum(), name=name, line_color=colour(index)
         )
-    return finish(figure, "Spectrum of the contexts", "singular value, by rank", "share of the sum (%)", log_y=True)
+    figure = finish(figure, "Spectrum of the contexts", "singular value, by rank", "share of the sum (%)")
+    return figure.update_yaxes(rangemode="tozero")
 
 
 def training_curves(history: pd.DataFrame) -> go.Figure:
