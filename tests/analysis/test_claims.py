@@ -106,6 +106,17 @@ def test_what_settings_contradict_depends_on_them(published):
     assert "stdlib, 9 windows of 256: worse" in found["numbers"]
 
 
+def test_encodings_are_ordered_by_their_slopes(published):
+    for arm, loss in (("pythia", 0.0), ("unified@position=alibi", 0.1), ("unified@position=none", 0.3)):
+        published.add(arm, loss)
+    assert published.judged(13)["verdict"] == HOLDS, "what nobody has tried says nothing"
+    published.add("unified@alibi_slopes_by_head=true,position=alibi", -0.1)
+    found = published.judged(13)
+    assert found["verdict"] == "depends on the slopes"
+    assert found["difference"] == pytest.approx(-0.1, abs=0.005)
+    assert found["numbers"].count("pythia from ") == 2
+
+
 def test_each_arm_stands_at_the_rate_of_most_seeds_then_at_its_best(published):
     published.add("pythia", 0.0, lr=1e-3)
     published.add("mla", -0.5, seeds=(0,), lr=1e-4)

@@ -145,7 +145,7 @@ CLAIMS = (
     Claim(
         10,
         "MLA saves 87.5 % of the cache for 7 % of perplexity",
-        "mla under both encodings beside pythia: test loss within ln 1.07",
+        "mla under each encoding beside pythia: test loss within ln 1.07",
         Judge(judges.costs_seven_percent, tuple((arm, "pythia") for arm in judges.LATENTS)),
         SOTU,
     ),
@@ -166,10 +166,13 @@ CLAIMS = (
     Claim(
         13,
         "RoPE is ahead of ALiBi, and ALiBi of no encoding, in perplexity",
-        "pythia (RoPE) beside unified with ALiBi, and that beside none: test loss",
-        judges.all_of(
-            judges.better("pythia", "unified@position=alibi"),
-            judges.better("unified@position=alibi", "unified@position=none"),
+        "pythia (RoPE) beside unified with ALiBi, of one slope and of one a head, and those beside none: test loss",
+        judges.each_of(
+            "the slopes",
+            *(
+                judges.all_of(judges.better("pythia", alibi), judges.better(alibi, "unified@position=none"))
+                for alibi in judges.ALIBIS
+            ),
         ),
         SOTU,
     ),

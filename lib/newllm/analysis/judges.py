@@ -84,6 +84,33 @@ def all_of(*judges: Judge) -> Judge:
     return Judge(find, tuple(pair for one in judges for pair in one.pairs))
 
 
+def each_of(decides: str, *judges: Judge) -> Judge:
+    """Judge that something holds in each of several ways, of which those that nobody has tried say nothing.
+
+    Parameters
+    ----------
+    decides
+        What the claim depends on where it holds in one way and not in another.
+    judges
+        Of each way; the first that was tried is the one that a picture shows.
+    """
+
+    def find(evidence: Evidence) -> Finding:
+        findings = [one for one in (judge.find(evidence) for judge in judges) if one.numbers]
+        if not findings:
+            return Finding()
+        verdicts = {one.verdict for one in findings}
+        depends = sorted(verdict for verdict in verdicts if verdict.startswith("depends"))
+        if {HOLDS, FAILS} <= verdicts:
+            depends.insert(0, f"depends on {decides}")
+        verdict = next(iter([*depends, *(verdicts & {UNTOLD}), *verdicts]))
+        first = findings[0]
+        numbers = "; ".join(one.numbers for one in findings)
+        return Finding(verdict, numbers, first.difference, first.low, first.high)
+
+    return Judge(find, tuple(dict.fromkeys(pair for one in judges for pair in one.pairs)))
+
+
 def oacd_variant(*variants: str, converges: bool) -> Judge:
     """Judge that OACD converges, or does not, where something is left out or done in another way."""
 
@@ -144,7 +171,10 @@ def rank_is_trained(evidence: Evidence) -> Finding:
     return Finding(HOLDS if trained.mean() >= WELL_KNOWN and trained.min() > left.max() else FAILS, said)
 
 
-LATENTS = ("mla", "mla@position=rope")
+LATENTS = ("mla", "mla@alibi_slopes_by_head=true", "mla@position=rope")
+
+
+ALIBIS = ("unified@position=alibi", "unified@alibi_slopes_by_head=true,position=alibi")
 
 
 def costs_seven_percent(evidence: Evidence) -> Finding:

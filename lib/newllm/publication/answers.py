@@ -7,6 +7,7 @@ import pandas as pd
 
 from newllm.analysis.claims import judge_claims
 from newllm.analysis.comparisons import against_controls
+from newllm.analysis.judges import ALIBIS
 from newllm.analysis.recall import baseline_gains
 from newllm.analysis.retrofits import retrofit_stages
 from newllm.analysis.summary import summarize_arms
@@ -159,7 +160,7 @@ ANSWERS: dict[str, Callable[[], str]] = {
     "01_projection_training": _projection,
     "02_main_training": _differences,
     "03_causal_masks": _leak,
-    "04_position_encodings": lambda: _differences(["unified@position=alibi", "unified@position=none"]),
+    "04_position_encodings": lambda: _differences([*ALIBIS, "unified@position=none"]),
     "05_reversal_curse": _reversal,
     "06_latent_attention": _latents,
     "07_context_pythia": lambda: _differences(["context-oacd", "cla"]),
