@@ -131,6 +131,10 @@ def test_each_arm_stands_at_the_rate_of_most_seeds_then_at_its_best(published):
     assert published.judged(10)["numbers"].count(" nats ") == 1, "rates are no settings"
     published.add("mla@position=rope", 0.3)
     assert published.judged(10)["verdict"] == "depends on the encoding"
+    published.add("unified@position=alibi", 0.01)
+    found = published.judged(10)
+    assert "mla from unified@position=alibi +0.0" in found["numbers"], "beside full attention of its encoding"
+    assert found["verdict"] == "depends on the encoding"
 
 
 def test_an_interval_over_documents_alone_decides_nothing(published):

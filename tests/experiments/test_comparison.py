@@ -1,6 +1,7 @@
 """Comparisons: what is run, what is taken over, and what happens to trials that fail or are killed."""
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -98,6 +99,18 @@ def test_a_killed_trial_finds_the_embedding_that_it_borrowed(text_folder, text_d
     resumed = run_trial(trial, text_data)
     assert resumed.metrics["perplexity"] == staged["perplexity"]
     assert resumed.metrics["convergence_rate"] == staged["convergence_rate"]
+
+
+def test_a_record_counts_the_time_of_a_training_that_was_stopped(text_folder, text_data, tmp_path, monkeypatch):
+    def went_on(*arguments: Any, **named: Any) -> Any:
+        result = train(*arguments, **named)
+        return replace(result, history=[row | {"seconds": 500.0} for row in result.history])
+
+    train = recipes.train
+    monkeypatch.setattr(recipes, "train", went_on)
+    parameters = settings(text_folder, arms=["pythia"])
+    record = run_trial(trial_of("pythia", parameters, tmp_path, text_data.fingerprint), text_data)
+    assert record.duration_seconds > 500 * parameters.epochs
 
 
 @pytest.mark.parametrize("arm", ["pythai", "dproj@proj_dim=0", "pythia@kv_dim=3"])

@@ -145,8 +145,11 @@ CLAIMS = (
     Claim(
         10,
         "MLA saves 87.5 % of the cache for 7 % of perplexity",
-        "mla under each encoding beside pythia: test loss within ln 1.07",
-        Judge(judges.costs_seven_percent, tuple((arm, "pythia") for arm in judges.LATENTS)),
+        "mla under each encoding beside pythia: test loss within ln 1.07; and beside full attention of its encoding",
+        Judge(
+            judges.costs_seven_percent,
+            (*((arm, "pythia") for arm in judges.FULL_ATTENTION), *judges.FULL_ATTENTION.items()),
+        ),
         SOTU,
     ),
     Claim(

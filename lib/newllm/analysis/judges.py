@@ -171,28 +171,36 @@ def rank_is_trained(evidence: Evidence) -> Finding:
     return Finding(HOLDS if trained.mean() >= WELL_KNOWN and trained.min() > left.max() else FAILS, said)
 
 
-LATENTS = ("mla", "mla@alibi_slopes_by_head=true", "mla@position=rope")
-
-
 ALIBIS = ("unified@position=alibi", "unified@alibi_slopes_by_head=true,position=alibi")
+
+# Full attention of the same encoding, by latent attention.
+FULL_ATTENTION = {
+    "mla": ALIBIS[0],
+    "mla@alibi_slopes_by_head=true": ALIBIS[1],
+    "mla@position=rope": "pythia",
+}
 
 
 def costs_seven_percent(evidence: Evidence) -> Finding:
     """Judge that latent attention loses no more than 7 % of perplexity, whatever its encoding."""
-    by_encoding = {arm: evidence.compare(arm, "pythia") for arm in LATENTS}
+    by_encoding = {arm: evidence.compare(arm, "pythia") for arm in FULL_ATTENTION}
     verdicts = {arm: [says_within(one, SEVEN_PERCENT) for one in found] for arm, found in by_encoding.items()}
     told = {arm: {one for one in found if one is not None} for arm, found in verdicts.items()}
     # Where each encoding has one answer in every text, the encoding is what decides.
     decides = "the text" if any(len(found) > 1 for found in told.values()) else "the encoding"
-    rows = [(one, holds) for arm in LATENTS for one, holds in zip(by_encoding[arm], verdicts[arm], strict=True)]
+    rows = [(one, holds) for arm in FULL_ATTENTION for one, holds in zip(by_encoding[arm], verdicts[arm], strict=True)]
     found = join(rows, decides=decides)
     kept = evidence.measures("pythia", "kv_bytes_per_token")
     shares = [
         f"{arm} keeps {bytes_kept.iloc[0] / kept.iloc[0]:.1%} of the bytes"
-        for arm in LATENTS
+        for arm in FULL_ATTENTION
         if len(bytes_kept := evidence.measures(arm, "kv_bytes_per_token")) and len(kept)
     ]
-    return replace(found, numbers="; ".join([*shares, found.numbers]) if found.numbers else "")
+    if not found.numbers:
+        return found
+    alike = [one for arm, full in FULL_ATTENTION.items() if full != "pythia" for one in evidence.compare(arm, full)]
+    numbers = [*shares, found.numbers, join([(one, None) for one in alike]).numbers]
+    return replace(found, numbers="; ".join(filter(None, numbers)))
 
 
 def can_be_absorbed(evidence: Evidence) -> Finding:

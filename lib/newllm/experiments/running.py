@@ -88,8 +88,12 @@ def _train(trial: Trial, folder: Path, data: TextData) -> Subject:
 
 def record_scores(subject: Subject, data: TextData, run: Run, start: float, peak_memory: int | None = None) -> Record:
     """Score a model, write what was found, and describe it in a record, which finishes the run."""
+    trained_until = time.perf_counter()
     scores = score(subject, data)
     write_scores(subject, scores, data, run)
+    now = time.perf_counter()
+    # What a process trained that was stopped is known from the history that it left.
+    training = sum(row["seconds"] for row in subject.trained.main.history) if subject.trained else 0.0
     return Record(
         notebook=subject.parameters.notebook,
         profile=subject.parameters.profile,
@@ -103,7 +107,7 @@ def record_scores(subject: Subject, data: TextData, run: Run, start: float, peak
         cache=scores.cache,
         certificate=CertificateResult(passed=True, max_change=scores.certificate.max_change),
         continuations=scores.continuations,
-        duration_seconds=time.perf_counter() - start,
+        duration_seconds=max(now - start, training + now - trained_until),
         peak_memory=peak_memory,
     )
 
