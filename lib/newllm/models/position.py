@@ -213,7 +213,7 @@ class ChosenPairsEncoding(RotaryEncoding):
 
 
 class AlibiEncoding(PositionEncoding):
-    """ALiBi (Press et al. 2022, sec. 3): score - m (i - j), here with one slope for all heads."""
+    """ALiBi (Press et al. 2022, sec. 3): score - m (i - j), with one slope for all heads or a slope for each."""
 
     type = "alibi"
     settings = frozenset({"alibi_slope", "alibi_slopes_by_head"})
