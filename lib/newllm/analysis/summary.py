@@ -15,6 +15,7 @@ from newllm.experiments.arms import Arm
 from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
 from newllm.experiments.floor import Floor, floors_of
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE, is_pretrained
+from newllm.models.registry import BASELINE
 
 SAME_OVER_SEEDS = ("parameter_count", "kv_bytes_per_token", "kv_bytes", "block_width")
 MEASURES = (
@@ -25,6 +26,11 @@ MEASURES = (
 
 # Every arm may have the rates that suit it: that is no larger budget.
 UNEQUAL = tuple(name for name in BUDGET if name not in LEARNING_RATES)
+
+
+def baseline_among(records: pd.DataFrame) -> str | None:
+    """Return the baseline where its name is among the arms; None elsewhere, as then nothing is compared with it."""
+    return BASELINE if BASELINE in set(records["arm"]) else None
 
 
 def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Sequence[str] = ()) -> pd.DataFrame:

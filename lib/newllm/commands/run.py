@@ -10,7 +10,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from newllm.analysis.rows import name_rows
-from newllm.analysis.summary import summarize_arms
+from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.commands.arguments.run import given_parameters, planned_runs
 from newllm.commands.offered import as_called_here
 from newllm.commands.shared import available_notebooks, notebook_path, notebook_title
@@ -19,7 +19,6 @@ from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters
 from newllm.experiments.planning import check_before_work
-from newllm.models.registry import BASELINE
 from newllm.notebook.kernel import KernelDiedError, kernel_of_this_python
 from newllm.notebook.tables import show_arms
 from newllm.publication.report import REPORT_FILE, write_report
@@ -141,7 +140,7 @@ def show_results(planned: Sequence[RunParameters]) -> None:
         records = load_records(notebook_run(parameters).folder)
         if not records.empty:
             named = records.assign(arm=name_rows(records))
-            baseline = BASELINE if BASELINE in set(named["arm"]) else None
+            baseline = baseline_among(named)
             table = show_arms(summarize_arms(named, baseline), baseline).text(terminal_width())
             logger.info("\n%s (%s)\n%s", parameters.notebook, parameters.profile, table)
 

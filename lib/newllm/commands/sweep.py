@@ -13,7 +13,7 @@ import pandas as pd
 from newllm import figures
 from newllm.analysis.learning_rates import best_learning_rates, judge, with_learning_rate
 from newllm.analysis.rows import name_rows
-from newllm.analysis.summary import summarize_arms
+from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.commands.arguments.sweep import LOCAL, SLURM
 from newllm.commands.shared import read_assignments
 from newllm.commands.terminal_table import as_text, terminal_width
@@ -27,7 +27,6 @@ from newllm.experiments.jobs import run_as_jobs
 from newllm.experiments.planning import check_device
 from newllm.experiments.sweeps import PlannedTrial, SweepRun, load_sweep, plan
 from newllm.experiments.trial import Trial
-from newllm.models.registry import BASELINE
 from newllm.notebook.tables import show_arms
 from newllm.runs.folder import Run
 from newllm.runs.lock import RunError
@@ -143,7 +142,7 @@ def show(run: SweepRun) -> None:
     if records.empty:
         return
     named = records.assign(arm=name_rows(records, run.axes))
-    baseline = BASELINE if BASELINE in set(named["arm"]) else None
+    baseline = baseline_among(named)
     summary = summarize_arms(named, baseline, by=run.axes)
     run.run.save_table(summary, "results")
     logger.info("\n%s", show_arms(summary, baseline).text(terminal_width()))

@@ -12,7 +12,7 @@ from newllm.analysis.hours import hours_by_arm
 from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
 from newllm.analysis.recall import recall_by_arm
 from newllm.analysis.retrofits import beside_training, retrofit_stages, stages_table
-from newllm.analysis.summary import summarize_arms
+from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import arms_table, readable
 from newllm.analysis.wording import with_interval
 from newllm.files import project_root, reference_folder, write_atomically
@@ -94,7 +94,7 @@ def stdlib() -> pd.DataFrame:
 def _sweep(name: str) -> pd.DataFrame:
     """Write the arms of a published sweep beside the floor, in the columns of every table of results."""
     records = published_sweep(name)
-    baseline = BASELINE if BASELINE in set(records["arm"]) else None
+    baseline = baseline_among(records)
     table = arms_table(summarize_arms(records, baseline), baseline)
     return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
 

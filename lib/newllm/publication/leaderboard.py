@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from newllm.analysis.differences import DIFFERENCE_COLUMNS
 from newllm.analysis.rows import name_rows
-from newllm.analysis.summary import summarize_arms
+from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import BUDGET, DataParameters, LeaderboardFilters
@@ -25,7 +25,6 @@ from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import is_loaded, is_pretrained
 from newllm.figures.pareto import alike, on_front
 from newllm.files import outputs_folder, reference_folder
-from newllm.models.registry import BASELINE
 from newllm.runs.record import RECORD_FILE
 from newllm.runs.records_table import read_records
 
@@ -169,7 +168,7 @@ def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
         One row a trial, with ``row``: what its trials of other seeds are called, too.
     """
     named = records.assign(arm=records["row"])
-    baseline = BASELINE if BASELINE in set(named["arm"]) else None
+    baseline = baseline_among(named)
     rows = summarize_arms(named, baseline)
     # Without a baseline there is nothing to take a difference of.
     rows = rows.reindex(columns=list(dict.fromkeys([*rows, *DIFFERENCE_COLUMNS])))

@@ -8,7 +8,7 @@ import pandas as pd
 
 from newllm import figures
 from newllm.analysis.rows import name_rows
-from newllm.analysis.summary import summarize_arms
+from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.experiments.floor import FLOORS_FOLDER, floor_files
 from newllm.experiments.reversal import FOLDERS as REVERSAL_FOLDERS
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
@@ -127,7 +127,7 @@ def _write_results(sweep: Path) -> None:
     """Write the table of all published trials of a sweep: the run that is published may have trained some of them."""
     records = load_records(sweep)
     named = records.assign(arm=name_rows(records))
-    summary = summarize_arms(named, BASELINE if BASELINE in set(named["arm"]) else None)
+    summary = summarize_arms(named, baseline_among(named))
     write_atomically(sweep / TABLES_FOLDER / "results.csv", summary.to_csv(index=False))
 
 

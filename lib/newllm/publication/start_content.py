@@ -10,14 +10,13 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, WORSE
-from newllm.analysis.summary import summarize_arms
+from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.cache import held_bytes
 from newllm.figures.pareto import Canvas
 from newllm.files import SAVED_MODEL, reference_folder
 from newllm.models import create, find, names
 from newllm.models.language_model import LanguageModel
-from newllm.models.registry import BASELINE
 from newllm.publication.leaderboard import read_board
 from newllm.publication.picture import picture_of
 from newllm.publication.start_page import Method, Result, Spoken
@@ -95,7 +94,7 @@ def results(records: pd.DataFrame, prompt: str) -> tuple[tuple[Result, ...], str
     prompt
         What each model continues.
     """
-    baseline = BASELINE if BASELINE in set(records["arm"]) else None
+    baseline = baseline_among(records)
     summary = summarize_arms(records, baseline)
     # What keeps nothing is the floor: n-grams, counted on the same text.
     is_arm = summary["kv_bytes_per_token"].notna()
