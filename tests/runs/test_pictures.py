@@ -111,6 +111,27 @@ def test_a_folder_that_cannot_be_written_is_an_error_not_a_note(tmp_path):
         write_pictures_where_possible([graph_objects.Figure()], [tmp_path / "file" / "figure.png"])
 
 
+@pytest.mark.parametrize("hangs", [1, 3])
+def test_a_renderer_that_hangs_is_started_anew(monkeypatch, hangs):
+    monkeypatch.setattr(pictures, "LONGEST_SECONDS", 0.1)
+    started = []
+
+    def transform(*_, **named):
+        started.append(subprocess.Popen(["sleep", "600"] if len(started) < hangs else ["true"]))
+        renderer._proc = started[-1]
+        if renderer._proc.wait():
+            raise ValueError("Failed to start")
+        return b"a picture"
+
+    renderer = SimpleNamespace(_proc=None, transform=transform)
+    if hangs < pictures.ATTEMPTS:
+        assert pictures._png(renderer, graph_objects.Figure(), 1) == b"a picture"
+    else:
+        with pytest.raises(ValueError, match="Failed to start"):
+            pictures._png(renderer, graph_objects.Figure(), 1)
+    assert len(started) == min(hangs + 1, pictures.ATTEMPTS)
+
+
 def test_a_renderer_that_hangs_is_ended_with_its_program(monkeypatch):
     """The program holds the pipe open that its answer is awaited from, so that ending the script alone would not do."""
     monkeypatch.setattr(pictures, "LONGEST_SECONDS", 0.3)

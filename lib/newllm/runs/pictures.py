@@ -27,7 +27,8 @@ FIGURES_FOLDER = "figures"
 PICTURE_WIDTH = 580
 
 # For one figure, which takes a second; a busy machine may need many times that.
-LONGEST_SECONDS = 180.0
+LONGEST_SECONDS = 90.0
+ATTEMPTS = 3
 
 
 def write_pictures(figures: Sequence[graph_objects.Figure], paths: Sequence[Path], scale: float = 1) -> None:
@@ -45,31 +46,50 @@ def write_pictures(figures: Sequence[graph_objects.Figure], paths: Sequence[Path
     Raises
     ------
     ValueError
-        Where the renderer does not start, cannot draw a figure, or does not answer in `LONGEST_SECONDS`.
+        Where the renderer does not start, cannot draw a figure, or `ATTEMPTS` times does not answer in
+        `LONGEST_SECONDS`.
     """
     with _renderer() as renderer:
         for figure, path in zip(figures, paths, strict=True):
-            with _bounded(renderer):
-                # A figure without a width would get the renderer's own.
-                width = figure.layout.width or PICTURE_WIDTH
-                picture = renderer.transform(figure, format="png", width=width, scale=scale)
+            picture = _png(renderer, figure, scale)
             # 256 colours, more than an eye tells apart in such a picture, take a quarter of the bytes.
             with Image.open(io.BytesIO(picture)) as full, atomic_file(path) as temporary:
                 full.quantize(256, method=Image.Quantize.FASTOCTREE).save(temporary, format="png", optimize=True)
 
 
+def _png(renderer: PlotlyScope, figure: graph_objects.Figure, scale: float) -> bytes:
+    """Draw a figure; a renderer that hangs, as it now and then does where a busy machine starts it, starts anew."""
+
+    def draw() -> bytes:
+        # A figure without a width would get the renderer's own.
+        width = figure.layout.width or PICTURE_WIDTH
+        return bytes(renderer.transform(figure, format="png", width=width, scale=scale))
+
+    for _ in range(ATTEMPTS - 1):
+        with _bounded(renderer) as hung:
+            try:
+                return draw()
+            except ValueError:
+                if not hung.is_set():
+                    raise
+    with _bounded(renderer):
+        return draw()
+
+
 @contextmanager
-def _bounded(renderer: PlotlyScope) -> Iterator[None]:
-    """End a renderer that does not answer, which makes its call fail: on a busy machine it may hang for ever."""
-    timer = threading.Timer(LONGEST_SECONDS, _end, [renderer])
+def _bounded(renderer: PlotlyScope) -> Iterator[threading.Event]:
+    """End a renderer that does not answer, which makes its call fail, and set the event that is given."""
+    hung = threading.Event()
+    timer = threading.Timer(LONGEST_SECONDS, _end, [renderer, hung])
     timer.start()
     try:
-        yield
+        yield hung
     finally:
         timer.cancel()
 
 
-def _end(renderer: PlotlyScope) -> None:
+def _end(renderer: PlotlyScope, hung: threading.Event) -> None:
+    hung.set()
     if renderer._proc is None:
         return
     with contextlib.suppress(psutil.NoSuchProcess):
