@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from newllm import figures
+from newllm.analysis.learning_rates import best_learning_rates, with_learning_rate
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.experiments.floor import FLOORS_FOLDER, floor_files
@@ -124,11 +125,17 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
 
 
 def _write_results(sweep: Path) -> None:
-    """Write the table of all published trials of a sweep: the run that is published may have trained some of them."""
+    """Write what all published trials of a sweep say: the run that is published may have trained some of them."""
     records = load_records(sweep)
     named = records.assign(arm=name_rows(records))
     summary = summarize_arms(named, baseline_among(named))
     write_atomically(sweep / TABLES_FOLDER / "results.csv", summary.to_csv(index=False))
+    if sweep.name == RATES_SWEEP:
+        best = best_learning_rates(records)
+        write_atomically(sweep / TABLES_FOLDER / "best_learning_rates.csv", best.to_csv(index=False))
+        picture = sweep / FIGURES_FOLDER / "learning_rates.png"
+        picture.parent.mkdir(exist_ok=True)
+        write_pictures([figures.learning_rates(with_learning_rate(records))], [picture], scale=2)
 
 
 def _is_part(mark: Path) -> bool:
