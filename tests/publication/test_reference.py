@@ -114,3 +114,15 @@ def test_trials_that_rates_were_chosen_by_are_no_evidence(finished_comparison, p
     assert reference.published_trials().empty
     shutil.copytree(finished, published_elsewhere / SWEEPS_FOLDER / "mine" / "test-1234abcd")
     assert len(reference.published_trials()) == len(reference.published_sweep("mine"))
+
+
+def test_of_a_grid_of_rates_what_all_its_trials_say_is_published(finished_comparison, tmp_path, published_elsewhere):
+    _, finished = finished_comparison
+    sweep = tmp_path / "outputs" / "sweeps" / reference.RATES_SWEEP
+    shutil.copytree(finished, sweep / "test-1234abcd")
+    reference.publish(sweep)
+    published = published_elsewhere / "sweeps" / reference.RATES_SWEEP
+    best = pd.read_csv(published / "tables" / "best_learning_rates.csv")
+    assert set(best["arm"]) == set(reference.published_sweep(reference.RATES_SWEEP)["arm"])
+    assert (published / "figures" / "learning_rates.png").is_file()
+    assert not list(published.rglob("memory.html")), "what tells rates apart tells nothing of memory"

@@ -18,8 +18,8 @@ def hours_by_arm(records: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         One row for each ``arm`` and ``text`` (its source, windows and their length, in words), with ``trials``,
         ``minutes`` of a trial (median) and ``hours`` of all of them: by the clock, on a machine that may have had other
-        work; a trial that was killed and resumed counts what its last process spent, and what a trial borrows, such as
-        the embedding of another arm, counts there.
+        work; a trial that was killed and resumed counts the training that it recorded and what its last process
+        spent, and what a trial borrows, such as the embedding of another arm, counts there.
     """
     texts = [f"{row['source']}, {row['samples']} windows of {row['seq_length']}" for row in records["parameters"]]
     seconds = records.assign(text=texts).groupby(["arm", "text"], sort=False)["duration_seconds"]

@@ -185,4 +185,5 @@ def learning_rates(records: pd.DataFrame) -> go.Figure:
         rows = means[means["arm"] == trace.name]
         trace.error_y = {"array": rows["max"] - rows["mean"], "arrayminus": rows["mean"] - rows["min"], "thickness": 1}
     title = "Held-out loss by learning rate: the best one should not stand at an end"
-    return finish(figure, title, "learning rate", "loss, held out (nats per token)", log_x=True)
+    finish(figure, title, "learning rate", "loss, held out (nats per token)", log_x=True)
+    return figure.update_xaxes(tickvals=sorted(set(means["learning_rate"])), dtick=None)
