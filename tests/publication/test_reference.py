@@ -3,6 +3,7 @@ import shutil
 import pandas as pd
 import pytest
 
+from newllm.config.errors import ParameterError
 from newllm.experiments import comparison
 from newllm.experiments.comparison import compare
 from newllm.files import project_root, reference_folder
@@ -126,3 +127,23 @@ def test_of_a_grid_of_rates_what_all_its_trials_say_is_published(finished_compar
     assert set(best["arm"]) == set(reference.published_sweep(reference.RATES_SWEEP)["arm"])
     assert (published / "figures" / "learning_rates.png").is_file()
     assert not list(published.rglob("memory.html")), "what tells rates apart tells nothing of memory"
+
+
+def test_of_a_grid_of_rates_that_is_not_finished_none_is_called_best(
+    finished_comparison, tmp_path, published_elsewhere, monkeypatch, caplog
+):
+    _, finished = finished_comparison
+    sweep = tmp_path / "outputs" / "sweeps" / reference.RATES_SWEEP
+    shutil.copytree(finished, sweep / "test-1234abcd")
+    (sweep / "tables").mkdir()
+    (sweep / "tables" / "best_learning_rates.csv").write_text("of the last trials alone\n", encoding="utf-8")
+
+    def unfinished(records: pd.DataFrame) -> pd.DataFrame:
+        raise ParameterError("finish the grid first.")
+
+    monkeypatch.setattr(reference, "best_learning_rates", unfinished)
+    reference.publish(sweep)
+    published = published_elsewhere / "sweeps" / reference.RATES_SWEEP
+    assert "finish the grid first" in caplog.text
+    assert (published / "tables" / "results.csv").is_file()
+    assert not (published / "tables" / "best_learning_rates.csv").exists()

@@ -15,6 +15,7 @@ from newllm.analysis.retrofits import beside_training, retrofit_stages, stages_t
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import arms_table, readable
 from newllm.analysis.wording import with_interval
+from newllm.config.errors import ParameterError
 from newllm.files import project_root, reference_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.cost_tables import (
@@ -320,7 +321,10 @@ def learning_rates() -> pd.DataFrame:
     """Write the validation loss of each arm at each learning rate that was tried, the lowest loss first."""
     records = with_learning_rate(published_sweep(RATES_SWEEP))
     losses = records.pivot_table(LOSS, index="arm", columns="learning_rate")
-    best = best_learning_rates(records).set_index("arm")
+    try:
+        best = best_learning_rates(records).set_index("arm")
+    except ParameterError as error:
+        raise UnpublishedError(f"not published yet: {error}") from error
     losses = losses.loc[best.index]
     written = pd.DataFrame({"model": [f"`{arm}`" for arm in best.index]})
     for rate in losses:

@@ -1,5 +1,6 @@
 """The reference results: records, tables and pictures of finished runs, small enough to be committed."""
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from newllm import figures
 from newllm.analysis.learning_rates import best_learning_rates, with_learning_rate
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
+from newllm.config.errors import ParameterError
 from newllm.experiments.floor import FLOORS_FOLDER, floor_files
 from newllm.experiments.reversal import FOLDERS as REVERSAL_FOLDERS
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
@@ -33,6 +35,8 @@ from newllm.runs.pictures import FIGURES_FOLDER, write_pictures
 from newllm.runs.publishing import MOST_WEIGHTS, WEIGHTS, publish_run, published_size, tables_in
 from newllm.runs.record import RECORD_FILE, Record, read_record
 from newllm.runs.records_table import load_records
+
+logger = logging.getLogger(__name__)
 
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
 KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
@@ -131,11 +135,22 @@ def _write_results(sweep: Path) -> None:
     summary = summarize_arms(named, baseline_among(named))
     write_atomically(sweep / TABLES_FOLDER / "results.csv", summary.to_csv(index=False))
     if sweep.name == RATES_SWEEP:
+        _write_rates(sweep, records)
+
+
+def _write_rates(sweep: Path, records: pd.DataFrame) -> None:
+    table, picture = sweep / TABLES_FOLDER / "best_learning_rates.csv", sweep / FIGURES_FOLDER / "learning_rates.png"
+    try:
         best = best_learning_rates(records)
-        write_atomically(sweep / TABLES_FOLDER / "best_learning_rates.csv", best.to_csv(index=False))
-        picture = sweep / FIGURES_FOLDER / "learning_rates.png"
-        picture.parent.mkdir(exist_ok=True)
-        write_pictures([figures.learning_rates(with_learning_rate(records))], [picture], scale=2)
+    except ParameterError as error:
+        logger.warning("No learning rate is called best: %s", error)
+        # Those of the run that is published are of its own trials alone.
+        for path in (table, picture):
+            path.unlink(missing_ok=True)
+        return
+    write_atomically(table, best.to_csv(index=False))
+    picture.parent.mkdir(exist_ok=True)
+    write_pictures([figures.learning_rates(with_learning_rate(records))], [picture], scale=2)
 
 
 def _is_part(mark: Path) -> bool:
@@ -206,7 +221,7 @@ def published_trials() -> pd.DataFrame:
 
     Models that were taught facts are not among them, nor those that learning rates were chosen by.
     """
-    sweeps = sorted(path for path in (reference_folder() / SWEEPS_FOLDER).iterdir() if path.name != RATES_SWEEP)
+    sweeps = [path for path in sorted((reference_folder() / SWEEPS_FOLDER).glob("*")) if path.name != RATES_SWEEP]
     folders = [*sweeps, reference_folder() / "05_reversal_curse" / REVERSAL_FOLDERS[False]]
     return pd.concat([load_records(folder) for folder in folders], ignore_index=True)
 
