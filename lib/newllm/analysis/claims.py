@@ -105,7 +105,7 @@ CLAIMS = (
         "about 60 passes reach 90 %",
         f"passes until {CONVERGED:.0%} of the contexts have settled, at a rate of 0.003 and noise of 0.05",
         Judge(judges.few_passes),
-        "one published arm with a recurrence",
+        "an arm with a recurrence, with three seeds",
     ),
     Claim(
         5,

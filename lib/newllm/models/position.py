@@ -27,7 +27,7 @@ class PositionEncodingConfig:
     alibi_slope
         ALiBi's slope m, one for all heads.
     alibi_slopes_by_head
-        Use the geometric slopes of the ALiBi paper instead, one a head (an ablation).
+        Use the geometric slopes of the ALiBi paper instead, one a head.
     """
 
     type: str = "rope"

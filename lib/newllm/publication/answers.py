@@ -111,9 +111,7 @@ def _study(notebook: str) -> Callable[[], str]:
         table = published_table(f"{notebook}/tables/studies").sort_values("difference")
         row = table.iloc[0]
         change = row["change"].replace("_", " ")
-        does = "gains" if row["difference"] < 0 else "loses"
-        which = f"of {len(table)} changes {change} {does} {'most' if does == 'gains' else 'least'}"
-        said = which if len(table) > 1 else f"{change} {does}"
+        said = f"the best of {len(table)} changes is {change}" if len(table) > 1 else change
         return f"{said}: {_signed(row.to_dict())} nats/token, {row['verdict']}"
 
     return answer
