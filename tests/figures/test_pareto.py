@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from newllm.figures.pareto import NARROW, Canvas, bits_axis, bytes_axis, lay_out, on_front
 
-NAMES = ("pythia", "mla", "mla@kv_dim=32", "dproj-oacd-frozen-embedding", "unified@position=alibi", "cascade-oacd")
+NAMES = ("pythia", "mla", "narrow@hidden_size=208,intermediate_size=832", "dproj-oacd-frozen-embedding")
+NAMES += ("unified@alibi_slopes_by_head=true,position=alibi", "cascade-oacd")
 # As crowded as results are: several arms keep the same bytes, and differ little.
 BYTES = (0.0, 3.36, 512.0, 5120.0, 5120.0, 8192.0, 8192.0)
 
@@ -28,7 +29,9 @@ def summary(points) -> pd.DataFrame:
 
 
 def boxes(frame, layout):
-    sizes = np.array([[6.6 * len(name), 14.0] for name in frame["arm"]])
+    # Letters of 11 px, 14 px from line to line.
+    sizes = np.array([[6.6 * max(map(len, name)), 14.0 * len(name)] for name in layout.lines])
+    assert ["".join(name) for name in layout.lines] == list(frame["arm"])
     return layout.names - sizes / 2, layout.names + sizes / 2
 
 
@@ -57,7 +60,8 @@ def test_names_placed_for_a_narrow_page_stay_inside_a_wider_one(points, width):
     frame = summary(points)
     narrow, wide = lay_out(frame, NARROW), lay_out(frame, Canvas(width=width))
     names = wide.points + narrow.names - narrow.points
-    half = np.array([[6.6 * len(name) / 2, 7.0] for name in frame["arm"]])
+    low, high = boxes(frame, narrow)
+    half = (high - low) / 2
     assert (names - half >= -1).all()
     assert (names + half <= np.array(wide.canvas.area) + 1).all()
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from newllm.evaluation.statistics import mean_interval
 from newllm.figures.pareto import BREAK, NARROW, Canvas, alike, lay_out
-from newllm.figures.style import BYTES_TITLE, CLEAR, COLOURS, INK, colour, finish, interval_bars, lines
+from newllm.figures.style import CLEAR, COLOURS, INK, colour, finish, interval_bars, lines
 
 LONGEST_CLAIM = 34  # characters of a line beside the axis
 
@@ -222,7 +222,7 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
             **point,
             xshift=shifts[index][0],
             yshift=-shifts[index][1],
-            text=row["arm"],
+            text="<br>".join(layout.lines[index]),
             font_size=11,
             showarrow=False,
             bgcolor=CLEAR,
@@ -231,7 +231,8 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
     if across.zero is not None:
         figure.add_vline(x=10 ** (across.zero + BREAK / 2), line_dash="dash", line_color=INK, line_width=1)
     title = "Quality against memory: down and to the left is better"
-    figure = finish(figure, title, BYTES_TITLE, "bits per byte, held out", log_x=True)
+    of_bytes = f"KV cache (bytes per token, measured{'' if across.zero is None else '; 0: a state of fixed size'})"
+    figure = finish(figure, title, of_bytes, "bits per byte, held out", log_x=True)
     figure.update_layout(
         width=width,
         height=canvas.height,

@@ -4,6 +4,7 @@ The byte axis is logarithmic. A model that keeps a state of fixed size leaves 0 
 show: it stands at the left, beyond a break.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from newllm.runs.pictures import PICTURE_WIDTH
 
 CHARACTER_WIDTH = 6.6  # pixels, of the 11 px letters of the names in a wide font
-LABEL_HEIGHT = 15.0
+LINE_HEIGHT = 15.0
+LONGEST_LINE = 24  # characters of a line of a name
 MARKER = 12.0
 BREAK = 0.45  # powers of ten between zero and the smallest number of bytes
 LEADER = 6.0  # pixels between a point and its name from which a line joins them
@@ -80,6 +82,10 @@ class Layout:
         Powers of ten of the bytes of each point (N,), and of zero where the axis shows it.
     points
         Pixels (N, 2) from the upper left corner of the area.
+    lines
+        The lines of each name (N).
+    sizes
+        Pixels (N, 2): width and height of each name.
     names
         Pixels (N, 2) of the middle of each name.
     joints
@@ -95,6 +101,8 @@ class Layout:
     bits_axis: Axis
     places: Numbers
     points: Numbers
+    lines: tuple[tuple[str, ...], ...]
+    sizes: Numbers
     names: Numbers
     joints: Numbers
     joined: NDArray[np.bool_]
@@ -206,7 +214,8 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
         places = np.where(kept > 0, np.log10(kept), np.nan if across.zero is None else across.zero)
     points = np.stack([across.share(places) * width, (1 - up.share(bits)) * height], axis=1)
     high_bits, low_bits = ((1 - up.share(np.where(np.isnan(end), bits, end))) * height for end in (high, low))
-    sizes = np.array([[CHARACTER_WIDTH * len(str(arm)) + 4, LABEL_HEIGHT] for arm in summary["arm"]])
+    lines = tuple(name_lines(str(arm)) for arm in summary["arm"])
+    sizes = np.array([[CHARACTER_WIDTH * max(map(len, name)) + 4, LINE_HEIGHT * len(name)] for name in lines])
     front = on_front(kept, bits, alike(summary))
     names = place_names(
         points, sizes, np.concatenate([_bars(points, low_bits, high_bits), _steps(points[front])]), (width, height)
@@ -218,11 +227,23 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
         bits_axis=up,
         places=places,
         points=points,
+        lines=lines,
+        sizes=sizes,
         names=names,
         joints=joints,
         joined=np.hypot(*(joints - points).T) > LEADER + MARKER / 2,
         front=front,
     )
+
+
+def name_lines(arm: str) -> tuple[str, ...]:
+    """Break the name of an arm, behind ``@`` and commas, into lines of `LONGEST_LINE` characters where it can be."""
+    lines = [""]
+    for piece in re.findall(r"[^@,]*[@,]|[^@,]+", arm):
+        if lines[-1] and len(lines[-1]) + len(piece) > LONGEST_LINE:
+            lines.append("")
+        lines[-1] += piece
+    return tuple(lines)
 
 
 def place_names(points: Numbers, sizes: Numbers, lines: Numbers, area: tuple[float, float]) -> Numbers:

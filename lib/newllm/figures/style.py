@@ -11,7 +11,6 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B
 DASHES = ("solid", "dot", "dash", "dashdot")
 HEIGHT = 420
 LONGEST_TITLE = 62  # characters of a line of a title, which a narrow page still shows whole
-BYTES_TITLE = "KV cache (bytes per token, measured; 0: a state of fixed size)"
 
 # Grey lines and letters, readable on white and on black, over whatever the page has as its background.
 INK, FAINT, CLEAR = "#7f7f7f", "rgba(127,127,127,0.25)", "rgba(0,0,0,0)"

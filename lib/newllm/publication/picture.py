@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.figures.pareto import BREAK, Canvas, Layout, front_corners, lay_out
+from newllm.figures.pareto import BREAK, LINE_HEIGHT, Canvas, Layout, front_corners, lay_out
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of the picture, in pixels from the upper left corner of its area."""
+    """A point of the picture, in pixels from the upper left corner of its area, and the lines of its name."""
 
     x: float
     y: float
@@ -21,6 +21,7 @@ class Dot:
     joint_x: float
     joint_y: float
     joined: bool
+    name: tuple[str, ...]
 
 
 def picture_of(summary: pd.DataFrame, canvas: Canvas | None = None) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def picture_of(summary: pd.DataFrame, canvas: Canvas | None = None) -> dict[str,
         "layout": layout,
         "break": None if layout.bytes_axis.zero is None else layout.bytes_axis.zero + BREAK / 2,
         "dots": _dots(summary, layout),
+        "line_height": LINE_HEIGHT,
         "front": " ".join(f"{x:.1f},{y:.1f}" for x, y in front_corners(layout.points[layout.front])),
     }
 
@@ -55,5 +57,8 @@ def _dots(summary: pd.DataFrame, layout: Layout) -> list[Dot]:
             (float(pixels[place][0]), float(pixels[place][1]))
             for pixels in (layout.points, layout.names, layout.joints)
         )
-        dots.append(Dot(x, y, low, high, name_x, name_y, joint_x, joint_y, bool(layout.joined[place])))
+        # The baseline of the first line, as far above the middle as the others reach below.
+        name_y += 4 - LINE_HEIGHT / 2 * (len(layout.lines[place]) - 1)
+        joined, name = bool(layout.joined[place]), layout.lines[place]
+        dots.append(Dot(x, y, low, high, name_x, name_y, joint_x, joint_y, joined, name))
     return dots
