@@ -8,8 +8,14 @@ from hypothesis import strategies as st
 
 from newllm.figures.pareto import NARROW, Canvas, bits_axis, bytes_axis, lay_out, on_front
 
-NAMES = ("pythia", "mla", "narrow@hidden_size=208,intermediate_size=832", "dproj-oacd-frozen-embedding")
-NAMES += ("unified@alibi_slopes_by_head=true,position=alibi", "cascade-oacd")
+NAMES = (
+    "pythia",
+    "mla",
+    "narrow@hidden_size=208,intermediate_size=832",
+    "dproj-oacd-frozen-embedding",
+    "unified@alibi_slopes_by_head=true,position=alibi",
+    "cascade-oacd",
+)
 # As crowded as results are: several arms keep the same bytes, and differ little.
 BYTES = (0.0, 3.36, 512.0, 5120.0, 5120.0, 8192.0, 8192.0)
 
