@@ -16,11 +16,11 @@ from newllm.experiments.checkpoints import checkpoints_of, score_checkpoint
 from newllm.experiments.executor import run_side_by_side
 from newllm.experiments.floor import make_floor
 from newllm.experiments.recipes import check_projection_checkpoint
+from newllm.experiments.reuse import lenders_of, take_over, to_train, unfinished
 from newllm.experiments.running import run_trial
 from newllm.experiments.timing import ended, expected_stages, plan_of
-from newllm.experiments.trial import Trial, lender_of
-from newllm.files import SAVED_MODEL, outputs_folder, reference_folder
-from newllm.runs.folder import among_outputs, finished_runs
+from newllm.experiments.trial import Trial
+from newllm.runs.folder import among_outputs
 from newllm.runs.outlook import outlook
 from newllm.runs.records_table import load_records
 from newllm.runs.saved_model import check_pretrained
@@ -138,12 +138,9 @@ def run_trials(
     dict
         The error of each trial that failed.
     """
-    finished = finished_runs(outputs_folder(), reference_folder())
-    if need_weights:
-        finished = {key: place for key, place in finished.items() if (place / SAVED_MODEL).is_dir()}
-    runs = [trial.run() for trial in unfinished(trials) if not trial.parameters.rerun]
-    taken = [place for run in runs if (place := run.take_over(finished)) is not None]
-    waiting = unfinished(trials)
+    again = any(trial.parameters.rerun for trial in trials)
+    taken = [] if again else take_over(trials, need_weights=need_weights)
+    waiting = to_train(trials)
     if taken:
         places = ", ".join(sorted({str(among_outputs(place.parent)) for place in taken}))
         logger.info(
@@ -156,7 +153,7 @@ def run_trials(
         return {}
     stages = dict(known or {})
     stages |= expected_stages([trial for trial in waiting if trial not in stages], data, processes)
-    lenders = {lender_of(trial) for trial in waiting}
+    lenders = lenders_of(waiting)
     # Whoever lends an embedding comes first: a process that waits for another one does nothing.
     parts = [[trial for trial in waiting if (trial in lenders) is is_lender] for is_lender in (True, False)]
     plan = plan_of([trial for part in parts for trial in part], stages, processes)
@@ -175,22 +172,12 @@ def run_trials(
                     failures[trial] = error
                 plan = ended(plan, trial)
                 plan.write(folder)
+            if not again:
+                # What has been trained now may be wanted in another folder, too.
+                take_over(trials, need_weights=need_weights)
     logger.info(
         "%s trained in %s.",
         count(len(waiting) - len(failures), "trial"),
         describe_seconds(time.time() - plan.started_at),
     )
     return failures
-
-
-def unfinished(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials that are still to be run, and those that lend them an embedding, each once.
-
-    Raises
-    ------
-    RunError
-        Where the folder of a trial holds something else.
-    """
-    waiting = [trial for trial in trials if not trial.run().is_finished]
-    lenders = [lender for trial in waiting if (lender := lender_of(trial)) is not None]
-    return [trial for trial in dict.fromkeys([*lenders, *waiting]) if not trial.run().is_finished]

@@ -22,14 +22,15 @@ from newllm.config.profiles import load_parameters
 from newllm.config.values import ValueFormatError, read_file, write_value
 from newllm.data import TextData, prepare_data
 from newllm.experiments.arms import Arm
-from newllm.experiments.comparison import Runner, run_trials, unfinished
+from newllm.experiments.comparison import Runner, run_trials
 from newllm.experiments.floor import make_floor
 from newllm.experiments.planning import check_arms, check_text
+from newllm.experiments.reuse import finished_elsewhere, to_train
 from newllm.experiments.timing import expected_stages
 from newllm.experiments.trial import Trial
-from newllm.files import outputs_folder, reference_folder
+from newllm.files import outputs_folder
 from newllm.models.registry import find
-from newllm.runs.folder import SWEEPS_FOLDER, Run, finished_runs
+from newllm.runs.folder import SWEEPS_FOLDER, Run
 from newllm.runs.records_table import load_records
 from newllm.wording import describe_seconds
 
@@ -327,13 +328,10 @@ class SweepRun:
             self.data[data.fingerprint] = data
             folder = self.run.folder / trial.folder_name
             self.trials[Trial(trial.arm, trial.seed, trial.parameters, folder, data.fingerprint)] = trial
-        finished = finished_runs(outputs_folder(), reference_folder())
-        self.waiting = [
-            trial
-            for fingerprint, _, trials in self._by_data()
-            for trial in unfinished(trials)
-            if trial.run().is_started or trial.run().key not in finished
-        ]
+        self.waiting: list[Trial] = []
+        for _, _, trials in self._by_data():
+            found = finished_elsewhere(trials)
+            self.waiting += [trial for trial in to_train(trials) if trial not in found]
 
     def _by_data(self) -> Iterator[tuple[str, TextData, list[Trial]]]:
         for fingerprint, data in self.data.items():

@@ -1,0 +1,87 @@
+"""What of a comparison is finished: here, elsewhere, or by another trial that has to be trained anyway."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from newllm.experiments.trial import Trial, lender_of
+from newllm.files import SAVED_MODEL, outputs_folder, reference_folder
+from newllm.runs.folder import finished_runs
+
+
+def unfinished(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that are still to be run, behind those that have to lend them an embedding, each once.
+
+    A lender without weights, as most published trials are, is to be run, too.
+
+    Raises
+    ------
+    RunError
+        Where the folder of a trial holds something else.
+    """
+    waiting = [trial for trial in trials if not trial.run().is_finished]
+    lenders = [lender for lender in lenders_of(waiting) if not (lender.run().is_finished and has_weights(lender))]
+    return list(dict.fromkeys([*lenders, *waiting]))
+
+
+def lenders_of(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials whose embeddings these ones take over, each once."""
+    return list(dict.fromkeys(lender for trial in trials if (lender := lender_of(trial)) is not None))
+
+
+def has_weights(trial: Trial) -> bool:
+    """Say whether the trained model of a trial is in its folder."""
+    return (trial.run().folder / SAVED_MODEL).is_dir()
+
+
+def finished_elsewhere(trials: Sequence[Trial], *, need_weights: bool = False) -> dict[Trial, Path]:
+    """Return where an equal run was finished of each trial that is still to be run, and was not begun here.
+
+    Of a trial that lends its embedding only a run with weights counts.
+
+    Parameters
+    ----------
+    trials
+        Trials of a comparison.
+    need_weights
+        Whether only runs with weights count, whatever the trial.
+    """
+    waiting = unfinished(trials)
+    lenders = lenders_of(waiting)
+    finished = finished_runs(outputs_folder(), reference_folder())
+    with_weights = {key: place for key, place in finished.items() if (place / SAVED_MODEL).is_dir()}
+    found = {}
+    for trial in waiting:
+        run = trial.run()
+        place = (with_weights if need_weights or trial in lenders else finished).get(run.key)
+        if place is not None and (run.is_finished or not run.is_started):
+            found[trial] = place
+    return found
+
+
+def take_over(trials: Sequence[Trial], *, need_weights: bool = False) -> list[Path]:
+    """Copy what was finished elsewhere into the folders of these trials, and return where it was.
+
+    What is finished here, but cannot lend its embedding, is deleted first.
+
+    Parameters
+    ----------
+    trials, need_weights
+        As for `finished_elsewhere`.
+    """
+    for trial in unfinished(trials):
+        run = trial.run()
+        if run.is_finished and not has_weights(trial):
+            run.clear()
+    found = finished_elsewhere(trials, need_weights=need_weights)
+    taken = [trial.run().take_over({trial.run().key: place}) for trial, place in found.items()]
+    return [place for place in taken if place is not None]
+
+
+def to_train(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that are still to be run, and of lenders that are equal but for their folders the first.
+
+    Equal ones are asked for by trials whose parameters differ in what does not reach their lender.
+    """
+    waiting = unfinished(trials)
+    first = {trial.run().key: trial for trial in reversed(waiting)}
+    return [trial for trial in waiting if first[trial.run().key] is trial]
