@@ -7,7 +7,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newllm.analysis.tables import BAR_LENGTH, arms_table, bars, budget_text, readable
+from newllm.analysis.tables import BAR_LENGTH, BARS, arms_table, bars, budget_text, readable
 from newllm.evaluation.statistics import mean_interval
 from newllm.notebook.tables import show_arms
 
@@ -21,16 +21,16 @@ MLA |= {"budget": "8 k x 2, 0.1"}
 def test_an_arm_is_a_row_of_the_columns_of_every_table():
     summary = pd.DataFrame([MLA | mean_interval([90.0, 92.0]).columns("perplexity"), DPROJ])
     table = arms_table(summary, "mla")
-    assert list(table)[:7] == ["lr", "arm", "parameters", "KV bytes a token (measured)", " ", "perplexity", "accuracy"]
+    assert list(table)[:7] == ["lr", "arm", "parameters", "KV bytes a token (measured)", BARS, "perplexity", "accuracy"]
     assert list(table)[7:10] == ["converged (worst block)", "effective rank", "nats/token from mla"]
     assert list(table)[10:] == ["seeds", "budget (tokens x passes, lr)"]
     first, second = table.to_dict("records")
     assert first["perplexity"].startswith("91.0 ± 12.7")
     assert first["parameters"] == "1,500,000"
     assert (first["converged (worst block)"], second["converged (worst block)"]) == ("", "93%")
-    assert second["effective rank"] == "120/160 = 75%"
+    assert second["effective rank"] == "75% of 160"
     assert second["nats/token from mla"] == "+0.050 ± 0.020"
-    assert (first[" "].strip(), second[" "].strip()) == ("█" * BAR_LENGTH, "█" * (BAR_LENGTH // 2))
+    assert (first[BARS].strip(), second[BARS].strip()) == ("█" * BAR_LENGTH, "█" * (BAR_LENGTH // 2))
 
 
 def test_one_budget_of_all_arms_is_said_below_the_table_and_not_in_each_row():

@@ -15,6 +15,7 @@ from newllm.analysis.wording import number, plus_minus
 
 INTERVAL_ENDS = ("_low", "_high")
 BAR_LENGTH = 8
+BARS = "as a bar"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -114,7 +115,7 @@ def arms_table(summary: pd.DataFrame, baseline: str | None = None, more: Sequenc
         table = table.rename(columns={COLUMNS["difference"].words: f"nats/token from {baseline}"})
     bytes_column = COLUMNS["kv_bytes_per_token"].words
     if bytes_column in table:
-        table.insert(list(table).index(bytes_column) + 1, " ", bars(summary["kv_bytes_per_token"].fillna(0)))
+        table.insert(list(table).index(bytes_column) + 1, BARS, bars(summary["kv_bytes_per_token"].fillna(0)))
     return table
 
 
@@ -207,7 +208,7 @@ def _text(row: Mapping[Any, Any], name: str) -> str:
             return plus_minus(row, name, pattern)
         width = row.get("block_width", math.nan) if name == "effective_rank" else math.nan
         share = number(value, pattern)
-        return share if pd.isna(width) or not share else f"{value * width:.0f}/{width:.0f} = {share}"
+        return share if pd.isna(width) or not share else f"{share} of {width:.0f}"
     return "" if value is None else str(value)
 
 
