@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from newllm.config.errors import ParameterError
-from newllm.experiments import comparison
+from newllm.experiments import comparison, reuse
 from newllm.experiments.comparison import compare
 from newllm.files import project_root, reference_folder
 from newllm.publication import reference
@@ -45,7 +45,7 @@ def test_a_folder_without_records_is_refused(tmp_path):
 def published_elsewhere(tmp_path, monkeypatch):
     """A reference folder of the test's own, without a picture."""
     folder = tmp_path / "reference"
-    for module in (reference, parts, comparison):
+    for module in (reference, parts, reuse):
         monkeypatch.setattr(module, "reference_folder", lambda: folder)
     monkeypatch.setattr(reference, "draw_reference", lambda: None)
     monkeypatch.setattr(reference, "render", lambda place: "")

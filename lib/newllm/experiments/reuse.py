@@ -1,6 +1,6 @@
 """What of a comparison is finished: here, elsewhere, or by another trial that has to be trained anyway."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from newllm.experiments.trial import Trial, lender_of
@@ -19,7 +19,7 @@ def unfinished(trials: Sequence[Trial]) -> list[Trial]:
         Where the folder of a trial holds something else.
     """
     waiting = [trial for trial in trials if not trial.run().is_finished]
-    lenders = [lender for lender in lenders_of(waiting) if not (lender.run().is_finished and has_weights(lender))]
+    lenders = [lender for lender in lenders_of(waiting) if not can_lend(lender)]
     return list(dict.fromkeys([*lenders, *waiting]))
 
 
@@ -28,15 +28,16 @@ def lenders_of(trials: Sequence[Trial]) -> list[Trial]:
     return list(dict.fromkeys(lender for trial in trials if (lender := lender_of(trial)) is not None))
 
 
-def has_weights(trial: Trial) -> bool:
-    """Say whether the trained model of a trial is in its folder."""
-    return (trial.run().folder / SAVED_MODEL).is_dir()
+def can_lend(trial: Trial) -> bool:
+    """Say whether a trial is finished, and its trained model is still in its folder."""
+    run = trial.run()
+    return run.is_finished and (run.folder / SAVED_MODEL).is_dir()
 
 
 def finished_elsewhere(trials: Sequence[Trial], *, need_weights: bool = False) -> dict[Trial, Path]:
     """Return where an equal run was finished of each trial that is still to be run, and was not begun here.
 
-    Of a trial that lends its embedding only a run with weights counts.
+    Lenders are among them where somebody is left who needs their embedding, and then only with their weights.
 
     Parameters
     ----------
@@ -45,34 +46,39 @@ def finished_elsewhere(trials: Sequence[Trial], *, need_weights: bool = False) -
     need_weights
         Whether only runs with weights count, whatever the trial.
     """
-    waiting = unfinished(trials)
-    lenders = lenders_of(waiting)
     finished = finished_runs(outputs_folder(), reference_folder())
     with_weights = {key: place for key, place in finished.items() if (place / SAVED_MODEL).is_dir()}
-    found = {}
-    for trial in waiting:
-        run = trial.run()
-        place = (with_weights if need_weights or trial in lenders else finished).get(run.key)
-        if place is not None and (run.is_finished or not run.is_started):
-            found[trial] = place
-    return found
+    waiting = [trial for trial in trials if not trial.run().is_finished]
+    found = _look_up(waiting, with_weights if need_weights else finished)
+    borrowing = [trial for trial in waiting if trial not in found]
+    lenders = [lender for lender in lenders_of(borrowing) if not can_lend(lender)]
+    return {trial: found[trial] for trial in found if trial not in lenders} | _look_up(lenders, with_weights)
+
+
+def _look_up(trials: Sequence[Trial], finished: Mapping[str, Path]) -> dict[Trial, Path]:
+    runs = {trial: trial.run() for trial in trials}
+    return {
+        trial: finished[run.key]
+        for trial, run in runs.items()
+        if run.key in finished and (run.is_finished or not run.is_started)
+    }
 
 
 def take_over(trials: Sequence[Trial], *, need_weights: bool = False) -> list[Path]:
     """Copy what was finished elsewhere into the folders of these trials, and return where it was.
 
-    What is finished here, but cannot lend its embedding, is deleted first.
+    A lender that was finished here, but cannot lend its embedding any more, is deleted, so that it is run again.
 
     Parameters
     ----------
     trials, need_weights
         As for `finished_elsewhere`.
     """
-    for trial in unfinished(trials):
-        run = trial.run()
-        if run.is_finished and not has_weights(trial):
-            run.clear()
     found = finished_elsewhere(trials, need_weights=need_weights)
+    for trial in unfinished([trial for trial in trials if trial not in found]):
+        run = trial.run()
+        if run.is_finished and not can_lend(trial):
+            run.clear()
     taken = [trial.run().take_over({trial.run().key: place}) for trial, place in found.items()]
     return [place for place in taken if place is not None]
 

@@ -331,7 +331,8 @@ class SweepRun:
         self.waiting: list[Trial] = []
         for _, _, trials in self._by_data():
             found = finished_elsewhere(trials)
-            self.waiting += [trial for trial in to_train(trials) if trial not in found]
+            left = to_train([trial for trial in trials if trial not in found])
+            self.waiting += [trial for trial in left if trial not in found]
 
     def _by_data(self) -> Iterator[tuple[str, TextData, list[Trial]]]:
         for fingerprint, data in self.data.items():
