@@ -133,7 +133,7 @@ def test_no_bytes_a_token_stand_left_of_all_others_under_a_zero():
     )
     figure = figures.quality_against_bytes(summary)
     dots = series(figure)["one seed"]
-    assert list(dots.customdata) == [0.0, 512.0, 8192.0]
+    assert [list(measured) for measured in dots.customdata] == [[0.0, 2.3], [512.0, 2.0], [8192.0, 1.9]]
     assert 0 < dots.x[0] < 512 == dots.x[1]
     ticks = dict(zip(figure.layout.xaxis.ticktext, figure.layout.xaxis.tickvals, strict=True))
     assert ticks["0"] == dots.x[0]

@@ -37,7 +37,8 @@ def summary(points) -> pd.DataFrame:
 def boxes(frame, layout):
     # Letters of 11 px, 14 px from line to line.
     sizes = np.array([[6.6 * max(map(len, name)), 14.0 * len(name)] for name in layout.lines])
-    assert ["".join(name) for name in layout.lines] == list(frame["arm"])
+    written = ["".join(line for line in name if "\N{UPWARDS ARROW}" not in line) for name in layout.lines]
+    assert written == list(frame["arm"])
     return layout.names - sizes / 2, layout.names + sizes / 2
 
 
@@ -114,3 +115,20 @@ def test_a_larger_canvas_leaves_the_order_alone():
     frame = summary([(512.0, 2.0), (8192.0, 1.9), (0.0, 2.3)])
     small, large = lay_out(frame), lay_out(frame, Canvas(width=1400, height=900))
     assert np.allclose(small.points / np.array(small.canvas.area), large.points / np.array(large.canvas.area))
+
+
+def test_many_names_make_a_picture_higher():
+    heights = [lay_out(summary([(512.0 * k, 1.9 + k / 100) for k in range(1, n)])).canvas.height for n in (5, 20, 30)]
+    assert heights[0] == Canvas().height < heights[1] < heights[2]
+
+
+def test_a_point_far_above_many_others_stands_at_the_edge_and_says_where_it_is():
+    frame = summary([(512.0 * k, 1.9 + k / 100) for k in range(1, 10)] + [(8192.0, 2.9)])
+    layout = lay_out(frame)
+    assert list(layout.beyond) == [False] * 9 + [True]
+    assert layout.lines[-1][-1].endswith("2.900")
+    assert layout.bits[-1] < layout.bits_axis.high < 2.1
+    assert layout.points[-1, 1] < layout.points[:-1, 1].min()
+    np.testing.assert_array_equal(layout.bits[:-1], frame["bits_per_byte"][:-1])
+    # Of few, each is part of the picture.
+    assert not lay_out(frame.tail(5)).beyond.any()

@@ -1,5 +1,6 @@
 """Figures of comparisons: arms, differences, positions, quality against bytes."""
 
+import math
 import textwrap
 from typing import Any
 
@@ -165,12 +166,12 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
     layout = lay_out(summary, canvas or NARROW)
     across, up, width, canvas = layout.bytes_axis, layout.bits_axis, canvas and canvas.width, layout.canvas
     kept = summary["kv_bytes_per_token"]
-    drawn = summary.assign(x=kept.where(kept > 0, 10**layout.places))
+    drawn = summary.assign(x=kept.where(kept > 0, 10**layout.places), y=layout.bits)
     figure = go.Figure()
     front = drawn[layout.front].sort_values("x").drop_duplicates("x")
     figure.add_scatter(
         x=front["x"],
-        y=front["bits_per_byte"],
+        y=front["y"],
         mode="lines",
         line={"color": INK, "dash": "dot", "shape": "hv"},
         name="nothing is better on both",
@@ -178,6 +179,8 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
         hoverinfo="skip",
     )
     single, regular = drawn["bits_per_byte_low"].isna(), alike(drawn)
+    # An interval of a point that is drawn elsewhere would be one of that place.
+    drawn.loc[layout.beyond, ["bits_per_byte_low", "bits_per_byte_high"]] = math.nan
     for rows, name, symbol in (
         (drawn[~single & regular], "mean over seeds, 95 % interval", "circle"),
         (drawn[single & regular], "one seed", "circle-open"),
@@ -188,11 +191,12 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
             continue
         figure.add_scatter(
             x=rows["x"],
-            y=rows["bits_per_byte"],
+            y=rows["y"],
             mode="markers",
             text=rows["arm"],
-            customdata=rows["kv_bytes_per_token"],
-            hovertemplate="%{text}<br>%{customdata:,.4g} bytes per token<br>%{y:.3f} bits per byte<extra></extra>",
+            customdata=rows[["kv_bytes_per_token", "bits_per_byte"]],
+            hovertemplate="%{text}<br>%{customdata[0]:,.4g} bytes per token<br>"
+            "%{customdata[1]:.3f} bits per byte<extra></extra>",
             marker={
                 "size": 10,
                 "color": COLOURS[0] if symbol.startswith("circle") else COLOURS[4],
@@ -205,7 +209,7 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
     shifts, joints = layout.names - layout.points, layout.joints - layout.points
     for index, row in enumerate(drawn.to_dict("records")):
         # A logarithmic axis places annotations by their power of ten.
-        point = {"x": layout.places[index], "y": row["bits_per_byte"]}
+        point = {"x": layout.places[index], "y": row["y"]}
         if layout.joined[index]:
             # A line to the nearest edge of the name: an arrow without text, as the name's own starts at its middle.
             figure.add_annotation(

@@ -5,7 +5,8 @@ show: it stands at the left, beyond a break.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,10 @@ MARKER = 12.0
 BREAK = 0.45  # powers of ten between zero and the smallest number of bytes
 LEADER = 6.0  # pixels between a point and its name from which a line joins them
 MEBIBYTE = 2**20
+# For how many names a picture has room, and by how many pixels each one more makes it higher.
+ROOMY, MORE_HEIGHT = 14, 22
+# Only among so many points one may be so far off that it hides what the others differ in.
+MANY_POINTS = 8
 Numbers = NDArray[np.float64]
 
 
@@ -38,6 +43,10 @@ class Canvas:
     def area(self) -> tuple[float, float]:
         """Width and height between the axes."""
         return self.width - self.left - self.right, self.height - self.top - self.bottom
+
+    def with_room_for(self, names: int) -> Self:
+        """Return a canvas as wide, and higher where there are many names."""
+        return replace(self, height=self.height + MORE_HEIGHT * max(0, names - ROOMY))
 
 
 # A page beside the bars of JupyterLab.
@@ -80,6 +89,11 @@ class Layout:
         The axes.
     places
         Powers of ten of the bytes of each point (N,), and of zero where the axis shows it.
+    bits
+        Bits per byte at which each point is drawn (N,): those that are `far_above` the others stand at the upper end
+        of the axis, with an arrow and their number below their name.
+    beyond
+        Which these are (N,).
     points
         Pixels (N, 2) from the upper left corner of the area.
     lines
@@ -100,6 +114,8 @@ class Layout:
     bytes_axis: Axis
     bits_axis: Axis
     places: Numbers
+    bits: Numbers
+    beyond: NDArray[np.bool_]
     points: Numbers
     lines: tuple[tuple[str, ...], ...]
     sizes: Numbers
@@ -193,6 +209,23 @@ def bits_axis(values: ArrayLike, low_ends: ArrayLike, high_ends: ArrayLike) -> A
     return Axis(float(low), float(high), tuple((float(tick), f"{tick:.{decimals}f}") for tick in values_of_ticks))
 
 
+def far_above(values: ArrayLike) -> NDArray[np.bool_]:
+    """Tell which of many points are so much worse than the next better one that they would flatten all the others (N,).
+
+    That is by more than half of what all better ones are apart.
+
+    Parameters
+    ----------
+    values
+        Bits per byte (N,).
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    ordered = np.sort(numbers)
+    while len(ordered) > MANY_POINTS and ordered[-1] - ordered[-2] > (ordered[-2] - ordered[0]) / 2:
+        ordered = ordered[:-1]
+    return np.asarray(numbers > ordered[-1]) if len(ordered) else np.zeros(0, dtype=np.bool_)
+
+
 def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
     """Decide where everything goes.
 
@@ -203,18 +236,25 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
         bits_per_byte_high (NaN for one seed).
         With a column trained_otherwise, such rows are no part of the front: it compares what was trained alike.
     canvas
-        The picture's size; the usual one where omitted.
+        The picture's size, which many names make higher; the usual one where omitted.
     """
-    canvas = canvas or Canvas()
+    canvas = (canvas or Canvas()).with_room_for(len(summary))
     width, height = canvas.area
     kept, bits = (summary[name].to_numpy(dtype=np.float64) for name in ("kv_bytes_per_token", "bits_per_byte"))
     low, high = (summary[name].to_numpy(dtype=np.float64) for name in ("bits_per_byte_low", "bits_per_byte_high"))
-    across, up = bytes_axis(kept), bits_axis(bits, low, high)
+    beyond = far_above(bits)
+    across, up = bytes_axis(kept), bits_axis(bits[~beyond], low[~beyond], high[~beyond])
+    if beyond.any():
+        up = replace(up, high=up.high + 0.06 * (up.high - up.low))
+    drawn = np.where(beyond, up.high - 0.03 * (up.high - up.low), bits)
     with np.errstate(divide="ignore"):
         places = np.where(kept > 0, np.log10(kept), np.nan if across.zero is None else across.zero)
-    points = np.stack([across.share(places) * width, (1 - up.share(bits)) * height], axis=1)
-    high_bits, low_bits = ((1 - up.share(np.where(np.isnan(end), bits, end))) * height for end in (high, low))
-    lines = tuple(name_lines(str(arm)) for arm in summary["arm"])
+    points = np.stack([across.share(places) * width, (1 - up.share(drawn)) * height], axis=1)
+    high_bits, low_bits = ((1 - up.share(np.where(np.isnan(end) | beyond, drawn, end))) * height for end in (high, low))
+    lines = tuple(
+        name_lines(str(arm)) + (f"\N{UPWARDS ARROW} {value:.3f}",) * bool(is_beyond)
+        for arm, value, is_beyond in zip(summary["arm"], bits, beyond, strict=True)
+    )
     sizes = np.array([[CHARACTER_WIDTH * max(map(len, name)) + 4, LINE_HEIGHT * len(name)] for name in lines])
     front = on_front(kept, bits, alike(summary))
     names = place_names(
@@ -226,6 +266,8 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
         bytes_axis=across,
         bits_axis=up,
         places=places,
+        bits=drawn,
+        beyond=beyond,
         points=points,
         lines=lines,
         sizes=sizes,

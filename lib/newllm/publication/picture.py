@@ -48,7 +48,7 @@ def _dots(summary: pd.DataFrame, layout: Layout) -> list[Dot]:
     _, height = layout.canvas.area
     dots = []
     for place, row in enumerate(summary.to_dict("records")):
-        has_interval = not pd.isna(row["bits_per_byte_low"])
+        has_interval = not pd.isna(row["bits_per_byte_low"]) and not layout.beyond[place]
         low, high = (
             float((1 - layout.bits_axis.share(row[f"bits_per_byte_{end}"])) * height) if has_interval else None
             for end in ("low", "high")
