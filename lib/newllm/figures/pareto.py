@@ -319,7 +319,7 @@ def place_names(points: Numbers, sizes: Numbers, lines: Numbers, area: tuple[flo
         moved = False
         for index, (options, distances) in enumerate(candidates):
             others = np.arange(count) != index
-            cost = distances + 5 * _overlap(options, sizes[index] / 2, places[others], sizes[others] / 2)
+            cost = distances + 40 * _overlap(options, sizes[index] / 2, places[others], sizes[others] / 2)
             cost += 2 * _overlap(options, sizes[index] / 2, *markers) + _overlap(options, sizes[index] / 2, *strokes)
             joints = np.clip(points[index], options - sizes[index] / 2, options + sizes[index] / 2)
             for middles, halves in ((places[others], sizes[others] / 2), (points[others], markers[1][others])):
