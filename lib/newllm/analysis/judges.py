@@ -177,6 +177,9 @@ ALIBIS = ("unified@position=alibi", "unified@alibi_slopes_by_head=true,position=
 FULL_ATTENTION = {
     "mla": ALIBIS[0],
     "mla@alibi_slopes_by_head=true": ALIBIS[1],
+    "mla@alibi_slopes_by_head=true,num_attention_heads=8": (
+        "unified@alibi_slopes_by_head=true,num_attention_heads=8,position=alibi"
+    ),
     "mla@position=rope": "pythia",
 }
 
