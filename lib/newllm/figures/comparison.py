@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from newllm.evaluation.statistics import mean_interval
 from newllm.figures.pareto import BREAK, NARROW, Canvas, alike, lay_out
-from newllm.figures.style import CLEAR, COLOURS, INK, colour, finish, interval_bars, lines
+from newllm.figures.style import CLEAR, COLOURS, INK, colour, finish, interval_bars, lines, name_bars
 
 LONGEST_CLAIM = 34  # characters of a line beside the axis
 
@@ -67,8 +67,7 @@ def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
             showlegend=False,
         )
     figure = finish(figure, f"{label}: mean of each arm, and every seed" if has_seeds else label, label, "")
-    figure.update_layout(height=130 + 32 * len(means))
-    return figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=list(means.index))
+    return name_bars(figure, means.index)
 
 
 def differences(studies: pd.DataFrame, base: str) -> go.Figure:

@@ -4,7 +4,6 @@ The byte axis is logarithmic. A model that keeps a state of fixed size leaves 0 
 show: it stands at the left, beyond a break.
 """
 
-import re
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,17 +11,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from newllm.figures.style import name_lines
 from newllm.runs.pictures import PICTURE_WIDTH
 
 CHARACTER_WIDTH = 6.6  # pixels, of the 11 px letters of the names in a wide font
 LINE_HEIGHT = 15.0
-LONGEST_LINE = 24  # characters of a line of a name
 MARKER = 12.0
 BREAK = 0.45  # powers of ten between zero and the smallest number of bytes
 LEADER = 6.0  # pixels between a point and its name from which a line joins them
 MEBIBYTE = 2**20
-# For how many names a picture has room, and by how many pixels each one more makes it higher.
-ROOMY, MORE_HEIGHT = 14, 22
+# For how many names a picture has room, and by how many square pixels each one more makes it larger.
+ROOMY, MORE_AREA = 14, 20_000
 # Only among so many points one may be so far off that it hides what the others differ in.
 MANY_POINTS = 8
 Numbers = NDArray[np.float64]
@@ -46,7 +45,7 @@ class Canvas:
 
     def with_room_for(self, names: int) -> Self:
         """Return a canvas as wide, and higher where there are many names."""
-        return replace(self, height=self.height + MORE_HEIGHT * max(0, names - ROOMY))
+        return replace(self, height=self.height + MORE_AREA * max(0, names - ROOMY) // self.width)
 
 
 # A page beside the bars of JupyterLab.
@@ -276,16 +275,6 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
         joined=np.hypot(*(joints - points).T) > LEADER + MARKER / 2,
         front=front,
     )
-
-
-def name_lines(arm: str) -> tuple[str, ...]:
-    """Break the name of an arm, behind ``@`` and commas, into lines of `LONGEST_LINE` characters where it can be."""
-    lines = [""]
-    for piece in re.findall(r"[^@,]*[@,]|[^@,]+", arm):
-        if lines[-1] and len(lines[-1]) + len(piece) > LONGEST_LINE:
-            lines.append("")
-        lines[-1] += piece
-    return tuple(lines)
 
 
 def place_names(points: Numbers, sizes: Numbers, lines: Numbers, area: tuple[float, float]) -> Numbers:

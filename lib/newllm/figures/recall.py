@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from newllm.figures.style import COLOURS, INK, colour, finish, lines
+from newllm.figures.style import COLOURS, INK, colour, finish, lines, name_bars
 
 
 def passage_gains(passages: pd.DataFrame) -> go.Figure:
@@ -24,7 +24,7 @@ def passage_gains(passages: pd.DataFrame) -> go.Figure:
         figure = go.Figure()
         figure.add_bar(x=ordered["gain"], y=ordered["arm"], orientation="h", marker_color=COLOURS[0])
         said = f"gain after {ordered['distance'].iloc[0]:,} tokens (nats a token)"
-        return finish(figure, title, said, "").update_yaxes(autorange="reversed")
+        return name_bars(finish(figure, title, said, ""), ordered["arm"])
     figure = finish(
         lines(means, "distance", "gain", "arm"), title, "distance (tokens)", "gain (nats a token)", log_x=True
     )
@@ -47,8 +47,7 @@ def recallable_tokens(tokens: pd.DataFrame) -> go.Figure:
         rows = means[means["kind"] == kind]
         figure.add_bar(x=rows["loss"], y=rows["arm"], orientation="h", name=name, marker_color=colour(index))
     figure = finish(figure, "Tokens that could be recalled", "loss (nats a token)", "")
-    figure.update_layout(height=190 + 60 * means["arm"].nunique())
-    return figure.update_yaxes(autorange="reversed")
+    return name_bars(figure, means["arm"], above=190, row=60)
 
 
 def places_in_period(places: pd.DataFrame) -> go.Figure:

@@ -1,6 +1,8 @@
 """The look that all figures share: colours, sizes, axes with their unit."""
 
+import re
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -10,6 +12,7 @@ import plotly.graph_objects as go
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A900", "#888888")
 DASHES = ("solid", "dot", "dash", "dashdot")
 HEIGHT = 420
+LONGEST_LINE = 24  # characters of a line of an arm's name
 LONGEST_TITLE = 62  # characters of a line of a title, which a narrow page still shows whole
 
 # Grey lines and letters, readable on white and on black, over whatever the page has as its background.
@@ -114,3 +117,40 @@ def readable_bytes(number: float) -> str:
             return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
         number /= 1024
     return f"{number:,.1f} TiB"
+
+
+def name_lines(arm: str) -> tuple[str, ...]:
+    """Break the name of an arm, behind ``@`` and commas, into lines of `LONGEST_LINE` characters where it can be."""
+    lines = [""]
+    for piece in re.findall(r"[^@,]*[@,]|[^@,]+", arm):
+        if lines[-1] and len(lines[-1]) + len(piece) > LONGEST_LINE:
+            lines.append("")
+        lines[-1] += piece
+    return tuple(lines)
+
+
+def name_bars(figure: go.Figure, arms: Iterable[str], *, above: int = 130, row: int = 32) -> go.Figure:
+    """Name level bars by their arms, the first on top, long names in several lines, and give each bar its height.
+
+    Parameters
+    ----------
+    figure
+        A finished figure, whose bars stand at the names of arms.
+    arms
+        These names, in the order of the bars.
+    above
+        Pixels that the picture needs beside its bars.
+    row
+        Pixels of a bar whose name is short.
+    """
+    names = list(dict.fromkeys(arms))
+    written = [name_lines(name) for name in names]
+    most = max(map(len, written), default=1)
+    figure.update_layout(height=above + max(row, 15 * most + 4) * len(names))
+    return figure.update_yaxes(
+        autorange="reversed",
+        categoryorder="array",
+        categoryarray=names,
+        tickvals=names,
+        ticktext=["<br>".join(name) for name in written],
+    )

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from newllm.figures.style import COLOURS, INK, colour, dash, finish, lines
+from newllm.figures.style import COLOURS, INK, colour, dash, finish, lines, name_bars
 
 
 def loss_terms(history: pd.DataFrame) -> go.Figure:
@@ -167,7 +167,7 @@ def _last_losses(means: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     figure.add_bar(x=losses, y=ordered["arm"], orientation="h", marker_color=COLOURS[0], text=losses.round(3))
     figure = finish(figure, "Main training: one pass over the text", "loss, held out (nats per token)", "")
-    return figure.update_yaxes(autorange="reversed")
+    return name_bars(figure, ordered["arm"])
 
 
 def learning_rates(records: pd.DataFrame) -> go.Figure:
