@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis.claims import judge_claims
-from newllm.analysis.comparisons import against_controls
-from newllm.analysis.judges import ALIBIS
+from newllm.analysis.judges import ALIBIS, FULL_ATTENTION
 from newllm.analysis.recall import baseline_gains
 from newllm.analysis.retrofits import retrofit_stages
 from newllm.analysis.summary import summarize_arms
@@ -24,6 +23,7 @@ from newllm.publication.reference import (
 )
 
 MOST_NAMED = 3
+EIGHT_SLOPES = "alibi_slopes_by_head=true,num_attention_heads=8,position=alibi"
 
 
 def published_answer(notebook: str) -> str:
@@ -95,23 +95,32 @@ def _reversal() -> str:
 
 
 def _latents() -> str:
-    beside = against_controls(published_sweep(LEADING_SWEEP))
-    beside = beside[beside["arm"].str.startswith("mla")] if len(beside) else beside
-    if beside.empty:
-        return _differences(["mla", "mla@position=rope"])
-    rows = beside.head(MOST_NAMED).to_dict("records")
-    return "; ".join(
-        f"`{row['arm']}` {_signed(row)} nats/token from `{row['control']}` of its bytes, {row['verdict']}"
-        for row in rows
-    )
+    records = _leading_with(BASELINE)
+    trained = set(records["arm"])
+    said = []
+    for arm, full in FULL_ATTENTION.items():
+        if {arm, full} <= trained:
+            summary = summarize_arms(records, full)
+            row = summary[summary["arm"] == arm].to_dict("records")[0]
+            said.append(f"`{arm}` {_signed(row)}, {row['verdict']}")
+    if not said:
+        raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
+    return f"nats/token from full attention with as many heads and the same encoding: {'; '.join(said)}"
 
 
 def _study(notebook: str) -> Callable[[], str]:
     def answer() -> str:
         table = published_table(f"{notebook}/tables/studies").sort_values("difference")
         row = table.iloc[0]
-        change = row["change"].replace("_", " ")
-        said = f"the best of {len(table)} changes is {change}" if len(table) > 1 else change
+        said = row["change"].replace("_", " ")
+        if len(table) > 1:
+            helps = row["difference"] < 0
+            of_all = (
+                f"the best of {len(table)} changes is"
+                if helps
+                else f"none of {len(table)} changes helps, least harm by"
+            )
+            said = f"{of_all} {said}"
         return f"{said}: {_signed(row.to_dict())} nats/token, {row['verdict']}"
 
     return answer
@@ -144,12 +153,12 @@ def _claims() -> str:
 def _leaderboard() -> str:
     summary = summarize_arms(published_sweep(LEADING_SWEEP), BASELINE)
     arms = summary.dropna(subset=["kv_bytes_per_token"]).sort_values("bits_per_byte")
-    best, least = arms.iloc[0], arms.sort_values("kv_bytes_per_token").iloc[0]
+    best, least = arms.iloc[0], arms[arms["kv_bytes_per_token"] == arms["kv_bytes_per_token"].min()]
     said = f", {best['verdict']} beside `{BASELINE}`" if best["arm"] != BASELINE else ""
     return (
         f"`{best['arm']}` has the lowest loss of {len(arms)} arms{said}, and keeps "
-        f"{best['kv_bytes_per_token']:,.0f} bytes a token; `{least['arm']}` keeps least, "
-        f"{least['kv_bytes_per_token']:,.0f}"
+        f"{best['kv_bytes_per_token']:,.0f} bytes a token; of those that keep least, "
+        f"{least['kv_bytes_per_token'].iloc[0]:,.0f}, it is `{least['arm'].iloc[0]}`"
     )
 
 
@@ -161,7 +170,7 @@ ANSWERS: dict[str, Callable[[], str]] = {
     "04_position_encodings": lambda: _differences([*ALIBIS, "unified@position=none"]),
     "05_reversal_curse": _reversal,
     "06_latent_attention": _latents,
-    "07_context_pythia": lambda: _differences(["context-oacd", "cla"]),
+    "07_context_pythia": lambda: _differences(["context-oacd", f"context-oacd@{EIGHT_SLOPES}", "cla"]),
     "08_context_kv": _study("08_context_kv"),
     "09_cascade": _study("09_cascade"),
     "10_key_attention_and_projected_values": lambda: _differences(["ka", "vdproj"]),
