@@ -9,6 +9,7 @@ from newllm import cli
 from newllm.commands import train as command
 from newllm.commands.arguments.train import planned_parameters
 from newllm.config.errors import ParameterError
+from newllm.experiments import reuse
 from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
 from newllm.files import SAVED_MODEL
@@ -49,7 +50,7 @@ def test_a_trial_is_trained_once_and_shown(home, capsys):
 
 def test_a_trial_that_is_published_without_weights_is_trained(home, monkeypatch):
     published = home / "reference"
-    monkeypatch.setattr(command, "reference_folder", lambda: published)
+    monkeypatch.setattr(reuse, "reference_folder", lambda: published)
     assert cli.main(arguments(home, "pythia")) == 0
     (trial,) = (home / "outputs" / "train").glob("smoke-*/pythia-seed2")
     publish_run(trial, published / "pythia-seed2", [RECORD_FILE, EVALUATION_FILE, HISTORY_FILE])

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-from pathlib import Path
 
 from newllm.analysis.summary import summarize_arms
 from newllm.commands.arguments.train import planned_parameters
@@ -15,12 +14,12 @@ from newllm.data import NotEnoughTextError, prepare_data
 from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import run_trials
 from newllm.experiments.planning import check_before_work
+from newllm.experiments.reuse import take_over
 from newllm.experiments.running import train_beside
 from newllm.experiments.trial import Trial
-from newllm.files import SAVED_MODEL, outputs_folder, reference_folder
+from newllm.files import outputs_folder
 from newllm.notebook.tables import show_arms
 from newllm.processes import agreed, first_alone, is_first, joined, process_count
-from newllm.runs.folder import finished_runs
 from newllm.runs.lock import RunError
 from newllm.runs.records_table import load_records
 from newllm.runs.watching import view_with
@@ -55,9 +54,10 @@ def _train(parameters: ExperimentParameters) -> int:
     folder = outputs_folder() / TRAIN_FOLDER / f"{parameters.profile}-{shared.fingerprint()}"
     trial = Trial(arm, parameters.seeds[0], shared, folder, data.fingerprint)
     if is_first():
-        source = trial.run().take_over(_finished_with_weights())
-        if source is not None:
-            logger.info("The trial was finished before, and is taken over from %s: nothing is trained.", source)
+        # Most published trials lack their weights, and it is these that are asked for here.
+        taken = take_over([trial], need_weights=True)
+        if taken and trial.run().is_finished:
+            logger.info("The trial was finished before, and is taken over from %s: nothing is trained.", taken[0])
         elif trial.run().is_finished:
             logger.info("The trial was finished before: nothing is trained.")
     if not agreed(trial.run().is_finished):
@@ -65,7 +65,7 @@ def _train(parameters: ExperimentParameters) -> int:
             train_beside(trial, data)
             return 0
         view_with(view_of_this_terminal)
-        failures = run_trials([trial], data, folder)
+        failures = run_trials([trial], data, folder, need_weights=True)
         if failures:
             logger.error("%s failed: %s (%s)", trial, failures[trial], trial.run().folder)
             return 1
@@ -75,12 +75,6 @@ def _train(parameters: ExperimentParameters) -> int:
         logger.info("\n%s", show_arms(summarize_arms(records, None), None).text(terminal_width()))
         logger.info("%s", trial.run().folder)
     return 0
-
-
-def _finished_with_weights() -> dict[str, Path]:
-    """Return the finished runs that hold a model: most published ones lack theirs, and it is what is asked for here."""
-    finished = finished_runs(outputs_folder(), reference_folder())
-    return {key: folder for key, folder in finished.items() if (folder / SAVED_MODEL).is_dir()}
 
 
 def _refuse_what_cannot_be_shared(arm: Arm, parameters: ExperimentParameters) -> None:
