@@ -171,15 +171,16 @@ def rank_is_trained(evidence: Evidence) -> Finding:
     return Finding(HOLDS if trained.mean() >= WELL_KNOWN and trained.min() > left.max() else FAILS, said)
 
 
+# Settings of an arm with eight heads and a slope of ALiBi for each.
+EIGHT_SLOPES = "alibi_slopes_by_head=true,num_attention_heads=8,position=alibi"
+
 ALIBIS = ("unified@position=alibi", "unified@alibi_slopes_by_head=true,position=alibi")
 
 # Full attention of the same encoding, by latent attention.
 FULL_ATTENTION = {
     "mla": ALIBIS[0],
     "mla@alibi_slopes_by_head=true": ALIBIS[1],
-    "mla@alibi_slopes_by_head=true,num_attention_heads=8": (
-        "unified@alibi_slopes_by_head=true,num_attention_heads=8,position=alibi"
-    ),
+    "mla@alibi_slopes_by_head=true,num_attention_heads=8": f"unified@{EIGHT_SLOPES}",
     "mla@position=rope": "pythia",
 }
 

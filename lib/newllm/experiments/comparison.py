@@ -172,8 +172,8 @@ def run_trials(
                     failures[trial] = error
                 plan = ended(plan, trial)
                 plan.write(folder)
-            if not again:
-                # What has been trained now may be wanted in another folder, too.
+            if lenders and not again:
+                # One that has been trained now may be wanted in another folder, too.
                 take_over(trials, need_weights=need_weights)
     logger.info(
         "%s trained in %s.",

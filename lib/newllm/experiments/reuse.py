@@ -79,8 +79,8 @@ def take_over(trials: Sequence[Trial], *, need_weights: bool = False) -> list[Pa
         run = trial.run()
         if run.is_finished and not can_lend(trial):
             run.clear()
-    taken = [trial.run().take_over({trial.run().key: place}) for trial, place in found.items()]
-    return [place for place in taken if place is not None]
+    here = [(trial.run(), place) for trial, place in found.items()]
+    return [place for run, place in here if run.take_over({run.key: place}) is not None]
 
 
 def to_train(trials: Sequence[Trial]) -> list[Trial]:

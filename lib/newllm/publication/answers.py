@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis.claims import judge_claims
-from newllm.analysis.judges import ALIBIS, FULL_ATTENTION
+from newllm.analysis.judges import ALIBIS, EIGHT_SLOPES, FULL_ATTENTION
 from newllm.analysis.recall import baseline_gains
 from newllm.analysis.retrofits import retrofit_stages
 from newllm.analysis.summary import summarize_arms
@@ -23,7 +23,6 @@ from newllm.publication.reference import (
 )
 
 MOST_NAMED = 3
-EIGHT_SLOPES = "alibi_slopes_by_head=true,num_attention_heads=8,position=alibi"
 
 
 def published_answer(notebook: str) -> str:
