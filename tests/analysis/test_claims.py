@@ -102,8 +102,11 @@ def test_what_settings_contradict_depends_on_them(published):
         published.add("unified@position=none", 0.3, source=source)
     found = published.judged(13)
     assert found["verdict"] == "depends on the text"
-    assert "sotu, 9 windows of 256: better" in found["numbers"]
-    assert "stdlib, 9 windows of 256: worse" in found["numbers"]
+    in_sotu, in_stdlib = found["numbers"].split(". ")
+    assert in_sotu.startswith("sotu, 9 windows of 256: pythia from unified@position=alibi -0.100")
+    assert "(better)" in in_sotu and "(worse)" not in in_sotu
+    assert in_stdlib.startswith("stdlib, 9 windows of 256: pythia from unified@position=alibi +0.100")
+    assert "(worse)" in in_stdlib
 
 
 def test_encodings_are_ordered_by_their_slopes(published):

@@ -131,7 +131,7 @@ def test_where_no_scheduler_answers_it_is_said_how_to_start_one(monkeypatch):
 
 def test_a_scheduler_that_does_not_answer_is_named_before_any_text_is_read(capsys, monkeypatch):
     monkeypatch.setattr("newllm.experiments.workers.ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr("newllm.experiments.sweeps.prepare_data", None)
+    monkeypatch.setattr("newllm.experiments.sweep_run.prepare_data", None)
     with dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}):
         assert cli.main(["sweep", "smoke", "--on", "tcp://localhost:1"]) == 2
     assert "no Dask scheduler answers at tcp://localhost:1" in capsys.readouterr().out

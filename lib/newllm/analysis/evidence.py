@@ -26,27 +26,6 @@ CONVERGED = 0.9
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What was found of one claim.
-
-    Attributes
-    ----------
-    verdict
-        ``HOLDS``, ``FAILS``, ``UNTOLD``, or on what it depends.
-    numbers
-        The numbers that it rests on, in words; empty where there are none.
-    difference, low, high
-        The difference in nats per token that a picture shows, with its 95 % interval; NaN where there is none.
-    """
-
-    verdict: str = UNTOLD
-    numbers: str = ""
-    difference: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-
-
-@dataclass(frozen=True)
 class Compared:
     """Two arms compared in one setting.
 
@@ -71,10 +50,48 @@ class Compared:
     @property
     def words(self) -> str:
         """The difference in words."""
-        found, setting = self.found, self.setting
+        found = self.found
         half = (found["difference_high"] - found["difference_low"]) / 2
-        where = f"{setting['source']}, {setting['samples']} windows of {setting['seq_length']}"
-        return f"{self.arm} from {self.base} {found['difference']:+.3f} ± {half:.3f} nats ({where}: {found['verdict']})"
+        return f"{self.arm} from {self.base} {found['difference']:+.3f} ± {half:.3f} nats ({found['verdict']})"
+
+    @property
+    def where(self) -> str:
+        """The setting in words."""
+        setting = self.setting
+        return f"{setting['source']}, {setting['samples']} windows of {setting['seq_length']}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one claim.
+
+    Attributes
+    ----------
+    verdict
+        ``HOLDS``, ``FAILS``, ``UNTOLD``, or on what it depends.
+    notes
+        Numbers that it rests on beside differences of test losses, in words.
+    compared
+        The differences that it rests on.
+    difference, low, high
+        The difference in nats per token that a picture shows, with its 95 % interval; NaN where there is none.
+    """
+
+    verdict: str = UNTOLD
+    notes: tuple[str, ...] = ()
+    compared: tuple[Compared, ...] = ()
+    difference: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def numbers(self) -> str:
+        """All numbers in words, differences by their setting, those that tell nothing of seeds last; may be empty."""
+        settings: dict[str, list[str]] = {}
+        for one in sorted(self.compared, key=lambda one: not one.knows_seeds):
+            settings.setdefault(one.where, []).append(one.words)
+        by_setting = [f"{where}: {'; '.join(words)}" for where, words in settings.items()]
+        return ". ".join(filter(None, ["; ".join(self.notes), *by_setting]))
 
 
 @dataclass(frozen=True)
@@ -214,7 +231,8 @@ def join(verdicts: Sequence[tuple[Compared, bool | None]], *, decides: str = "th
     surest = min(telling, key=lambda found: found["difference_high"] - found["difference_low"])
     return Finding(
         verdict,
-        "; ".join(one.words for one, _ in verdicts),
+        (),
+        tuple(one for one, _ in verdicts),
         surest["difference"],
         surest["difference_low"],
         surest["difference_high"],

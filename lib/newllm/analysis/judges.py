@@ -1,7 +1,7 @@
 """How the claims of the project that came before are judged: the numbers and the verdict, from what is published."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -77,9 +77,7 @@ def all_of(*judges: Judge) -> Judge:
     def find(evidence: Evidence) -> Finding:
         findings = [one.find(evidence) for one in judges]
         order = [FAILS, *(one.verdict for one in findings if one.verdict.startswith("depends")), UNTOLD, HOLDS]
-        first = min(findings, key=lambda one: order.index(one.verdict))
-        numbers = "; ".join(one.numbers for one in findings if one.numbers)
-        return Finding(first.verdict, numbers, first.difference, first.low, first.high)
+        return _together(findings, shown=min(findings, key=lambda one: order.index(one.verdict)))
 
     return Judge(find, tuple(pair for one in judges for pair in one.pairs))
 
@@ -104,11 +102,15 @@ def each_of(decides: str, *judges: Judge) -> Judge:
         if {HOLDS, FAILS} <= verdicts:
             depends.insert(0, f"depends on {decides}")
         verdict = next(iter([*depends, *(verdicts & {UNTOLD}), *verdicts]))
-        first = findings[0]
-        numbers = "; ".join(one.numbers for one in findings)
-        return Finding(verdict, numbers, first.difference, first.low, first.high)
+        return replace(_together(findings, shown=findings[0]), verdict=verdict)
 
     return Judge(find, tuple(dict.fromkeys(pair for one in judges for pair in one.pairs)))
+
+
+def _together(findings: Sequence[Finding], shown: Finding) -> Finding:
+    """Put all numbers into one finding, with the verdict and the difference of one of them."""
+    notes, compared = ([part for one in findings for part in getattr(one, name)] for name in ("notes", "compared"))
+    return replace(shown, notes=tuple(notes), compared=tuple(compared))
 
 
 def oacd_variant(*variants: str, converges: bool) -> Judge:
@@ -120,7 +122,7 @@ def oacd_variant(*variants: str, converges: bool) -> Judge:
         if rows is None or set(rows["variant"]) != set(variants):
             return Finding()
         groups = rows.groupby("variant", sort=False)
-        said = "; ".join(
+        said = tuple(
             f"{name}: {group['convergence_rate'].mean():.0%} after {group['passes'].mean():.0f} passes, "
             f"{_seeds(len(group))}"
             for name, group in groups
@@ -144,14 +146,14 @@ def few_passes(evidence: Evidence) -> Finding:
     if passes.empty:
         return Finding()
     by_arm = passes.groupby(level=0)
-    said = "; ".join(
+    by_method = [
         f"{arm}: {values.median():.0f} passes"
         if values.notna().all()
         else f"{arm}: {values.isna().sum()} of {len(values)} blocks never"
         for arm, values in by_arm
-    )
+    ]
     seeds = int(passes.reset_index(level=1).groupby(level=0)["level_1"].nunique().max())
-    said += f"; {_seeds(seeds)} at most"
+    said = (*by_method, f"{_seeds(seeds)} at most")
     if seeds < FEWEST_SEEDS:
         return Finding(UNTOLD, said)
     reached = [bool((values <= PASSES).all()) for _, values in by_arm]
@@ -165,7 +167,7 @@ def rank_is_trained(evidence: Evidence) -> Finding:
     trained, left = (evidence.measures(arm, "effective_rank") for arm in ("dproj-oacd", "dproj-random"))
     if trained.empty or left.empty:
         return Finding()
-    said = f"effective rank {trained.mean():.0%} with OACD, {left.mean():.0%} as initialised"
+    said = (f"effective rank {trained.mean():.0%} with OACD, {left.mean():.0%} as initialised",)
     if min(len(trained), len(left)) < FEWEST_SEEDS:
         return Finding(UNTOLD, said)
     return Finding(HOLDS if trained.mean() >= WELL_KNOWN and trained.min() > left.max() else FAILS, said)
@@ -200,11 +202,10 @@ def costs_seven_percent(evidence: Evidence) -> Finding:
         for arm in FULL_ATTENTION
         if len(bytes_kept := evidence.measures(arm, "kv_bytes_per_token")) and len(kept)
     ]
-    if not found.numbers:
+    if not found.compared:
         return found
     alike = [one for arm, full in FULL_ATTENTION.items() if full != "pythia" for one in evidence.compare(arm, full)]
-    numbers = [*shares, found.numbers, join([(one, None) for one in alike]).numbers]
-    return replace(found, numbers="; ".join(filter(None, numbers)))
+    return replace(found, notes=tuple(shares), compared=(*found.compared, *alike))
 
 
 def can_be_absorbed(evidence: Evidence) -> Finding:
@@ -221,9 +222,7 @@ def can_be_absorbed(evidence: Evidence) -> Finding:
         f"{kept[0].iloc[0] - kept[1].iloc[0]:,.0f} bytes more than {kept[1].iloc[0]:,.0f}, mla@position=rope decodes "
         f"absorbed, {apart}"
     )
-    numbers = "; ".join(part for part in (said, compared.numbers) if part)
-    verdict = "depends on what is turned" if error < EXACT else HOLDS
-    return Finding(verdict, numbers, compared.difference, compared.low, compared.high)
+    return replace(compared, verdict="depends on what is turned" if error < EXACT else HOLDS, notes=(said,))
 
 
 def reversed_order(evidence: Evidence) -> Finding:
@@ -233,11 +232,11 @@ def reversed_order(evidence: Evidence) -> Finding:
         return Finding()
     taught = table[table["taught"].astype(bool)]
     first = ", ".join(f"{row['arm']} {row['forward_first']:.0%}" for row in taught.to_dict("records"))
-    said = f"right name first, asked forward: {first}"
+    known = f"right name first, asked forward: {first}"
     if not (taught["forward_first"] >= WELL_KNOWN).all():
-        return Finding(UNTOLD, f"{said}: facts that are not known forward tell nothing backward")
+        return Finding(UNTOLD, (f"{known}: facts that are not known forward tell nothing backward",))
     gained = taught[taught["backward_gain_low"] > 0]
-    said += f"; {len(gained)} of {len(taught)} gain backward"
+    said = (known, f"{len(gained)} of {len(taught)} gain backward")
     if taught["seeds"].min() < FEWEST_SEEDS:
         return Finding(UNTOLD, said)
     # One knows more than another where their intervals have nothing in common.
@@ -260,9 +259,9 @@ def usable(evidence: Evidence) -> Finding:
                 if group["seed"].nunique() >= FEWEST_SEEDS:
                     verdicts.append(bool((group["perplexity"] < counts).all()))
     if not verdicts:
-        return Finding(UNTOLD, "; ".join(said))
+        return Finding(UNTOLD, tuple(said))
     verdict = "depends on the arm" if len(set(verdicts)) > 1 else HOLDS if verdicts[0] else FAILS
-    return Finding(verdict, "; ".join(said))
+    return Finding(verdict, tuple(said))
 
 
 def parallel_is_sequential(evidence: Evidence) -> Finding:
@@ -271,7 +270,8 @@ def parallel_is_sequential(evidence: Evidence) -> Finding:
     if table is None or "largest_difference" not in table:
         return Finding()
     largest = float(table["largest_difference"].max())
-    return Finding(HOLDS if largest < 1e-4 else FAILS, f"largest difference {largest:.0e} {_of_tokens(table)}".strip())
+    said = f"largest difference {largest:.0e} {_of_tokens(table)}".strip()
+    return Finding(HOLDS if largest < 1e-4 else FAILS, (said,))
 
 
 def _of_tokens(table: pd.DataFrame) -> str:
@@ -287,7 +287,7 @@ def leak_is_seen(evidence: Evidence) -> Finding:
     rows = table.set_index("mask")
     said = "; ".join(f"{mask}: perplexity {row['perplexity']:.1f}" for mask, row in rows.iterrows())
     seen = bool(rows.loc["swapped", "alarming"]) and not bool(rows.loc["right", "alarming"])
-    return Finding(HOLDS if seen else FAILS, f"{said} (the whole future; smaller leaks were not tried)")
+    return Finding(HOLDS if seen else FAILS, (f"{said} (the whole future; smaller leaks were not tried)",))
 
 
 BESIDE_DPROJ = ("narrow", "mqa", "pythia")
@@ -298,7 +298,5 @@ def worth_its_bytes(evidence: Evidence) -> Finding:
     compared = {base: evidence.compare("dproj-oacd", base) for base in BESIDE_DPROJ}
     beside_fewer = [(one, says_no_worse(one.found)) for base in ("narrow", "mqa") for one in compared[base]]
     by_control = {base: join([(one, says_no_worse(one.found)) for one in compared[base]]) for base in BESIDE_DPROJ}
-    found = join(beside_fewer, decides="the control")
-    shown = by_control["narrow"]
-    numbers = "; ".join(one.numbers for one in by_control.values() if one.numbers)
-    return Finding(found.verdict, numbers, shown.difference, shown.low, shown.high)
+    found = _together(list(by_control.values()), shown=by_control["narrow"])
+    return replace(found, verdict=join(beside_fewer, decides="the control").verdict)

@@ -25,7 +25,8 @@ from newllm.config.values import read_value
 from newllm.experiments.comparison import Runner
 from newllm.experiments.jobs import run_as_jobs
 from newllm.experiments.planning import check_device
-from newllm.experiments.sweeps import PlannedTrial, SweepRun, load_sweep, plan
+from newllm.experiments.sweep_run import SweepRun
+from newllm.experiments.sweeps import PlannedTrial, load_sweep, plan
 from newllm.experiments.trial import Trial
 from newllm.notebook.tables import show_arms
 from newllm.runs.folder import Run
