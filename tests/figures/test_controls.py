@@ -18,6 +18,7 @@ SUMMARY = pd.DataFrame(
         "bits_per_byte": [1.4, 1.45, 1.6],
         "bits_per_byte_low": [1.39, 1.44, float("nan")],
         "bits_per_byte_high": [1.41, 1.46, float("nan")],
+        "seeds": [2, 2, 1],
     }
 )
 PASSES = pd.DataFrame({"iteration": [1, 1, 9, 9], "rank": [1, 2] * 2, "share": [0.9, 0.1, 0.6, 0.4]})

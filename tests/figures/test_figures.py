@@ -95,6 +95,7 @@ def test_front_keeps_what_nothing_beats_on_both():
             "bits_per_byte": [2.0, 2.2, 2.1, 2.3],
             "bits_per_byte_low": [1.9, 2.1, 2.0, np.nan],
             "bits_per_byte_high": [2.1, 2.3, 2.2, np.nan],
+            "seeds": [2, 2, 3, 1],
         }
     )
     figure = figures.quality_against_bytes(summary)
@@ -111,13 +112,15 @@ def test_what_was_trained_otherwise_is_drawn_apart_from_the_front():
             "arm": ["pythia", "cascade", "mla"],
             "kv_bytes_per_token": [8192.0, 0.0, 1024.0],
             "bits_per_byte": [2.0, 1.5, 2.1],
-            "bits_per_byte_low": [1.9, 1.4, np.nan],
-            "bits_per_byte_high": [2.1, 1.6, np.nan],
+            "bits_per_byte_low": [1.9, 1.4, 1.9],
+            "bits_per_byte_high": [2.1, 1.6, 2.3],
+            "seeds": [2, 2, 1],
             "trained_otherwise": [False, True, False],
         }
     )
     drawn = series(figures.quality_against_bytes(summary))
-    assert list(drawn["trained otherwise"].text) == ["cascade"]
+    assert list(drawn["trained otherwise, 95 % interval"].text) == ["cascade"]
+    assert list(drawn["one seed, 95 % interval"].error_y.array) == pytest.approx([0.2])
     assert list(drawn["nothing is better on both"].x) == [1024.0, 8192.0]
 
 
@@ -129,6 +132,7 @@ def test_no_bytes_a_token_stand_left_of_all_others_under_a_zero():
             "bits_per_byte": [2.3, 2.0, 1.9],
             "bits_per_byte_low": [np.nan] * 3,
             "bits_per_byte_high": [np.nan] * 3,
+            "seeds": [1] * 3,
         }
     )
     figure = figures.quality_against_bytes(summary)
@@ -211,14 +215,17 @@ def test_curves_hold_the_means_of_their_frame(make, frame, expected):
     assert figure.layout.yaxis.title.text
 
 
-def test_extrapolation_has_the_interval_over_seeds_and_none_for_one():
+def test_extrapolation_has_the_interval_over_seeds_of_all_arms():
     frame = pd.DataFrame(
         {"arm": ["a", "a", "b"], "seq_length": [128, 128, 128], "perplexity": [10.0, 20.0, 7.0], "seed": [0, 1, 0]}
     )
     drawn = series(figures.extrapolation(frame, 128))
-    # Student's t with one degree of freedom: 12.71 standard errors of 5.
-    assert drawn["a"].error_y.array[0] == pytest.approx(63.53, abs=0.01)
-    assert np.isnan(drawn["b"].error_y.array[0])
+    # Student's t with one degree of freedom, 12.71 standard errors, of the logarithms.
+    a, b = (drawn[arm].error_y for arm in "ab")
+    reach = 12.706 * np.log(2) / np.sqrt(2)
+    assert a.arrayminus[0] == pytest.approx(15 * (1 - np.exp(-reach / np.sqrt(2))), rel=1e-3)
+    assert a.array[0] == pytest.approx(15 * (np.exp(reach / np.sqrt(2)) - 1), rel=1e-3)
+    assert b.arrayminus[0] == pytest.approx(7 * (1 - np.exp(-reach)), rel=1e-3)
 
 
 def test_visible_slots_are_the_mask():

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from newllm.figures.pareto import NARROW, Canvas, bits_axis, bytes_axis, lay_out, on_front
+from newllm.figures.arm_words import arm_in_words
+from newllm.figures.pareto import NARROW, Canvas, bits_axis, bytes_axis, lay_out, on_front, place_names
 
 NAMES = (
     "pythia",
@@ -37,8 +38,8 @@ def summary(points) -> pd.DataFrame:
 def boxes(frame, layout):
     # Letters of 11 px, 14 px from line to line.
     sizes = np.array([[6.6 * max(map(len, name)), 14.0 * len(name)] for name in layout.lines])
-    written = ["".join(line for line in name if "\N{UPWARDS ARROW}" not in line) for name in layout.lines]
-    assert written == list(frame["arm"])
+    written = [" ".join(line for line in name if "\N{UPWARDS ARROW}" not in line) for name in layout.lines]
+    assert written == list(map(arm_in_words, frame["arm"]))
     return layout.names - sizes / 2, layout.names + sizes / 2
 
 
@@ -90,6 +91,16 @@ def test_points_are_in_the_picture_in_their_order(points):
     # Those beyond the upper end of the axis stand side by side.
     told_apart = worse & ~(layout.beyond[:, None] & layout.beyond)
     assert (down[:, None] < down)[told_apart].all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(14, 60), st.floats(60, 200), st.floats(16, 48))
+def test_names_beside_two_near_points_have_their_order(apart, width, height):
+    points = np.array([[300.0, 200.0 + apart], [300.0, 200.0]])
+    # As a dotted line that leads to the right from the lower one makes its name go up or down.
+    line = np.array([[points[0], [700.0, points[0, 1]]]])
+    names = place_names(points, np.array([[width, height]] * 2), line, (800.0, 400.0))
+    assert names[0, 1] > names[1, 1] or abs(names[0, 0] - names[1, 0]) > 80
 
 
 @given(points)

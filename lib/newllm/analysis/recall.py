@@ -7,7 +7,8 @@ import pandas as pd
 
 from newllm.evaluation.recall import can_tell
 from newllm.evaluation.recall_report import MEASURES
-from newllm.evaluation.statistics import Interval, mean_interval
+from newllm.evaluation.seed_intervals import seed_intervals
+from newllm.evaluation.statistics import Interval
 from newllm.experiments.scoring import EVALUATION_FILE
 
 
@@ -40,16 +41,15 @@ def recall_by_arm(records: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row an arm, the lowest loss on pairs seen before first: ``arm``, ``seeds``, and each of `MEASURES` that all
-        its trials have, by what it means, with ``_low`` and ``_high``.
+        its trials have, by what it means, with ``_low`` and ``_high`` (95 %, by `newllm.evaluation.seed_intervals`).
     """
-    rows = []
-    for arm, group in records.groupby("arm", sort=False):
-        row: dict[str, object] = {"arm": arm, "seeds": len(group)}
-        for name, words in MEASURES.items():
-            if name in group and group[name].notna().all():
-                row |= mean_interval(group[name]).columns(words)
-        rows.append(row)
-    table = pd.DataFrame(rows)
+    groups = dict(iter(records.groupby("arm", sort=False)))
+    rows: dict[object, dict[str, object]] = {arm: {"arm": arm, "seeds": len(group)} for arm, group in groups.items()}
+    for name, words in MEASURES.items():
+        known = {arm: list(group[name]) for arm, group in groups.items() if name in group and group[name].notna().all()}
+        for arm, interval in seed_intervals(known).items():
+            rows[arm] |= interval.columns(words)
+    table = pd.DataFrame(rows.values())
     first = next(iter(MEASURES.values()))
     return table.sort_values(first, ignore_index=True) if first in table else table
 

@@ -1,7 +1,7 @@
 """What finished trials left: their histories, and what all seeds of an arm say together."""
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 from newllm.analysis.differences import OTHER_BUDGET, ArmLosses, compare_pairs, no_difference, read_losses
 from newllm.analysis.tables import budget_text
 from newllm.config.groups import BUDGET, LEARNING_RATES
-from newllm.evaluation.statistics import mean_interval
+from newllm.evaluation.seed_intervals import seed_intervals
 from newllm.experiments.arms import Arm
 from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
 from newllm.experiments.floor import Floor, floors_of
@@ -23,6 +23,8 @@ MEASURES = (
     *BENCHMARK_COLUMNS,
     "peak_memory_mib",
 )
+# What a seed changes by a share: it makes a perplexity of 60 vary by more than one of 40.
+RATIOS = ("perplexity", "stream_perplexity", "lambada_perplexity", "wikitext_word_perplexity")
 
 # Every arm may have the rates that suit it: that is no larger budget.
 UNEQUAL = tuple(name for name in BUDGET if name not in LEARNING_RATES)
@@ -51,7 +53,7 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
         One row an arm, and one an n-gram model of the floor, whose seeds, bytes and the like do not apply (NaN): the
         columns ``by``, ``arm``, ``seeds``, ``parameter_count``, ``kv_bytes_per_token``, ``kv_bytes`` of a window,
         ``block_width``, ``budget`` in words; for each measure that all its seeds have, the mean, ``_low`` and ``_high``
-        (95 %, Student's t; NaN with one seed); with a baseline, the columns of
+        (95 %, by `newllm.evaluation.seed_intervals` of all arms of one budget); with a baseline, the columns of
         `newllm.analysis.differences.compare_pairs`. ``equal_budget`` tells rows that were trained as the baseline was
         (the text, the passes, the schedule; its learning rate is each arm's own) from the others, which stand in a
         block below and have no difference. Within a block the lowest perplexity is first.
@@ -59,16 +61,17 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     losses: dict[Hashable, ArmLosses | None] = {}
     budgets: dict[tuple[Any, ...], str] = {}
+    measured: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for key, group in records.groupby([*by, "arm"], sort=False, dropna=False):
         *values, arm = key
         row: dict[str, Any] = dict(zip(by, values, strict=True)) | {"arm": arm, "seeds": len(group)}
         row |= {name: group[name].iloc[0] for name in SAME_OVER_SEEDS if name in group}
         if "parameters" in group:
             row["budget"] = budget_text(group["parameters"].iloc[0])
-        for measure in MEASURES:
-            if measure in group and np.isfinite(group[measure].astype(float)).all():
-                row |= mean_interval(group[measure]).columns(measure)
         rows[key], losses[key], budgets[key] = row, read_losses(group), _budget(group.iloc[0])
+        measured[key] = {measure: list(group[measure]) for measure in MEASURES if _is_measured(group, measure)}
+    for key, columns in _means(measured, budgets).items():
+        rows[key] |= columns
     pairs = _pairs(list(rows), baseline)
     for floor in floors_of(records):
         beside = records[[parameters["data"] == floor.data for parameters in records["parameters"]]]
@@ -93,6 +96,24 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
         table = table.reindex(columns=list(dict.fromkeys([*table, *no_difference()])))
         table["verdict"] = table["verdict"].fillna("").where(table["equal_budget"], OTHER_BUDGET)
     return table.sort_values(["equal_budget", "perplexity"], ascending=[False, True], kind="stable", ignore_index=True)
+
+
+def _is_measured(records: pd.DataFrame, measure: str) -> bool:
+    return measure in records and bool(np.isfinite(records[measure].astype(float)).all())
+
+
+def _means(
+    measured: Mapping[tuple[Any, ...], Mapping[str, Sequence[float]]], budgets: Mapping[tuple[Any, ...], str]
+) -> dict[tuple[Any, ...], dict[str, float]]:
+    """Average the measures of each row over its seeds, with intervals; seeds are pooled over rows of one budget."""
+    columns: dict[tuple[Any, ...], dict[str, float]] = {key: {} for key in measured}
+    for budget in dict.fromkeys(budgets.values()):
+        alike = {key: values for key, values in measured.items() if budgets[key] == budget}
+        for measure in MEASURES:
+            by_row = {key: values[measure] for key, values in alike.items() if measure in values}
+            for key, interval in seed_intervals(by_row, is_ratio=measure in RATIOS).items():
+                columns[key] |= interval.columns(measure)
+    return columns
 
 
 def _pairs(keys: Sequence[tuple[Any, ...]], baseline: str | None) -> dict[tuple[Any, ...], tuple[Any, ...]]:

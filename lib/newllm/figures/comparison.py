@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from newllm.evaluation.statistics import mean_interval
+from newllm.evaluation.seed_intervals import seed_intervals
 from newllm.figures.pareto import BREAK, NARROW, Canvas, alike, lay_out
 from newllm.figures.style import CLEAR, COLOURS, INK, colour, finish, interval_bars, lines, name_bars
 
@@ -155,8 +155,8 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
     ----------
     summary
         Columns arm, kv_bytes_per_token, bits_per_byte, and the ends of its interval, bits_per_byte_low and
-        bits_per_byte_high (NaN for one seed); trained_otherwise, where it is there, marks rows that the front leaves
-        out. Rows that keep no cache, such as n-grams, are left out.
+        bits_per_byte_high (NaN where seeds tell none); seeds, of which one makes a hollow point; trained_otherwise,
+        where it is there, marks rows that the front leaves out. Rows that keep no cache, such as n-grams, are left out.
     canvas
         Size of a picture that stays as it is. Where omitted, the figure is as wide as its place, and names lie where
         they cover nothing in a narrow one: in a wider one points are further apart.
@@ -177,11 +177,11 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
         showlegend=len(front) > 1,  # of one arm alone there is no line
         hoverinfo="skip",
     )
-    single, regular = drawn["bits_per_byte_low"].isna(), alike(drawn)
+    single, regular = drawn["seeds"] == 1, alike(drawn)
     # An interval of a point that is drawn elsewhere would be one of that place.
     drawn.loc[layout.beyond, ["bits_per_byte_low", "bits_per_byte_high"]] = math.nan
     for rows, name, symbol in (
-        (drawn[~single & regular], "mean over seeds, 95 % interval", "circle"),
+        (drawn[~single & regular], "mean over seeds", "circle"),
         (drawn[single & regular], "one seed", "circle-open"),
         (drawn[~single & ~regular], "trained otherwise", "diamond"),
         (drawn[single & ~regular], "trained otherwise, one seed", "diamond-open"),
@@ -203,7 +203,7 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
                 "line_width": 2 * symbol.endswith("open"),
             },
             error_y=interval_bars(rows, "bits_per_byte", thickness=1.5),
-            name=name,
+            name=f"{name}, 95 % interval" if rows["bits_per_byte_low"].notna().any() else name,
         )
     shifts, joints = layout.names - layout.points, layout.joints - layout.points
     for index, row in enumerate(drawn.to_dict("records")):
@@ -253,7 +253,7 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
 
 
 def extrapolation(frame: pd.DataFrame, trained_length: int) -> go.Figure:
-    """Perplexity on windows longer than those of training: means over seeds, with 95 % intervals.
+    """Perplexity on windows longer than those of training: means over seeds, with their 95 % intervals.
 
     Parameters
     ----------
@@ -263,11 +263,12 @@ def extrapolation(frame: pd.DataFrame, trained_length: int) -> go.Figure:
         Where training ended, in tokens.
     """
     rows = []
-    for (arm, length), group in frame.groupby(["arm", "seq_length"], sort=False):
-        interval = mean_interval(group["perplexity"])
-        rows.append((arm, length, interval.mean, interval.high - interval.mean))
-    means = pd.DataFrame(rows, columns=["arm", "seq_length", "perplexity", "error"])
-    figure = lines(means, "seq_length", "perplexity", "arm", error="error")
+    for length, group in frame.groupby("seq_length", sort=False):
+        by_arm = {arm: list(seeds) for arm, seeds in group.groupby("arm", sort=False)["perplexity"]}
+        for arm, interval in seed_intervals(by_arm, is_ratio=True).items():
+            rows.append({"arm": arm, "seq_length": length} | interval.columns("perplexity"))
+    means = pd.DataFrame(rows)
+    figure = lines(means, "seq_length", "perplexity", "arm", has_interval=True)
     figure.add_vline(x=trained_length, line_dash="dot", annotation_text="trained up to here", line_color=INK)
     figure = finish(figure, "Beyond the training length", "window (tokens)", "perplexity")
     return figure.update_xaxes(tickvals=sorted(set(means["seq_length"])))

@@ -4,6 +4,8 @@ The byte axis is logarithmic. A model that keeps a state of fixed size leaves 0 
 show: it stands at the left, beyond a break.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -11,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from newllm.figures.style import name_lines
+from newllm.figures.arm_words import name_lines
 from newllm.runs.pictures import PICTURE_WIDTH
 
 CHARACTER_WIDTH = 6.6  # pixels, of the 11 px letters of the names in a wide font
@@ -19,6 +21,8 @@ LINE_HEIGHT = 15.0
 MARKER = 12.0
 BREAK = 0.45  # powers of ten between zero and the smallest number of bytes
 LEADER = 6.0  # pixels between a point and its name from which a line joins them
+NEAR = 80.0  # pixels within which the names of two points must have the order of the points
+ROUNDS = 30  # in which every name may move
 MEBIBYTE = 2**20
 # For how many names a picture has room, and by how many square pixels each one more makes it larger.
 ROOMY, MORE_AREA = 14, 20_000
@@ -232,7 +236,7 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
     ----------
     summary
         Columns arm, kv_bytes_per_token, bits_per_byte, and the ends of its interval, bits_per_byte_low and
-        bits_per_byte_high (NaN for one seed).
+        bits_per_byte_high (NaN where seeds tell none).
         With a column trained_otherwise, such rows are no part of the front: it compares what was trained alike.
     canvas
         The picture's size, which many names make higher; the usual one where omitted.
@@ -243,6 +247,9 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
     low, high = (summary[name].to_numpy(dtype=np.float64) for name in ("bits_per_byte_low", "bits_per_byte_high"))
     beyond = far_above(bits)
     across, up = bytes_axis(kept), bits_axis(bits[~beyond], low[~beyond], high[~beyond])
+    if len(summary) > ROOMY:
+        # The best ones keep little and lie side by side at the lower end: room for their names below them.
+        up = replace(up, low=up.low - 0.06 * (up.high - up.low))
     if beyond.any():
         up = replace(up, high=up.high + 0.06 * (up.high - up.low))
     drawn = np.where(beyond, up.high - 0.03 * (up.high - up.low), bits)
@@ -280,8 +287,8 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
 def place_names(points: Numbers, sizes: Numbers, lines: Numbers, area: tuple[float, float]) -> Numbers:
     """Put a name near each point so that names cover neither one another nor points, if possible no line either.
 
-    Every name tries many places around its point, while the others stay where they are, until none finds a better one:
-    with some dozens of names this takes milliseconds.
+    Every name tries many places around its point, while the others stay where they are, until none finds a better one;
+    then those of near points that have not the order of the points change places where that is better.
 
     Parameters
     ----------
@@ -304,21 +311,50 @@ def place_names(points: Numbers, sizes: Numbers, lines: Numbers, area: tuple[flo
     places = np.array([options[0] for options, _ in candidates]) if count else np.zeros((0, 2))
     markers = points, np.full((count, 2), MARKER / 2 + 1)
     strokes = lines.mean(1), np.abs(lines[:, 1] - lines[:, 0]) / 2 + 1
-    for _ in range(30):
-        moved = False
-        for index, (options, distances) in enumerate(candidates):
-            others = np.arange(count) != index
-            cost = distances + 40 * _overlap(options, sizes[index] / 2, places[others], sizes[others] / 2)
-            cost += 2 * _overlap(options, sizes[index] / 2, *markers) + _overlap(options, sizes[index] / 2, *strokes)
-            joints = np.clip(points[index], options - sizes[index] / 2, options + sizes[index] / 2)
-            for middles, halves in ((places[others], sizes[others] / 2), (points[others], markers[1][others])):
-                cost += 100 * _crossings(joints, points[index], middles, halves)
-            best = options[int(cost.argmin())]
-            moved |= bool((best != places[index]).any())
-            places[index] = best
-        if not moved:
+
+    def costs(index: int) -> Numbers:
+        """Say how bad each place for a name is, while the others stay where they are."""
+        options, distances = candidates[index]
+        others = np.arange(count) != index
+        cost = distances + 40 * _overlap(options, sizes[index] / 2, places[others], sizes[others] / 2)
+        cost += 6 * _overlap(options, sizes[index] / 2, *markers) + _overlap(options, sizes[index] / 2, *strokes)
+        cost += 30 * _inversions(options, points[index], places[others], points[others])
+        joints = np.clip(points[index], options - sizes[index] / 2, options + sizes[index] / 2)
+        for middles, halves in ((places[others], sizes[others] / 2), (points[others], markers[1][others])):
+            cost += 100 * _crossings(joints, points[index], middles, halves)
+        return cost
+
+    def settle(indices: Sequence[int]) -> float:
+        """Give names their best places, one after the other, and return what those cost together."""
+        together = 0.0
+        for index in indices:
+            found = costs(index)
+            places[index] = candidates[index][0][int(found.argmin())]
+            together += float(found.min())
+        return together
+
+    for _ in range(ROUNDS):
+        before = places.copy()
+        settle(range(count))
+        if (places == before).all():
             break
+    # Two names that stand in one another's way may have to move at once.
+    for one, other in itertools.combinations(range(count), 2):
+        apart, names_apart = points[one] - points[other], places[one] - places[other]
+        if (np.abs(apart) > NEAR).any() or apart[1] * names_apart[1] >= 0:
+            continue
+        before, cost = places.copy(), settle([one, other])
+        first, second = _nearest(candidates[one][0], places[other]), _nearest(candidates[other][0], places[one])
+        places[one], places[other] = first, second
+        if settle([one, other]) >= cost:
+            places[:] = before
     return places
+
+
+def _nearest(options: Numbers, place: Numbers) -> Numbers:
+    """Return that of several places (C, 2) which is nearest to another one."""
+    nearest: Numbers = options[int(np.hypot(*(options - place).T).argmin())]
+    return nearest
 
 
 def _bars(points: Numbers, low: Numbers, high: Numbers) -> Numbers:
@@ -369,6 +405,19 @@ def _overlap(places: Numbers, half: Numbers, others: Numbers, other_halves: Numb
     common = half + other_halves - np.abs(places[:, None] - others)
     area: Numbers = np.sqrt(np.prod(np.maximum(common, 0), axis=2)).sum(1)
     return area
+
+
+def _inversions(places: Numbers, point: Numbers, others: Numbers, other_points: Numbers) -> Numbers:
+    """Count for each place of a name (C, 2) the near points whose names (M, 2) have not the order of the points.
+
+    Two names beside points that are close are told apart by their order alone.
+    """
+    apart = other_points - point
+    near = (np.abs(apart) <= NEAR).all(1) & (apart[:, 1] != 0)
+    beside = np.abs(others[:, 0] - places[:, None, 0]) <= NEAR
+    swapped = (others[:, 1] - places[:, None, 1]) * apart[:, 1] < 0
+    count: Numbers = (near & beside & swapped).sum(1).astype(np.float64)
+    return count
 
 
 def _crossings(joints: Numbers, point: Numbers, others: Numbers, other_halves: Numbers) -> Numbers:

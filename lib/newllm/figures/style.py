@@ -1,6 +1,5 @@
 """The look that all figures share: colours, sizes, axes with their unit."""
 
-import re
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -8,11 +7,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from newllm.figures.arm_words import name_lines
+
 # Colour-blind safe (Okabe and Ito 2008), the order in which series appear; black would be lost on a dark page.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A900", "#888888")
 DASHES = ("solid", "dot", "dash", "dashdot")
 HEIGHT = 420
-LONGEST_LINE = 24  # characters of a line of an arm's name
 LONGEST_TITLE = 62  # characters of a line of a title, which a narrow page still shows whole
 
 # Grey lines and letters, readable on white and on black, over whatever the page has as its background.
@@ -86,8 +86,8 @@ def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False
     return figure
 
 
-def lines(frame: pd.DataFrame, x: str, y: str, by: str, *, error: str | None = None) -> go.Figure:
-    """Draw one line for each value of ``by``, in the order of appearance."""
+def lines(frame: pd.DataFrame, x: str, y: str, by: str, *, has_interval: bool = False) -> go.Figure:
+    """Draw one line for each value of ``by``, in the order of appearance; where ``y`` has an interval, with it."""
     figure = go.Figure()
     for index, (name, rows) in enumerate(frame.groupby(by, sort=False)):
         figure.add_scatter(
@@ -96,7 +96,7 @@ def lines(frame: pd.DataFrame, x: str, y: str, by: str, *, error: str | None = N
             name=str(name),
             mode="lines+markers",
             line={"color": colour(index), "dash": dash(index)},
-            error_y={"array": rows[error], "thickness": 1} if error else None,
+            error_y=interval_bars(rows, y) if has_interval else None,
         )
     return figure
 
@@ -117,16 +117,6 @@ def readable_bytes(number: float) -> str:
             return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
         number /= 1024
     return f"{number:,.1f} TiB"
-
-
-def name_lines(arm: str) -> tuple[str, ...]:
-    """Break the name of an arm, behind ``@`` and commas, into lines of `LONGEST_LINE` characters where it can be."""
-    lines = [""]
-    for piece in re.findall(r"[^@,]*[@,]|[^@,]+", arm):
-        if lines[-1] and len(lines[-1]) + len(piece) > LONGEST_LINE:
-            lines.append("")
-        lines[-1] += piece
-    return tuple(lines)
 
 
 def name_bars(figure: go.Figure, arms: Iterable[str], *, above: int = 130, row: int = 32) -> go.Figure:

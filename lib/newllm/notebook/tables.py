@@ -16,7 +16,10 @@ GAP = "  "
 NO_BREAK = "\N{NO-BREAK SPACE}"
 HEADING_LINES, HEADING_WIDTH, CAPTION_WIDTH = 4, 9, 120
 HALF = "± is half of a 95 % interval."
-SEEDS = "± is half of a 95 % interval over the seeds; that of a difference is over seeds and documents together."
+SEEDS = (
+    "± is half of a 95 % interval over seeds, of which all arms together say how much one changes; that of a "
+    "difference is over seeds and documents together."
+)
 DIFFERENCE = (
     "Differences are on the same windows, negative is better (green where the interval lies below zero, orange where "
     "it lies above); where it holds zero, or one seed is all there is, this budget cannot tell."
