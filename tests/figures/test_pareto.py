@@ -1,5 +1,7 @@
 """Names of points: near them, in the picture, and never over one another."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from newllm.figures.arm_words import arm_in_words
-from newllm.figures.pareto import NARROW, Canvas, bits_axis, bytes_axis, lay_out, on_front, place_names
+from newllm.figures.pareto import NARROW, Canvas, bits_axis, bytes_axis, lay_out, on_front
 
 NAMES = (
     "pythia",
@@ -93,14 +95,35 @@ def test_points_are_in_the_picture_in_their_order(points):
     assert (down[:, None] < down)[told_apart].all()
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.floats(14, 60), st.floats(60, 200), st.floats(16, 48))
-def test_names_beside_two_near_points_have_their_order(apart, width, height):
-    points = np.array([[300.0, 200.0 + apart], [300.0, 200.0]])
-    # As a dotted line that leads to the right from the lower one makes its name go up or down.
-    line = np.array([[points[0], [700.0, points[0, 1]]]])
-    names = place_names(points, np.array([[width, height]] * 2), line, (800.0, 400.0))
-    assert names[0, 1] > names[1, 1] or abs(names[0, 0] - names[1, 0]) > 80
+# Several arms of the same bytes whose names are wide, and a front that leads past them.
+CROWDED = pd.DataFrame(
+    [
+        ("mqa@alibi_slopes_by_head=true,num_attention_heads=8,position=alibi", 1024.0, 1.2976),
+        ("mla@alibi_slopes_by_head=true,num_attention_heads=8", 1024.0, 1.3022),
+        ("context-oacd@alibi_slopes_by_head=true,num_attention_heads=8,position=alibi", 512.0, 1.3042),
+        ("mqa@alibi_slopes_by_head=true,num_attention_heads=16,position=alibi", 512.0, 1.3043),
+        ("unified@alibi_slopes_by_head=true,num_attention_heads=8,position=alibi", 8192.0, 1.2961),
+        ("mla@alibi_slopes_by_head=true", 1024.0, 1.3142),
+        ("mqa@num_attention_heads=8", 1024.0, 1.318),
+        ("mqa", 2048.0, 1.313),
+        ("mla", 1024.0, 1.3544),
+        ("pythia", 8192.0, 1.3141),
+        ("ka", 8192.0, 1.3756),
+    ],
+    columns=["arm", "kv_bytes_per_token", "bits_per_byte"],
+).assign(
+    bits_per_byte_low=lambda frame: frame["bits_per_byte"] - 0.002,
+    bits_per_byte_high=lambda frame: frame["bits_per_byte"] + 0.002,
+)
+
+
+@pytest.mark.parametrize("width", range(560, 960, 40))
+def test_names_beside_near_points_of_the_same_bytes_have_their_order(width):
+    layout = lay_out(CROWDED, Canvas(width=width, height=800))
+    for one, other in itertools.combinations(range(len(CROWDED)), 2):
+        apart, names_apart = layout.points[one] - layout.points[other], layout.names[one] - layout.names[other]
+        if apart[0] == 0 and 10 < abs(apart[1]) < 80 and abs(names_apart[0]) < 80:
+            assert apart[1] * names_apart[1] > 0, (CROWDED["arm"][one], CROWDED["arm"][other])
 
 
 @given(points)
