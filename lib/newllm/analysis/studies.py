@@ -8,7 +8,7 @@ import pandas as pd
 from newllm.analysis.summary import summarize_arms
 from newllm.config.experiment import StudyParameters
 from newllm.config.values import write_value
-from newllm.evaluation.statistics import paired_difference
+from newllm.evaluation.seed_intervals import seed_intervals
 from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import trained_here
 
@@ -31,26 +31,30 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
         One row an arm that differs from the base, arms that change the same settings one after the other: ``study``
         (what is changed), ``change`` (from what to what); what `newllm.analysis.summary.summarize_arms` says of the
         arm, with the difference from the base arm (negative: better than it); and ``stream_difference`` in nats per
-        token with ``stream_difference_low`` and ``_high`` over the seeds, NaN for models that are not scored on one
-        continuous stream.
+        token with ``stream_difference_low`` and ``_high`` over the seeds, by `newllm.evaluation.seed_intervals` of all
+        these arms, NaN for models that are not scored on one continuous stream.
     """
     base = Arm.parse(parameters.base_arm).as_trained(parameters)
     summary = summarize_arms(records, baseline=base.name)
-    rows = []
+    rows: list[dict[str, Any]] = []
     trained = trained_here(records)
     for name in trained.loc[trained["method"] == base.method, "arm"].unique():
         arm = Arm.parse(name)
         if arm == base:
             continue
         changes = changed_settings(base, arm, parameters)
-        row: dict[str, Any] = {
+        row = {
             "study": " and ".join(changes),
             "change": ", ".join(
                 f"{key} {write_value(old)} → {write_value(new)}" for key, (old, new) in changes.items()
             ),
             "arm": name,
         }
-        rows.append(row | _stream_difference(records, name, base.name))
+        rows.append(row)
+    apart = {row["arm"]: _stream_differences(records, row["arm"], base.name) for row in rows}
+    intervals = seed_intervals({name: values for name, values in apart.items() if values})
+    for row in rows:
+        row |= intervals[row["arm"]].columns(STREAM_COLUMNS[0]) if row["arm"] in intervals else {}
     studies = list(dict.fromkeys(row["study"] for row in rows))
     ordered = sorted(rows, key=lambda row: studies.index(row["study"]))
     return pd.DataFrame(ordered, columns=["study", "change", "arm", *STREAM_COLUMNS]).merge(summary, on="arm")
@@ -66,14 +70,12 @@ def changed_settings(base: Arm, arm: Arm, parameters: StudyParameters) -> dict[s
     return {name: (old, new) for name, (old, new) in values.items() if old != new}
 
 
-def _stream_difference(records: pd.DataFrame, arm: str, base: str) -> dict[str, float]:
-    """Difference of losses on the continuous stream, paired over the seeds of both arms; nothing where none are."""
+def _stream_differences(records: pd.DataFrame, arm: str, base: str) -> list[float]:
+    """Difference of losses on the continuous stream for each seed that both arms have; none where none are known."""
     if "stream_perplexity" not in records:
-        return {}
+        return []
     table = records.pivot_table("stream_perplexity", index="seed", columns="arm")
     if not {arm, base} <= set(table.columns):
-        return {}
+        return []
     shared = table[[arm, base]].dropna()
-    if shared.empty:
-        return {}
-    return paired_difference(np.log(shared[arm]), np.log(shared[base])).columns(STREAM_COLUMNS[0])
+    return list(np.log(shared[arm]) - np.log(shared[base]))

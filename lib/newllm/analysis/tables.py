@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis.wording import number, plus_minus
+from newllm.evaluation.recall_report import MEASURES
 
 INTERVAL_ENDS = ("_low", "_high")
 BAR_LENGTH = 8
@@ -66,6 +67,7 @@ COLUMNS = {
     "cache_error": Column("cached - uncached", "{:.0e}"),
     "validation_loss": Column("validation loss (nats)", "{:.4f}"),
     "seq_length": Column("window (tokens)", "{:,.0f}"),
+    **{words: Column(words, "{:.3f}") for words in MEASURES.values()},
 }
 
 # Said without an interval: they tell whether a recurrence is what it is meant to be, and nothing is compared by them.

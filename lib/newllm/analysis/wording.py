@@ -23,15 +23,15 @@ def plus_minus(row: Row, name: str, pattern: str) -> str:
     name
         The measure; its interval is ``name_low`` and ``name_high``.
     pattern
-        How both numbers are formatted; where it says how many digits count, the half has the decimals of the mean.
+        How both numbers are formatted.
     """
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     mean = number(row.get(name), pattern)
-    if not mean or pd.isna(low) or pd.isna(high):
-        return mean
-    decimals = len(mean.partition(".")[2])
-    of_half = f"{{:.{decimals}f}}" if pattern.endswith("g}") else pattern.replace("+", "")
-    return f"{mean} ± {of_half.format((high - low) / 2)}"
+    return (
+        mean
+        if not mean or pd.isna(low) or pd.isna(high)
+        else f"{mean} ± {pattern.replace('+', '').format((high - low) / 2)}"
+    )
 
 
 def with_interval(row: Row, name: str, digits: int = 3) -> str:
