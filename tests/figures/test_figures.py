@@ -297,3 +297,18 @@ def test_healing_begins_where_its_conversion_is_not_healed():
         "latent, 64 bytes": (["none", "1,000", "2,000"], [0.5, 0.3, 0.2]),
         "latent, by the original, 64 bytes": (["none", "1,000"], [0.5, 0.1]),
     }
+
+
+def test_lines_are_named_by_their_arms_in_words_and_keep_the_range_of_their_seeds():
+    records = pd.DataFrame(
+        {
+            "arm": ["mqa@num_attention_heads=8"] * 4 + ["pythia"] * 2,
+            "learning_rate": [1e-3, 1e-3, 2e-3, 2e-3, 1e-3, 2e-3],
+            "validation_loss": [4.0, 4.4, 3.0, 3.2, 5.0, 4.5],
+        }
+    )
+    drawn = series(figures.learning_rates(records))
+    assert list(drawn) == ["mqa: 8 heads", "pythia"]
+    assert list(drawn["mqa: 8 heads"].error_y.array) == pytest.approx([0.2, 0.1])
+    curves = series(figures.training_curves(EPOCHS.assign(arm="mqa@num_attention_heads=8")))
+    assert list(curves) == ["mqa: 8 heads", "mqa: 8 heads, training"]

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from newllm.figures.arm_words import name_lines
+from newllm.figures.arm_words import arm_in_words, name_lines
 
 # Colour-blind safe (Okabe and Ito 2008), the order in which series appear; black would be lost on a dark page.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A900", "#888888")
@@ -87,13 +87,16 @@ def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False
 
 
 def lines(frame: pd.DataFrame, x: str, y: str, by: str, *, has_interval: bool = False) -> go.Figure:
-    """Draw one line for each value of ``by``, in the order of appearance; where ``y`` has an interval, with it."""
+    """Draw one line for each value of ``by``, in the order of appearance; where ``y`` has an interval, with it.
+
+    A value that is the name of an arm is written in words.
+    """
     figure = go.Figure()
     for index, (name, rows) in enumerate(frame.groupby(by, sort=False)):
         figure.add_scatter(
             x=rows[x],
             y=rows[y],
-            name=str(name),
+            name=arm_in_words(str(name)),
             mode="lines+markers",
             line={"color": colour(index), "dash": dash(index)},
             error_y=interval_bars(rows, y) if has_interval else None,

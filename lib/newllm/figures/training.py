@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
+from newllm.figures.arm_words import arm_in_words
 from newllm.figures.style import COLOURS, INK, colour, dash, finish, lines, name_bars
 
 
@@ -137,10 +138,11 @@ def training_curves(history: pd.DataFrame) -> go.Figure:
         return _last_losses(means)
     figure = go.Figure()
     for index, (arm, rows) in enumerate(means.groupby("arm", sort=False)):
+        words = arm_in_words(str(arm))
         figure.add_scatter(
             x=rows["epoch"],
             y=rows["validation_loss"],
-            name=arm,
+            name=words,
             line={"color": colour(index), "dash": dash(index)},
             mode="lines+markers",
             legendgroup=arm,
@@ -148,7 +150,7 @@ def training_curves(history: pd.DataFrame) -> go.Figure:
         figure.add_scatter(
             x=rows["epoch"],
             y=rows["train_loss"],
-            name=f"{arm}, training",
+            name=f"{words}, training",
             line={"color": colour(index), "dash": "dot", "width": 1},
             mode="lines",
             legendgroup=arm,
@@ -181,8 +183,7 @@ def learning_rates(records: pd.DataFrame) -> go.Figure:
     groups = records.groupby(["arm", "learning_rate"], sort=False)["validation_loss"]
     means = groups.agg(["mean", "min", "max"]).reset_index().sort_values("learning_rate")
     figure = lines(means, "learning_rate", "mean", "arm")
-    for trace in figure.data:
-        rows = means[means["arm"] == trace.name]
+    for trace, (_, rows) in zip(figure.data, means.groupby("arm", sort=False), strict=True):
         trace.error_y = {"array": rows["max"] - rows["mean"], "arrayminus": rows["mean"] - rows["min"], "thickness": 1}
     title = "Held-out loss by learning rate: the best one should not stand at an end"
     finish(figure, title, "learning rate", "loss, held out (nats per token)", log_x=True)
