@@ -14,8 +14,14 @@ WORDS = {
     "hidden_size": "width {}",
     "intermediate_size": "MLP of {}",
     "chunk_size": "chunks of {}",
-    "num_blocks": "blocks: {}",
+    "num_blocks=1": "1 block",
+    "num_blocks": "{} blocks",
     "context_dim": "contexts of {}",
+    "data_split=full": "full data",
+    "freeze_embedding=false": "embedding trained",
+    "tie_word_embeddings=false": "a head of its own",
+    "layers_sharing": "{} layers share",
+    "num_key_value_heads": "{} key-value heads",
 }
 # Said by a setting that has it alone.
 IMPLIED = {"alibi_slopes_by_head=true": "position=alibi"}
