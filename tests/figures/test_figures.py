@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from newllm import figures
+from newllm.figures import style
 from newllm.figures.style import colour
 from newllm.models.position import build_alibi_bias_causal
 
@@ -312,3 +313,23 @@ def test_lines_are_named_by_their_arms_in_words_and_keep_the_range_of_their_seed
     assert list(drawn["mqa: 8 heads"].error_y.array) == pytest.approx([0.2, 0.1])
     curves = series(figures.training_curves(EPOCHS.assign(arm="mqa@num_attention_heads=8")))
     assert list(curves) == ["mqa: 8 heads", "mqa: 8 heads, training"]
+
+
+def test_points_of_one_colour_have_symbols_of_their_own_and_controls_are_open():
+    count = len(style.COLOURS) + 2
+    stages = pd.DataFrame(
+        {
+            "what": [f"way {number}" for number in range(count)],
+            "stage": ["latent"] * (count - 1) + ["averaged"],
+            "control": [False] * (count - 1) + [True],
+            "bytes_per_token": 1024.0,
+            "healing_tokens": 0,
+            "difference": 0.1,
+            "difference_low": 0.0,
+            "difference_high": 0.2,
+        }
+    )
+    points = figures.lost_against_bytes(stages).data
+    looks = [(point.marker.color, point.marker.symbol.removesuffix("-open")) for point in points]
+    assert len(set(looks)) == count
+    assert [point.name for point in points if point.marker.symbol.endswith("-open")] == [f"way {count - 1} (control)"]

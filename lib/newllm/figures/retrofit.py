@@ -3,11 +3,11 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from newllm.figures.style import colour, finish, interval_bars, lines
+from newllm.figures.style import colour, finish, interval_bars, lines, symbol
 
 
 def lost_against_bytes(stages: pd.DataFrame) -> go.Figure:
-    """Draw what each stage loses without healing against its bytes a token; controls are open circles.
+    """Draw what each stage loses without healing against its bytes a token; controls are open.
 
     Attention drawn at random is left out: all the others would be one line beside it.
 
@@ -25,7 +25,7 @@ def lost_against_bytes(stages: pd.DataFrame) -> go.Figure:
             y=group["difference"],
             name=f"{what} (control)" if is_control else str(what),
             mode="markers",
-            marker={"color": colour(index), "size": 11, "symbol": "circle-open" if is_control else "circle"},
+            marker={"color": colour(index), "size": 11, "symbol": symbol(index) + "-open" * is_control},
             error_y=interval_bars(group, "difference"),
             hovertemplate="%{x:,.0f} bytes, %{y:+.3f} nats",
         )

@@ -12,6 +12,7 @@ from newllm.figures.arm_words import arm_in_words, name_lines
 # Colour-blind safe (Okabe and Ito 2008), the order in which series appear; black would be lost on a dark page.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A900", "#888888")
 DASHES = ("solid", "dot", "dash", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 HEIGHT = 420
 LONGEST_TITLE = 62  # characters of a line of a title, which a narrow page still shows whole
 
@@ -51,6 +52,11 @@ def colour(index: int) -> str:
 def dash(index: int) -> str:
     """Return the dashes of a line by its place: those of one colour differ."""
     return DASHES[index // len(COLOURS) % len(DASHES)]
+
+
+def symbol(index: int) -> str:
+    """Return the symbol of a point by its place: those of one colour differ."""
+    return SYMBOLS[index // len(COLOURS) % len(SYMBOLS)]
 
 
 def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False, log_y: bool = False) -> go.Figure:
