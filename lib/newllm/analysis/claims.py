@@ -131,7 +131,8 @@ CLAIMS = (
     Claim(
         8,
         "a frozen embedding beats a trained one",
-        "cascade beside itself with freeze_embedding=false: test loss",
+        "cascade beside itself with freeze_embedding=false, whose contexts change, so that it learns from windows and "
+        "not from the stream: test loss",
         judges.better("cascade-oacd", "cascade-oacd@freeze_embedding=false"),
         "both with three seeds, on an embedding of a lender that has read all the text",
     ),

@@ -231,11 +231,10 @@ def join(verdicts: Sequence[tuple[Compared, bool | None]], *, decides: str = "th
     surest = min(telling, key=lambda found: found["difference_high"] - found["difference_low"])
     return Finding(
         verdict,
-        (),
-        tuple(one for one, _ in verdicts),
-        surest["difference"],
-        surest["difference_low"],
-        surest["difference_high"],
+        compared=tuple(one for one, _ in verdicts),
+        difference=surest["difference"],
+        low=surest["difference_low"],
+        high=surest["difference_high"],
     )
 
 
