@@ -240,7 +240,8 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
         width=width,
         height=canvas.height,
         margin={"l": canvas.left, "r": canvas.right, "t": canvas.top, "b": canvas.bottom, "autoexpand": False},
-        title={"y": 0.975, "yanchor": "top"},
+        # So many pixels below the upper edge, however high the picture is: the legend needs the rest of the margin.
+        title={"y": 1 - 12 / canvas.height, "yanchor": "top"},
         legend={"x": 0, "xref": "paper", "y": 1.01, "yref": "paper"},
     )
     figure.update_xaxes(
