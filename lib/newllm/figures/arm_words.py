@@ -23,7 +23,7 @@ WORDS = {
     "layers_sharing": "{} layers share",
     "num_key_value_heads": "{} key-value heads",
 }
-# Said by a setting that has it alone.
+# Not said where a setting is said that only it can have.
 IMPLIED = {"alibi_slopes_by_head=true": "position=alibi"}
 
 
@@ -37,7 +37,7 @@ def arm_in_words(arm: str) -> str:
     """
     name, blank, behind = arm.partition(" ")
     method, at, written = name.partition("@")
-    settings = re.split(r",(?![^\[]*\])", written) if at else []
+    settings = re.split(r",(?![^\[{]*[\]}])", written) if at else []
     implied = {IMPLIED[setting] for setting in settings if setting in IMPLIED}
     kept = sorted((setting for setting in settings if setting not in implied), key=_order)
     said = f"{method}: {', '.join(map(_said, kept))}" if kept else method
@@ -62,4 +62,6 @@ def _order(setting: str) -> int:
 
 def _said(setting: str) -> str:
     name, _, value = setting.partition("=")
-    return WORDS.get(setting) or WORDS.get(name, setting).format(value)
+    if setting in WORDS:
+        return WORDS[setting]
+    return WORDS[name].format(value) if name in WORDS else setting

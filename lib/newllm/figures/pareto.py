@@ -21,7 +21,7 @@ LINE_HEIGHT = 15.0
 MARKER = 12.0
 BREAK = 0.45  # powers of ten between zero and the smallest number of bytes
 LEADER = 6.0  # pixels between a point and its name from which a line joins them
-NEAR = 80.0  # pixels within which the names of two points must have the order of the points
+NEAR = 80.0  # pixels within which the names of two points should have the order of the points
 ROUNDS = 30  # in which every name may move
 MEBIBYTE = 2**20
 # For how many names a picture has room, and by how many square pixels each one more makes it larger.
@@ -287,8 +287,8 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
 def place_names(points: Numbers, sizes: Numbers, lines: Numbers, area: tuple[float, float]) -> Numbers:
     """Put a name near each point so that names cover neither one another nor points, if possible no line either.
 
-    Every name tries many places around its point, while the others stay where they are, until none finds a better one;
-    then those of near points that have not the order of the points change places where that is better.
+    Every name tries many places around its point, while the others stay where they are, until none finds a better one,
+    `ROUNDS` times at most; then those of near points that have not the order of the points try one another's places.
 
     Parameters
     ----------
@@ -408,9 +408,10 @@ def _overlap(places: Numbers, half: Numbers, others: Numbers, other_halves: Numb
 
 
 def _inversions(places: Numbers, point: Numbers, others: Numbers, other_points: Numbers) -> Numbers:
-    """Count for each place of a name (C, 2) the near points whose names (M, 2) have not the order of the points.
+    """Count for each place of a name (C, 2) the near points whose names (M, 2) would be beside it in the wrong order.
 
-    Two names beside points that are close are told apart by their order alone.
+    Two names beside points that are close are told apart by their order alone. Names that are more than `NEAR` apart
+    across do not count, nor do points of one height.
     """
     apart = other_points - point
     near = (np.abs(apart) <= NEAR).all(1) & (apart[:, 1] != 0)
