@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from newllm import models
@@ -46,6 +46,8 @@ SETTINGS = st.recursive(
     st.booleans(),
     st.dictionaries(st.sampled_from(["alpha", "beta_2"]), SETTINGS),
 )
+@example("cascade", "oacd", False, {"alpha": ","})
+@example("cascade", "oacd", False, {"alpha": ",0", "beta_2": "='"})
 def test_a_name_says_everything_about_an_arm(method, treatment, frozen, overrides):
     arm = Arm(method, treatment if has_recurrence(method) else None, frozen, tuple(sorted(overrides.items())))
     assert Arm.parse(arm.name) == arm

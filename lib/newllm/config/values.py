@@ -116,7 +116,7 @@ def split_items(text: str) -> list[str]:
         # A quote opens where a value begins: an apostrophe within a word is a letter.
         if quote:
             quote = "" if letter == quote else quote
-        elif letter in "\"'" and before in "[{,:":
+        elif letter in "\"'" and before in "[{,:=":
             quote = letter
         elif letter in _OPENING:
             depth += 1
