@@ -16,7 +16,7 @@ def test_without_marks_nothing_is_replaced():
 
 
 def test_an_unknown_table_is_refused():
-    with pytest.raises(ValueError, match="'chairs', which is none of sotu"):
+    with pytest.raises(ValueError, match="'chairs', which is none of arms"):
         documents.with_tables("<!-- table: chairs -->\n<!-- /table -->\n")
 
 

@@ -11,6 +11,7 @@ from newllm.analysis.recall import baseline_gains
 from newllm.analysis.retrofits import retrofit_stages
 from newllm.analysis.summary import summarize_arms
 from newllm.analysis.wording import with_interval
+from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE
 from newllm.publication.reference import (
     LEADING_SWEEP,
@@ -65,8 +66,14 @@ def _differences(arms: list[str] | None = None, base: str = BASELINE) -> str:
     if rows.empty:
         raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
     rows = rows.sort_values("difference")
-    said = [f"`{row['arm']}` {_signed(row)}, {row['verdict']}" for row in rows.head(MOST_NAMED).to_dict("records")]
+    said = [
+        f"{_named(row['arm'])} {_signed(row)}, {row['verdict']}" for row in rows.head(MOST_NAMED).to_dict("records")
+    ]
     return f"nats/token from `{base}`: {'; '.join(said)}"
+
+
+def _named(arm: str) -> str:
+    return f"`{arm_in_words(arm)}`"
 
 
 def _signed(row: dict[Hashable, Any]) -> str:
@@ -155,9 +162,9 @@ def _leaderboard() -> str:
     best, least = arms.iloc[0], arms[arms["kv_bytes_per_token"] == arms["kv_bytes_per_token"].min()]
     said = f", {best['verdict']} beside `{BASELINE}`" if best["arm"] != BASELINE else ""
     return (
-        f"`{best['arm']}` has the lowest loss of {len(arms)} arms{said}, and keeps "
+        f"{_named(best['arm'])} has the lowest loss of {len(arms)} arms{said}, and keeps "
         f"{best['kv_bytes_per_token']:,.0f} bytes a token; of those that keep least, "
-        f"{least['kv_bytes_per_token'].iloc[0]:,.0f}, it is `{least['arm'].iloc[0]}`"
+        f"{least['kv_bytes_per_token'].iloc[0]:,.0f}, it is {_named(least['arm'].iloc[0])}"
     )
 
 

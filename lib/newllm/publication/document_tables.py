@@ -1,23 +1,16 @@
 """The tables of README and RESULTS, written between marks: from the reference results, and from the notebooks."""
 
-import math
 import re
 from collections.abc import Callable
 
 import pandas as pd
 
-from newllm.analysis.budgets import told_apart
 from newllm.analysis.claims import judge_claims
-from newllm.analysis.hours import hours_by_arm
-from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
-from newllm.analysis.recall import recall_by_arm
 from newllm.analysis.retrofits import beside_training, retrofit_stages, stages_table
-from newllm.analysis.summary import baseline_among, summarize_arms
-from newllm.analysis.tables import arms_table, readable
 from newllm.analysis.wording import with_interval
-from newllm.config.errors import ParameterError
-from newllm.files import project_root, reference_folder, write_atomically
+from newllm.files import project_root, write_atomically
 from newllm.models.registry import BASELINE
+from newllm.publication.arm_tables import budgets, glance, hours, learning_rates, recall, sotu, stdlib
 from newllm.publication.cost_tables import (
     cache_precision,
     decoding,
@@ -30,7 +23,6 @@ from newllm.publication.cost_tables import (
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
 from newllm.publication.reference import (
-    RATES_SWEEP,
     UnpublishedError,
     published_evidence,
     published_retrofits,
@@ -40,7 +32,6 @@ from newllm.publication.reference import (
 )
 from newllm.retrofit.report import ORIGINAL, difference_text
 from newllm.retrofit.smollm2 import SMOLLM2
-from newllm.runs.records_table import load_records
 
 DOCUMENTS = ("README.md", "RESULTS.md")
 
@@ -80,30 +71,6 @@ def _markdown(name: str) -> str:
         return f"*{str(error).capitalize()}.*\n"
     right = [column for column in table.columns[1:] if column not in WORDS]
     return markdown_table(table, right=[] if TABLES[name] is notebook_table else right)
-
-
-def sotu() -> pd.DataFrame:
-    """Write the arms that read all State of the Union addresses once."""
-    return _sweep("sotu")
-
-
-def stdlib() -> pd.DataFrame:
-    """Write the arms that read the standard library in windows of 512, where caches can be told apart."""
-    return _sweep("stdlib")
-
-
-def _sweep(name: str) -> pd.DataFrame:
-    """Write the arms of a published sweep beside the floor, in the columns of every table of results."""
-    records = published_sweep(name)
-    baseline = baseline_among(records)
-    table = arms_table(summarize_arms(records, baseline), baseline)
-    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
-
-
-def recall() -> pd.DataFrame:
-    """Write what of the past each arm uses on State of the Union addresses."""
-    table = readable(recall_by_arm(published_sweep("sotu")))
-    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
 
 
 def claims() -> pd.DataFrame:
@@ -286,57 +253,8 @@ def _studies(notebook: str) -> pd.DataFrame:
     )
 
 
-def hours() -> pd.DataFrame:
-    """Write what the published trials cost."""
-    records = load_records(reference_folder())
-    if records.empty:
-        raise UnpublishedError("not published yet: `newllm sweep sotu`")
-    spent = hours_by_arm(records)
-    return pd.DataFrame(
-        {
-            "arm": [*(f"`{arm}`" for arm in spent["arm"]), "all"],
-            "text": [*spent["text"], ""],
-            "trials": [*spent["trials"], spent["trials"].sum()],
-            "minutes a trial": [*(f"{minutes:.0f}" for minutes in spent["minutes"]), ""],
-            "hours": [f"{value:.1f}" for value in [*spent["hours"], spent["hours"].sum()]],
-        }
-    )
-
-
-def budgets() -> pd.DataFrame:
-    """Write how small a difference a number of seeds tells apart."""
-    table = told_apart(published_sweep("sotu"), BASELINE)
-    if table.empty:
-        raise UnpublishedError("not published yet: `newllm sweep sotu` with a second seed of two arms")
-    return pd.DataFrame(
-        {
-            "seeds of each arm": table["seeds"],
-            "hours by the clock, both arms": [f"{hours:.1f}" for hours in table["hours"]],
-            "half of the 95 % interval of their difference (nats/token)": [f"{reach:.4f}" for reach in table["reach"]],
-        }
-    )
-
-
-def learning_rates() -> pd.DataFrame:
-    """Write the validation loss of each arm at each learning rate that was tried, the lowest loss first."""
-    records = with_learning_rate(published_sweep(RATES_SWEEP))
-    losses = records.pivot_table(LOSS, index="arm", columns="learning_rate")
-    try:
-        best = best_learning_rates(records).set_index("arm")
-    except ParameterError as error:
-        raise UnpublishedError(f"not published yet: {error}") from error
-    losses = losses.loc[best.index]
-    written = pd.DataFrame({"model": [f"`{arm}`" for arm in best.index]})
-    for rate in losses:
-        written[f"{rate:g}"] = ["" if math.isnan(loss) else f"{loss:.3f}" for loss in losses[rate]]
-    written["best rate"] = [
-        f"{rate:g}" if place == MIDDLE else f"{rate:g}, the {place} tried"
-        for rate, place in zip(best["learning_rate"], best["place"], strict=True)
-    ]
-    return written
-
-
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "arms": glance,
     "sotu": sotu,
     "recall": recall,
     "stdlib": stdlib,

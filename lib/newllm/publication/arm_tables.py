@@ -1,0 +1,119 @@
+"""The tables of arms in README and RESULTS: what they reach, recall and cost, and at which learning rates."""
+
+import math
+
+import pandas as pd
+
+from newllm.analysis.budgets import told_apart
+from newllm.analysis.hours import hours_by_arm
+from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
+from newllm.analysis.recall import recall_by_arm
+from newllm.analysis.summary import baseline_among, summarize_arms
+from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
+from newllm.config.errors import ParameterError
+from newllm.evaluation.recall_report import MEASURES
+from newllm.figures.arm_words import arm_in_words
+from newllm.files import reference_folder
+from newllm.models.registry import BASELINE
+from newllm.publication.reference import LEADING_SWEEP, RATES_SWEEP, UnpublishedError, published_sweep
+from newllm.runs.records_table import load_records
+
+RECALL = MEASURES["repeated_passage_gain"]
+# What README shows of `newllm.analysis.tables.RESULTS`; RESULTS has them all.
+GLANCE = (
+    "arm",
+    COLUMNS["kv_bytes_per_token"].words,
+    BARS,
+    COLUMNS["perplexity"].words,
+    COLUMNS["accuracy"].words,
+    RECALL,
+    f"nats/token from {BASELINE}",
+    "verdict",
+    COLUMNS["seeds"].words,
+)
+
+
+def glance() -> pd.DataFrame:
+    """Write the arms that lead in README as a first look needs them: named in words, with what they recall."""
+    records = published_sweep(LEADING_SWEEP)
+    baseline = baseline_among(records)
+    summary = summarize_arms(records, baseline).merge(
+        recall_by_arm(records).drop(columns="seeds"), on="arm", how="left"
+    )
+    table = arms_table(summary, baseline, more=[RECALL])
+    named = table.assign(arm=[arm_in_words(arm) for arm in table["arm"]])
+    return named[[column for column in GLANCE if column in named]]
+
+
+def sotu() -> pd.DataFrame:
+    """Write the arms that read all State of the Union addresses once."""
+    return _sweep("sotu")
+
+
+def stdlib() -> pd.DataFrame:
+    """Write the arms that read the standard library in windows of 512, where caches can be told apart."""
+    return _sweep("stdlib")
+
+
+def _sweep(name: str) -> pd.DataFrame:
+    """Write the arms of a published sweep beside the floor, in the columns of every table of results."""
+    records = published_sweep(name)
+    baseline = baseline_among(records)
+    table = arms_table(summarize_arms(records, baseline), baseline)
+    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
+
+
+def recall() -> pd.DataFrame:
+    """Write what of the past each arm uses on State of the Union addresses."""
+    table = readable(recall_by_arm(published_sweep("sotu")))
+    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
+
+
+def hours() -> pd.DataFrame:
+    """Write what the published trials cost."""
+    records = load_records(reference_folder())
+    if records.empty:
+        raise UnpublishedError("not published yet: `newllm sweep sotu`")
+    spent = hours_by_arm(records)
+    return pd.DataFrame(
+        {
+            "arm": [*(f"`{arm}`" for arm in spent["arm"]), "all"],
+            "text": [*spent["text"], ""],
+            "trials": [*spent["trials"], spent["trials"].sum()],
+            "minutes a trial": [*(f"{minutes:.0f}" for minutes in spent["minutes"]), ""],
+            "hours": [f"{value:.1f}" for value in [*spent["hours"], spent["hours"].sum()]],
+        }
+    )
+
+
+def budgets() -> pd.DataFrame:
+    """Write how small a difference a number of seeds tells apart."""
+    table = told_apart(published_sweep("sotu"), BASELINE)
+    if table.empty:
+        raise UnpublishedError("not published yet: `newllm sweep sotu` with a second seed of two arms")
+    return pd.DataFrame(
+        {
+            "seeds of each arm": table["seeds"],
+            "hours by the clock, both arms": [f"{hours:.1f}" for hours in table["hours"]],
+            "half of the 95 % interval of their difference (nats/token)": [f"{reach:.4f}" for reach in table["reach"]],
+        }
+    )
+
+
+def learning_rates() -> pd.DataFrame:
+    """Write the validation loss of each arm at each learning rate that was tried, the lowest loss first."""
+    records = with_learning_rate(published_sweep(RATES_SWEEP))
+    losses = records.pivot_table(LOSS, index="arm", columns="learning_rate")
+    try:
+        best = best_learning_rates(records).set_index("arm")
+    except ParameterError as error:
+        raise UnpublishedError(f"not published yet: {error}") from error
+    losses = losses.loc[best.index]
+    written = pd.DataFrame({"model": [f"`{arm}`" for arm in best.index]})
+    for rate in losses:
+        written[f"{rate:g}"] = ["" if math.isnan(loss) else f"{loss:.3f}" for loss in losses[rate]]
+    written["best rate"] = [
+        f"{rate:g}" if place == MIDDLE else f"{rate:g}, the {place} tried"
+        for rate, place in zip(best["learning_rate"], best["place"], strict=True)
+    ]
+    return written
