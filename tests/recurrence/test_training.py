@@ -13,7 +13,7 @@ from newllm.config.groups import ProjectionParameters
 from newllm.files import DamagedFileError
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
-from newllm.recurrence import training
+from newllm.recurrence import passes
 from newllm.recurrence.checkpoint import ProjectionMismatchError, load_projection, save_projection
 from newllm.recurrence.collection import collect_context_cache_sequential
 from newllm.recurrence.convergence import effective_rank
@@ -126,8 +126,8 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("passes", [3, 10, 13])
-def test_a_killed_training_ends_with_the_same_numbers(tmp_path, monkeypatch, passes):
+@pytest.mark.parametrize("killed_after", [3, 10, 13])
+def test_a_killed_training_ends_with_the_same_numbers(tmp_path, monkeypatch, killed_after):
     parameters = settings(max_iterations=18, convergence_threshold=1e-9)
     whole = make_model()
     expected = train(whole, parameters)
@@ -136,21 +136,21 @@ def test_a_killed_training_ends_with_the_same_numbers(tmp_path, monkeypatch, pas
 
     def rank_until_killed(x: Tensor) -> float:
         made.append(1)
-        if len(made) > passes:
+        if len(made) > killed_after:
             raise KilledError
         return effective_rank(x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "effective_rank", rank_until_killed)
+        patch.setattr(passes, "effective_rank", rank_until_killed)
         with pytest.raises(KilledError):
             train(make_model(), parameters, resume_file=file)
-    assert file.exists() == (passes >= 10)
+    assert file.exists() == (killed_after >= 10)
     made.clear()
-    monkeypatch.setattr(training, "effective_rank", lambda x: (made.append(1), effective_rank(x))[1])
+    monkeypatch.setattr(passes, "effective_rank", lambda x: (made.append(1), effective_rank(x))[1])
     resumed = make_model()
     result = train(resumed, parameters, resume_file=file)
     assert result == expected
-    assert len(made) == (17 if passes < 10 else 7)  # what was done is not done again
+    assert len(made) == (17 if killed_after < 10 else 7)  # what was done is not done again
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value)
     assert not file.exists()
@@ -167,7 +167,7 @@ def test_blocks_that_were_trained_before_a_kill_are_not_trained_again(tmp_path, 
             made.append(1)
             return effective_rank(x)
 
-        monkeypatch.setattr(training, "effective_rank", counted)
+        monkeypatch.setattr(passes, "effective_rank", counted)
         result = train_projections(model, make_stream(), parameters, device="cpu", seed=3, resume_folder=folder)
         return model, result, len(made)
 
@@ -181,14 +181,14 @@ def test_blocks_that_were_trained_before_a_kill_are_not_trained_again(tmp_path, 
         return effective_rank(x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "effective_rank", rank_until_killed)
+        patch.setattr(passes, "effective_rank", rank_until_killed)
         with pytest.raises(KilledError):
             train_projections(
                 make_model(blocks=3), make_stream(), parameters, device="cpu", seed=3, resume_folder=tmp_path
             )
-    resumed, result, passes = all_blocks(tmp_path)
+    resumed, result, made_then = all_blocks(tmp_path)
     assert result == expected
-    assert passes == 5  # of the last block alone
+    assert made_then == 5  # of the last block alone
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value)
     assert not list(tmp_path.iterdir())

@@ -70,8 +70,9 @@ COLUMNS = {
     **{words: Column(words, "{:.3f}") for words in MEASURES.values()},
 }
 
-# Said without an interval: they tell whether a recurrence is what it is meant to be, and nothing is compared by them.
-SHARES = ("convergence_rate", "effective_rank")
+# Said without an interval: how far a recurrence is what it is meant to be, by which nothing is compared, and what the
+# machine gave of its memory.
+WITHOUT_INTERVAL = ("convergence_rate", "effective_rank", "peak_memory_mib")
 
 # The columns of every table of results, in their order.
 RESULTS = (
@@ -206,11 +207,11 @@ def _text(row: Mapping[Any, Any], name: str) -> str:
         return "yes" if value else "no"
     if isinstance(value, float | int):
         pattern = _pattern(name, value)
-        if name not in SHARES:
+        if name not in WITHOUT_INTERVAL:
             return plus_minus(row, name, pattern)
         width = row.get("block_width", math.nan) if name == "effective_rank" else math.nan
-        share = number(value, pattern)
-        return share if pd.isna(width) or not share else f"{share} of {width:.0f}"
+        written = number(value, pattern)
+        return written if pd.isna(width) or not written else f"{written} of {width:.0f}"
     return "" if value is None else str(value)
 
 
