@@ -13,6 +13,7 @@ from newllm.analysis.differences import (
     EQUIVALENT,
     OPEN,
     OTHER_BUDGET,
+    TOO_FEW_SEEDS,
     WORSE,
     ArmLosses,
     compare_pairs,
@@ -64,7 +65,7 @@ def test_the_other_way_round_the_verdict_is_turned(shift, seed):
 def test_one_seed_tells_nothing_of_other_seeds():
     losses = {"base": losses_of(0, seeds=(0,)), "worse": losses_of(0.5, seeds=(0,))}
     (row,) = compare_pairs(losses, [("worse", "base")])
-    assert row["verdict"] == OPEN
+    assert row["verdict"] == TOO_FEW_SEEDS
     assert 0.4 < row["difference_low"] < row["difference_high"] < 0.6
 
 

@@ -103,7 +103,7 @@ def test_front_keeps_what_nothing_beats_on_both():
     drawn = series(figure)
     assert figure.layout.width is None
     assert list(drawn["nothing is better on both"].x) == [3072.0, 24576.0]
-    assert list(drawn["mean over seeds, 95 % interval"].text) == ["pythia", "narrow", "mla"]
+    assert list(drawn["mean over seeds"].text) == ["pythia", "narrow", "mla"]
     assert list(drawn["one seed"].text) == ["worse"]
 
 
@@ -120,8 +120,8 @@ def test_what_was_trained_otherwise_is_drawn_apart_from_the_front():
         }
     )
     drawn = series(figures.quality_against_bytes(summary))
-    assert list(drawn["trained otherwise, 95 % interval"].text) == ["cascade"]
-    assert list(drawn["one seed, 95 % interval"].error_y.array) == pytest.approx([0.2])
+    assert list(drawn["trained otherwise"].text) == ["cascade"]
+    assert list(drawn["one seed"].error_y.array) == pytest.approx([0.2])
     assert list(drawn["nothing is better on both"].x) == [1024.0, 8192.0]
 
 
@@ -333,3 +333,23 @@ def test_points_of_one_colour_have_symbols_of_their_own_and_controls_are_open():
     looks = [(point.marker.color, point.marker.symbol.removesuffix("-open")) for point in points]
     assert len(set(looks)) == count
     assert [point.name for point in points if point.marker.symbol.endswith("-open")] == [f"way {count - 1} (control)"]
+
+
+def test_points_have_the_colour_of_their_encoding_where_there_are_several():
+    summary = pd.DataFrame(
+        {
+            "arm": ["pythia", "mla", "mqa"],
+            "kv_bytes_per_token": [8192.0, 1024.0, 2048.0],
+            "bits_per_byte": [2.0, 2.1, 2.05],
+            "bits_per_byte_low": [np.nan] * 3,
+            "bits_per_byte_high": [np.nan] * 3,
+            "seeds": [2, 1, 2],
+            "encoding": ["RoPE", "ALiBi, one slope", "RoPE"],
+        }
+    )
+    drawn = series(figures.quality_against_bytes(summary))
+    assert list(drawn["RoPE"].text) == ["pythia", "mqa"]
+    assert list(drawn["ALiBi, one slope: one seed"].text) == ["mla"]
+    assert drawn["RoPE"].marker.color != drawn["ALiBi, one slope: one seed"].marker.color
+    alone = series(figures.quality_against_bytes(summary[summary["encoding"] == "RoPE"]))
+    assert list(alone["mean over seeds"].text) == ["pythia", "mqa"]

@@ -33,6 +33,8 @@ BETTER = "better"
 WORSE = "worse"
 EQUIVALENT = f"no difference within {EQUIVALENCE_MARGIN:g} nats"
 OPEN = "cannot be told"
+TOO_FEW_SEEDS = "too few seeds"
+NO_VERDICT = (OPEN, TOO_FEW_SEEDS)
 OTHER_BUDGET = "another budget"
 
 DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high", "difference_p", "verdict")
@@ -114,10 +116,11 @@ def compare_pairs(
     Returns
     -------
     list of dict
-        For each pair `DIFFERENCE_COLUMNS`: the difference in nats per token (negative: the first is better) with its
-        95 % interval over seeds and document groups together, by `two_way_difference`, with the variance of seeds that
-        all these arms have in common; its p-value, adjusted for the number of pairs (Holm); and the verdict, for which
-        equivalence is adjusted as well. An empty dict where no windows are shared.
+        For each pair `DIFFERENCE_COLUMNS`: the difference in nats per token (negative: the first is better) with its 95
+        % interval over seeds and document groups together, by `two_way_difference`, with the variance of seeds that all
+        these arms have in common; its p-value, adjusted for the number of pairs (Holm); and the verdict, for which
+        equivalence is adjusted as well, and which is `TOO_FEW_SEEDS` where nobody knows what another seed would find.
+        An empty dict where no windows are shared.
     """
     pooled, seeds_are_known = pooled_variance(losses.values()), knows_seeds(losses.values())
     found = {
@@ -129,7 +132,9 @@ def compare_pairs(
     is_equal = holm({number: difference.equivalence_p(EQUIVALENCE_MARGIN) for number, difference in found.items()})
     rows: list[dict[str, Any]] = [{} for _ in pairs]
     for number, difference in found.items():
-        said = verdict(difference.interval.mean, differs[number], is_equal[number]) if seeds_are_known else OPEN
+        said = TOO_FEW_SEEDS
+        if seeds_are_known:
+            said = verdict(difference.interval.mean, differs[number], is_equal[number])
         rows[int(number)] = difference.interval.columns("difference") | {
             "difference_p": differs[number],
             "verdict": said,

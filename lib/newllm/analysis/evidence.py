@@ -9,7 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, ArmLosses, compare_pairs, knows_seeds, read_losses
+from newllm.analysis.differences import (
+    BETTER,
+    EQUIVALENT,
+    NO_VERDICT,
+    ArmLosses,
+    compare_pairs,
+    knows_seeds,
+    read_losses,
+)
 from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import HISTORY_FILE, is_pretrained
@@ -240,12 +248,12 @@ def join(verdicts: Sequence[tuple[Compared, bool | None]], *, decides: str = "th
 
 def says_better(found: Mapping[str, Any]) -> bool | None:
     """Tell whether the first arm is better; None where it cannot be told."""
-    return None if found["verdict"] == OPEN else found["verdict"] == BETTER
+    return None if found["verdict"] in NO_VERDICT else found["verdict"] == BETTER
 
 
 def says_no_worse(found: Mapping[str, Any]) -> bool | None:
     """Tell whether the first arm loses nothing: it is better, or as good within the margin of equivalence."""
-    return None if found["verdict"] == OPEN else found["verdict"] in (BETTER, EQUIVALENT)
+    return None if found["verdict"] in NO_VERDICT else found["verdict"] in (BETTER, EQUIVALENT)
 
 
 def says_within(one: Compared, nats: float) -> bool | None:

@@ -4,6 +4,11 @@ import re
 
 LONGEST_LINE = 24  # characters
 
+# How a model knows the order of its tokens, in the order in which pictures and tables show it.
+ROTARY, ONE_SLOPE, SLOPES = "RoPE", "ALiBi, one slope", "ALiBi, a slope for each head"
+NO_ENCODING, RECURRENCE = "no encoding", "recurrence"
+ENCODINGS = (ROTARY, ONE_SLOPE, SLOPES, NO_ENCODING, RECURRENCE)
+
 # In the order in which they are said.
 WORDS = {
     "num_attention_heads": "{} heads",

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,17 @@ import plotly.graph_objects as go
 
 from newllm.evaluation.seed_intervals import seed_intervals
 from newllm.figures.pareto import BREAK, NARROW, Canvas, alike, lay_out
-from newllm.figures.style import CLEAR, COLOURS, INK, colour, finish, interval_bars, lines, name_bars
+from newllm.figures.style import (
+    CLEAR,
+    COLOURS,
+    INK,
+    colour,
+    colours_of_encodings,
+    finish,
+    interval_bars,
+    lines,
+    name_bars,
+)
 
 LONGEST_CLAIM = 34  # characters of a line beside the axis
 
@@ -156,7 +167,8 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
     summary
         Columns arm, kv_bytes_per_token, bits_per_byte, and the ends of its interval, bits_per_byte_low and
         bits_per_byte_high (NaN where seeds tell none); seeds, of which one makes a hollow point; trained_otherwise,
-        where it is there, marks rows that the front leaves out. Rows that keep no cache, such as n-grams, are left out.
+        where it is there, marks rows that the front leaves out; encoding, in words, where it is there, gives points
+        their colours. Rows that keep no cache, such as n-grams, are left out.
     canvas
         Size of a picture that stays as it is. Where omitted, the figure is as wide as its place, and names lie where
         they cover nothing in a narrow one: in a wider one points are further apart.
@@ -177,17 +189,9 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
         showlegend=len(front) > 1,  # of one arm alone there is no line
         hoverinfo="skip",
     )
-    single, regular = drawn["seeds"] == 1, alike(drawn)
     # An interval of a point that is drawn elsewhere would be one of that place.
     drawn.loc[layout.beyond, ["bits_per_byte_low", "bits_per_byte_high"]] = math.nan
-    for rows, name, symbol in (
-        (drawn[~single & regular], "mean over seeds", "circle"),
-        (drawn[single & regular], "one seed", "circle-open"),
-        (drawn[~single & ~regular], "trained otherwise", "diamond"),
-        (drawn[single & ~regular], "trained otherwise, one seed", "diamond-open"),
-    ):
-        if rows.empty:
-            continue
+    for rows, name, colour_of_points, symbol in _points(drawn):
         figure.add_scatter(
             x=rows["x"],
             y=rows["y"],
@@ -198,12 +202,12 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
             "%{customdata[1]:.3f} bits per byte<extra></extra>",
             marker={
                 "size": 10,
-                "color": COLOURS[0] if symbol.startswith("circle") else COLOURS[4],
+                "color": colour_of_points,
                 "symbol": symbol,
                 "line_width": 2 * symbol.endswith("open"),
             },
             error_y=interval_bars(rows, "bits_per_byte", thickness=1.5),
-            name=f"{name}, 95 % interval" if rows["bits_per_byte_low"].notna().any() else name,
+            name=name,
         )
     shifts, joints = layout.names - layout.points, layout.joints - layout.points
     for index, row in enumerate(drawn.to_dict("records")):
@@ -235,7 +239,9 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
         figure.add_vline(x=10 ** (across.zero + BREAK / 2), line_dash="dash", line_color=INK, line_width=1)
     title = "Quality against memory: down and to the left is better"
     of_bytes = f"KV cache (bytes per token, measured{'' if across.zero is None else '; 0: a state of fixed size'})"
-    figure = finish(figure, title, of_bytes, "bits per byte, held out", log_x=True)
+    has_intervals = drawn["bits_per_byte_low"].notna().any()
+    of_bits = f"bits per byte, held out{' (95 % intervals over seeds)' if has_intervals else ''}"
+    figure = finish(figure, title, of_bytes, of_bits, log_x=True)
     figure.update_layout(
         width=width,
         height=canvas.height,
@@ -251,6 +257,24 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
         zeroline=False,
     )
     return figure.update_yaxes(range=[up.low, up.high])
+
+
+def _points(drawn: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, str, str, str]]:
+    """Give the points that look alike, with what the legend says of them, their colour and their symbol."""
+    colours = colours_of_encodings(drawn)
+    single, regular = drawn["seeds"] == 1, alike(drawn)
+    for kind, colour_of_kind in (colours or {"": COLOURS[0]}).items():
+        of_kind = drawn["encoding"] == kind if kind else pd.Series(True, index=drawn.index)
+        for chosen, said, symbol in (
+            (~single & regular, "" if kind else "mean over seeds", "circle"),
+            (single & regular, "one seed", "circle-open"),
+            (~single & ~regular, "trained otherwise", "diamond"),
+            (single & ~regular, "trained otherwise, one seed", "diamond-open"),
+        ):
+            rows = drawn[chosen & of_kind]
+            if len(rows):
+                is_plain = kind or symbol.startswith("circle")
+                yield rows, ": ".join(filter(None, [kind, said])), colour_of_kind if is_plain else COLOURS[4], symbol
 
 
 def extrapolation(frame: pd.DataFrame, trained_length: int) -> go.Figure:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from newllm.figures.arm_words import arm_in_words, name_lines
+from newllm.figures.arm_words import ENCODINGS, arm_in_words, name_lines
 
 # Colour-blind safe (Okabe and Ito 2008), the order in which series appear; black would be lost on a dark page.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A900", "#888888")
@@ -57,6 +57,18 @@ def dash(index: int) -> str:
 def symbol(index: int) -> str:
     """Return the symbol of a point by its place: those of one colour differ."""
     return SYMBOLS[index // len(COLOURS) % len(SYMBOLS)]
+
+
+def colours_of_encodings(summary: pd.DataFrame) -> dict[str, str]:
+    """Give each position encoding of some arms its colour, the same in every picture; none where they have one alone.
+
+    Parameters
+    ----------
+    summary
+        Arms, with a column encoding, of `ENCODINGS`, or without.
+    """
+    present = set(summary["encoding"].dropna()) if "encoding" in summary else set()
+    return {kind: colour(place) for place, kind in enumerate(ENCODINGS) if kind in present and len(present) > 1}
 
 
 def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False, log_y: bool = False) -> go.Figure:

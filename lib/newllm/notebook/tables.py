@@ -6,7 +6,7 @@ from html import escape
 
 import pandas as pd
 
-from newllm.analysis.differences import OPEN
+from newllm.analysis.differences import NO_VERDICT
 from newllm.analysis.tables import COLUMNS, EIGHTHS, arms_table, readable, shared_budget
 
 # Readable on white and on black.
@@ -66,7 +66,7 @@ def show_arms(summary: pd.DataFrame, baseline: str | None = None, more: Sequence
 def _colours(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the colour of each difference by heading: none where its interval holds zero or tells nothing."""
     colours = pd.DataFrame(index=frame.index)
-    told = frame["verdict"] != OPEN if "verdict" in frame else pd.Series(True, index=frame.index)
+    told = ~frame["verdict"].isin(NO_VERDICT) if "verdict" in frame else pd.Series(True, index=frame.index)
     for name, words in SIGNED.items():
         if f"{name}_low" in frame:
             below, above = told & (frame[f"{name}_high"] < 0), told & (frame[f"{name}_low"] > 0)

@@ -108,7 +108,7 @@ def _latents() -> str:
         if {arm, full} <= trained:
             summary = summarize_arms(records, full)
             row = summary[summary["arm"] == arm].to_dict("records")[0]
-            said.append(f"`{arm}` {_signed(row)}, {row['verdict']}")
+            said.append(f"{_named(arm)} {_signed(row)}, {row['verdict']}")
     if not said:
         raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
     return f"nats/token from full attention with as many heads and the same encoding: {'; '.join(said)}"

@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from newllm.analysis.budgets import told_apart
+from newllm.analysis.encodings import FULL_ATTENTION, memory_by_encoding
 from newllm.analysis.hours import hours_by_arm
 from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
 from newllm.analysis.recall import recall_by_arm
@@ -43,6 +44,13 @@ def glance() -> pd.DataFrame:
     table = arms_table(summary, baseline, more=[RECALL])
     named = table.assign(arm=[arm_in_words(arm) for arm in table["arm"]])
     return named[[column for column in GLANCE if column in named]]
+
+
+def encodings() -> pd.DataFrame:
+    """Write the arms that lead in README by how positions are encoded and by what is kept."""
+    table = memory_by_encoding(summarize_arms(published_sweep(LEADING_SWEEP), BASELINE))
+    table.columns = [name if name in FULL_ATTENTION.values() else f"`{name}`" for name in table.columns]
+    return table.rename_axis("positions, query heads").reset_index()
 
 
 def sotu() -> pd.DataFrame:

@@ -10,7 +10,7 @@ from newllm.analysis.retrofits import beside_training, retrofit_stages, stages_t
 from newllm.analysis.wording import with_interval
 from newllm.files import project_root, write_atomically
 from newllm.models.registry import BASELINE
-from newllm.publication.arm_tables import budgets, glance, hours, learning_rates, recall, sotu, stdlib
+from newllm.publication.arm_tables import budgets, encodings, glance, hours, learning_rates, recall, sotu, stdlib
 from newllm.publication.cost_tables import (
     cache_precision,
     decoding,
@@ -255,6 +255,7 @@ def _studies(notebook: str) -> pd.DataFrame:
 
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "arms": glance,
+    "encodings": encodings,
     "sotu": sotu,
     "recall": recall,
     "stdlib": stdlib,

@@ -16,6 +16,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from newllm.analysis.differences import DIFFERENCE_COLUMNS
+from newllm.analysis.encodings import encoding_of
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.config.errors import ParameterError, nearest
@@ -49,11 +50,11 @@ class Budget:
         counts).
     summary
         One row an arm: the columns of `newllm.analysis.summary.summarize_arms` with ``method``, ``size``,
-        ``kv_tokens`` (of ``kv_bytes``), ``decoded_tokens_per_second`` (median; NaN where it was not measured),
-        ``certificate`` (largest change), ``trained_otherwise`` (on one continuous stream, with a learning rate of its
-        own and on a trained embedding: a larger budget) and ``on_front`` (nothing that was trained like the others is
-        better both in bits per byte and in bytes per token). The best bits per byte stand first, and what was trained
-        otherwise below.
+        ``kv_tokens`` (of ``kv_bytes``), ``encoding`` (of positions, in words), ``decoded_tokens_per_second`` (median;
+        NaN where it was not measured), ``certificate`` (largest change), ``trained_otherwise`` (on one continuous
+        stream, with a learning rate of its own and on a trained embedding: a larger budget) and ``on_front`` (nothing
+        that was trained like the others is better both in bits per byte and in bytes per token). The best bits per
+        byte stand first, and what was trained otherwise below.
     floor
         The rows of n-grams that `newllm.analysis.summary.summarize_arms` gives, where they were counted.
     """
@@ -167,7 +168,8 @@ def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
     records
         One row a trial, with ``row``: what its trials of other seeds are called, too.
     """
-    named = records.assign(arm=records["row"])
+    encodings = [encoding_of(Arm.parse(arm)) for arm in records["arm"]]
+    named = records.assign(arm=records["row"], encoding=encodings)
     baseline = baseline_among(named)
     rows = summarize_arms(named, baseline)
     # Without a baseline there is nothing to take a difference of.
@@ -178,7 +180,7 @@ def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
     if SPEED not in named:
         named[SPEED] = float("nan")
     more = named.groupby("arm").agg(
-        {"method": "first", "size": "first", "kv_tokens": "first", SPEED: "median", "certificate": "max"}
+        dict.fromkeys(("method", "size", "kv_tokens", "encoding"), "first") | {SPEED: "median", "certificate": "max"}
     )
     # An n-gram model brings a method of its own into the rows.
     summary = (

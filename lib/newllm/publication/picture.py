@@ -6,11 +6,18 @@ from typing import Any
 import pandas as pd
 
 from newllm.figures.pareto import BREAK, LINE_HEIGHT, Canvas, Layout, front_corners, lay_out
+from newllm.figures.style import colours_of_encodings
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of the picture, in pixels from the upper left corner of its area, and the lines of its name."""
+    """A point of the picture, in pixels from the upper left corner of its area, its colour, and the lines of its name.
+
+    Attributes
+    ----------
+    colour
+        Of its encoding; empty where points are not told apart by it.
+    """
 
     x: float
     y: float
@@ -21,6 +28,7 @@ class Dot:
     joint_x: float
     joint_y: float
     joined: bool
+    colour: str
     name: tuple[str, ...]
 
 
@@ -39,6 +47,7 @@ def picture_of(summary: pd.DataFrame, canvas: Canvas | None = None) -> dict[str,
         "layout": layout,
         "break": None if layout.bytes_axis.zero is None else layout.bytes_axis.zero + BREAK / 2,
         "dots": _dots(summary, layout),
+        "colours": colours_of_encodings(summary),
         "line_height": LINE_HEIGHT,
         "front": " ".join(f"{x:.1f},{y:.1f}" for x, y in front_corners(layout.points[layout.front])),
     }
@@ -46,7 +55,7 @@ def picture_of(summary: pd.DataFrame, canvas: Canvas | None = None) -> dict[str,
 
 def _dots(summary: pd.DataFrame, layout: Layout) -> list[Dot]:
     _, height = layout.canvas.area
-    dots = []
+    dots, colours = [], colours_of_encodings(summary)
     for place, row in enumerate(summary.to_dict("records")):
         has_interval = not pd.isna(row["bits_per_byte_low"]) and not layout.beyond[place]
         low, high = (
@@ -60,5 +69,6 @@ def _dots(summary: pd.DataFrame, layout: Layout) -> list[Dot]:
         # The baseline of the first line, as far above the middle as the others reach below.
         name_y += 4 - LINE_HEIGHT / 2 * (len(layout.lines[place]) - 1)
         joined, name = bool(layout.joined[place]), layout.lines[place]
-        dots.append(Dot(x, y, low, high, name_x, name_y, joint_x, joint_y, joined, name))
+        colour = colours.get(str(row.get("encoding")), "")
+        dots.append(Dot(x, y, low, high, name_x, name_y, joint_x, joint_y, joined, colour, name))
     return dots

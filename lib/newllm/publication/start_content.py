@@ -167,7 +167,7 @@ def _said_of_floor(floor: pd.DataFrame, summary: pd.DataFrame) -> str:
     said = f"A table of counts ({best['arm']}) has a perplexity of {best['perplexity']:.1f} on the same text."
     if above.empty:
         return said
-    return f"{said} {', '.join(above)}: still above it, so that this run tells little about memory yet."
+    return f"{said} {', '.join(above)}: still worse than that, so that this run tells little about memory yet."
 
 
 def speak_of(folder: Path, prompt: str) -> Spoken | None:

@@ -1,0 +1,44 @@
+import pandas as pd
+import pytest
+
+from newllm.analysis.encodings import encoding_of, memory_by_encoding
+from newllm.experiments.arms import Arm
+from newllm.figures.arm_words import ENCODINGS
+
+
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        ("pythia", "RoPE"),
+        ("mla", "ALiBi, one slope"),
+        ("mla@position=rope", "RoPE"),
+        ("mqa@position=alibi,alibi_slopes_by_head=true", "ALiBi, a slope for each head"),
+        ("unified@position=none", "no encoding"),
+        ("cascade", "recurrence"),
+    ],
+)
+def test_the_encoding_is_that_of_the_model_that_is_built(arm, words):
+    assert encoding_of(Arm.parse(arm)) == words
+    assert words in ENCODINGS
+
+
+def test_what_was_trained_with_one_encoding_alone_is_left_out():
+    summary = pd.DataFrame(
+        {
+            "arm": ["unified@position=none", "mla", "pythia", "mla@position=rope", "narrow", "4-gram"],
+            "perplexity": [75.6, 54.7, 48.6, 50.7, 54.6, 53.3],
+            "kv_bytes_per_token": [8192.0, 1024.0, 8192.0, 1280.0, 5120.0, None],
+        }
+    )
+    table = memory_by_encoding(summary)
+    assert list(table) == ["full attention", "mla"]
+    assert table.to_dict("index") == {
+        "RoPE, 4 heads": {"full attention": "48.6 (8,192)", "mla": "50.7 (1,280)"},
+        "ALiBi, one slope, 4 heads": {"full attention": "", "mla": "54.7 (1,024)"},
+        "no encoding, 4 heads": {"full attention": "75.6 (8,192)", "mla": ""},
+    }
+
+
+def test_without_such_arms_there_is_no_row():
+    summary = pd.DataFrame({"arm": ["pythia"], "perplexity": [48.6], "kv_bytes_per_token": [8192.0]})
+    assert memory_by_encoding(summary).empty
