@@ -5,7 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from newllm.analysis.recall import baseline_gains, recall_by_arm, recall_part
+from newllm.analysis.recall import baseline_gains, recall_by_arm, recall_differences, recall_part
+from newllm.analysis.recall_findings import recall_findings
 
 
 @pytest.fixture
@@ -16,11 +17,11 @@ def records(tmp_path):
         for seed in (0, 1):
             folder = tmp_path / f"{arm}-{seed}"
             folder.mkdir()
-            losses = (("hits", 1.0 - gain, 1.1 - gain), ("misses", 1.0, 1.1), ("others", 3.0, 3.1))
+            kinds = (("hits", 1.0 - gain, 1.1 - gain), ("misses", 1.0, 1.1), ("others", 3.0, 3.1))
             report = {
                 "tokens": [
                     {"kind": kind, "tokens": 5, "share": 1 / 3, "loss": loss, "loss_low": loss - 0.1, "loss_high": high}
-                    for kind, loss, high in losses
+                    for kind, loss, high in kinds
                 ],
                 "passages": [{"distance": 64, "gain": gain + seed, "gain_low": gain, "gain_high": gain + 2}],
                 "position_gain": {"gain": 0.0, "gain_low": -0.1, "gain_high": 0.1},
@@ -28,7 +29,9 @@ def records(tmp_path):
             }
             (folder / "evaluation.json").write_text(json.dumps({"recall": report}))
             row = {"arm": arm, "seed": seed, "folder": folder}
-            rows.append(row | {"recall_hits_loss": 1.0 - gain + seed, "repeated_passage_gain": gain})
+            loss = 1.0 - gain + 0.01 * seed
+            losses = {"recall_hits_loss": loss, "recall_misses_loss": loss + 1, "recall_others_loss": 3.0}
+            rows.append(row | losses | {"repeated_passage_gain": gain + 0.001 * seed})
     return pd.DataFrame(rows)
 
 
@@ -49,7 +52,7 @@ def test_without_the_baseline_nothing_is_said(records):
 def test_arms_are_means_over_seeds_and_the_best_at_pairs_stands_first(records):
     table = recall_by_arm(records)
     assert list(table.arm) == ["pythia", "mla"]
-    assert list(table["loss on pairs seen before (nats)"]) == pytest.approx([1.0, 1.4])
+    assert list(table["loss on pairs seen before (nats)"]) == pytest.approx([0.505, 0.905])
     assert "gain of late positions (nats)" not in table
 
 
@@ -60,3 +63,44 @@ def test_parts_name_their_trial(records):
         (arm, seed) for arm in ("pythia", "mla") for seed in (0, 1)
     }
     assert recall_part(records, "places").empty
+
+
+def test_differences_from_the_baseline_have_the_interval_of_two_means(records):
+    recall = recall_by_arm(records)
+    differences = recall_differences(recall, "pythia").set_index("kind")
+    assert set(differences.arm) == {"mla"}
+    seen = differences.loc["pair seen before"]
+    assert seen.difference == pytest.approx(0.4)
+    # Both halves of an interval are alike, as two arms of two seeds pool one variance.
+    half = (recall["loss on pairs seen before (nats)_high"] - recall["loss on pairs seen before (nats)"]).iloc[0]
+    assert seen.difference_high - seen.difference == pytest.approx(half * 2**0.5)
+    assert differences.difference["all other tokens"] == 0
+    assert recall_differences(recall, None).empty
+
+
+SUMMARY = pd.DataFrame({"arm": ["mla", "pythia"], "perplexity": [40.0, 45.0], "equal_budget": True})
+
+
+def test_findings_name_who_gains_nothing_and_set_the_best_beside_the_baseline(records):
+    able, nothing, best = recall_findings(records, SUMMARY, "pythia")
+    assert "2 of 3 measures" in able and "late positions" in able
+    assert "64 tokens" in nothing and "no arm; 2 of 2 arms gain" in nothing
+    assert "none of the 1 arms" in best and "`mla` 0.101 (less)" in best
+    assert "one seed" not in best
+    _, _, best = recall_findings(records[records.seed == 0], SUMMARY, "pythia")
+    assert "With one seed" in best
+
+
+def test_a_gain_below_the_margin_is_nothing(records):
+    for folder in records.loc[records.arm == "mla", "folder"]:
+        path = folder / "evaluation.json"
+        stored = json.loads(path.read_text())
+        stored["recall"]["passages"] = [{"distance": 64, "gain": 0.001, "gain_low": 0.0005, "gain_high": 0.002}]
+        path.write_text(json.dumps(stored))
+    _, nothing, _ = recall_findings(records, SUMMARY, "pythia")
+    assert "gained by `mla`; 1 of 2 arms gain" in nothing
+
+
+def test_without_the_baseline_nobody_knows_what_measures_tell(records):
+    first, *_ = recall_findings(records[records.arm == "mla"], SUMMARY, None)
+    assert first.startswith("Without the baseline")

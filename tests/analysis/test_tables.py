@@ -14,8 +14,8 @@ from newllm.notebook.tables import show_arms
 MLA = {"lr": 0.1, "arm": "mla", "seeds": 2, "parameter_count": 1_500_000, "kv_bytes_per_token": 8192.0}
 DPROJ = MLA | {"arm": "dproj", "seeds": 1, "kv_bytes_per_token": 4096.0, "perplexity": 95.0}
 DPROJ |= {"convergence_rate": 0.934, "effective_rank": 0.75, "block_width": 160.0, "difference": 0.05}
-DPROJ |= {"difference_low": 0.03, "difference_high": 0.07, "accuracy": 0.25, "budget": "8 k x 1, 0.1"}
-MLA |= {"budget": "8 k x 2, 0.1"}
+DPROJ |= {"difference_low": 0.03, "difference_high": 0.07, "accuracy": 0.25, "budget": "8 k tokens, one pass, rate 0.1"}
+MLA |= {"budget": "8 k tokens, 2 passes, rate 0.1"}
 
 
 def test_an_arm_is_a_row_of_the_columns_of_every_table():
@@ -23,7 +23,7 @@ def test_an_arm_is_a_row_of_the_columns_of_every_table():
     table = arms_table(summary, "mla")
     assert list(table)[:7] == ["lr", "arm", "parameters", "KV bytes a token (measured)", BARS, "perplexity", "accuracy"]
     assert list(table)[7:10] == ["converged (worst block)", "effective rank", "nats/token from mla"]
-    assert list(table)[10:] == ["seeds", "budget (tokens x passes, lr)"]
+    assert list(table)[10:] == ["seeds", "trained with"]
     first, second = table.to_dict("records")
     assert first["perplexity"].startswith("91.0 ± 12.7")
     assert first["parameters"] == "1,500,000"
@@ -35,11 +35,11 @@ def test_an_arm_is_a_row_of_the_columns_of_every_table():
 
 def test_one_budget_of_all_arms_is_said_below_the_table_and_not_in_each_row():
     alike = pd.DataFrame([MLA, DPROJ | {"budget": MLA["budget"]}, {"arm": "2-gram", "perplexity": 157.0}])
-    heading = "budget (tokens x passes, lr)"
+    heading = "trained with"
     assert heading not in arms_table(alike)
-    assert show_arms(alike).caption.startswith(f"The {heading} of all arms is 8 k x 2, 0.1.")
+    assert show_arms(alike).caption.startswith("All arms were trained with 8 k tokens, 2 passes, rate 0.1.")
     different = pd.DataFrame([MLA, DPROJ])
-    assert list(arms_table(different)[heading]) == ["8 k x 2, 0.1", "8 k x 1, 0.1"]
+    assert list(arms_table(different)[heading]) == [row["budget"] for row in (MLA, DPROJ)]
     assert heading not in show_arms(different).caption
 
 
@@ -73,6 +73,7 @@ def test_bars_are_as_long_as_their_numbers_and_all_as_wide(values):
 
 def test_a_budget_says_text_passes_and_the_rate_that_the_trial_had():
     given = {"samples": 2000, "seq_length": 128, "epochs": 3, "lr": 1e-4}
-    assert budget_text(given) == "256 k x 3, 0.0001"
-    assert budget_text(given | {"samples": "all", "epochs": 1, "stream_lr": 1e-3}) == "all x 1, 0.001"
-    assert budget_text(given | {"matrix_lr": 4e-3}) == "256 k x 3, 0.0001, matrices 0.004 by Muon"
+    assert budget_text(given) == "256 k tokens, 3 passes, rate 0.0001"
+    assert budget_text(given | {"samples": "all", "epochs": 1, "stream_lr": 1e-3}) == "all text, one pass, rate 0.001"
+    of_matrices = "256 k tokens, 3 passes, rates 0.0001 and, for matrices by Muon, 0.004"
+    assert budget_text(given | {"matrix_lr": 4e-3}) == of_matrices

@@ -1,8 +1,10 @@
 import logging
+import shlex
 
 import pandas as pd
 
 from newllm.config.profiles import load_parameters
+from newllm.config.values import read_value
 from newllm.experiments.weights import with_weights
 
 
@@ -12,12 +14,26 @@ def test_trials_without_weights_are_left_out_and_named_with_the_command(tmp_path
     parameters = load_parameters("06_latent_attention", "smoke", {})
     with caplog.at_level(logging.INFO, "newllm"):
         assert list(with_weights(records, parameters).arm) == ["pythia"]
-        assert "weights of mla are" in caplog.text
-        assert 'newllm run 06 --profile smoke -p "arms=[mla]" --rerun' in caplog.text
+        assert "1 of 2 arms are published without weights" in caplog.text
+        assert "`newllm run 06 --profile smoke -p 'arms=[mla]' --rerun` trains them" in caplog.text
         caplog.clear()
         with_weights(records[:1], parameters)
         assert with_weights(records[:0], parameters).columns.equals(records.columns)
         assert not caplog.text
+
+
+def test_of_many_arms_without_weights_one_is_named_in_a_command_that_can_be_given(tmp_path, caplog):
+    """An arm of several settings has a comma, at which a list would be parted."""
+    first = "mla@kv_dim=8,position=rope"
+    arms = [first, "mqa", "narrow", "ka"]
+    records = pd.DataFrame({"arm": arms, "folder": [tmp_path / str(place) for place in range(4)]})
+    parameters = load_parameters("02_main_training", "smoke", {})
+    with caplog.at_level(logging.INFO, "newllm"):
+        with_weights(records, parameters)
+    assert "4 of 4 arms" in caplog.text and "narrow" not in caplog.text
+    command = shlex.split(caplog.text.split("`")[1])
+    name, _, value = command[command.index("-p") + 1].partition("=")
+    assert (name, read_value(value)) == ("arms", [first])
 
 
 def test_trained_models_that_were_only_scored_are_no_trials(tmp_path, caplog):

@@ -7,6 +7,8 @@ import torch
 
 from newllm import figures
 from newllm.figures import controls
+from newllm.figures.lines import OTHERS
+from newllm.figures.style import colour
 from newllm.figures.widgets import WIDGET
 from newllm.models import create
 from tests.figures.test_widgets import FIGURE, shown
@@ -87,6 +89,22 @@ def test_an_arm_keeps_its_colour_when_others_go(picture):
     some = {line["name"]: line["line"] for line in shown(box)["data"]}
     assert len(some) in (2, 4)
     assert all(everyone[name] == line for name, line in some.items())
+
+
+def test_the_told_arms_have_the_first_colours_and_eight_chosen_ones_are_all_told_apart():
+    arms = [f"mqa@num_attention_heads={2**place}" for place in range(12)]
+    told = [arms[5], arms[0]]
+    positions = pd.DataFrame([(arm, 0, start, start + 8, 9.0) for arm in arms for start in (0, 8)], columns=PLACED)
+    box = controls.arms_on_and_off(
+        arms, {"all": lambda chosen: figures.position_perplexity(positions[positions.arm.isin(chosen)], told)}, told
+    )
+    coloured = {line["name"]: line["line"]["color"] for line in shown(box)["data"] if line["name"] != OTHERS}
+    assert coloured == {"mqa: 32 heads": colour(0), "mqa: 1 heads": colour(1)}
+    _, chosen = box.children[0].children
+    chosen.value = tuple(arms[4:10])
+    some = {line["name"]: line["line"]["color"] for line in shown(box)["data"]}
+    assert some["mqa: 32 heads"] == colour(0)
+    assert len(some) == 6 and OTHERS not in some
 
 
 def test_a_width_is_a_line_among_the_arms():

@@ -76,9 +76,9 @@ def test_arms_show_every_seed_and_the_mean_best_first():
     assert dict(zip(means.y, means.marker.color, strict=True)) == {"a": colour(0), "b": colour(1)}
 
 
-def test_one_loss_an_arm_is_a_bar_and_no_lonely_dot():
+def test_one_loss_an_arm_is_a_dot_on_a_line_of_its_own():
     figure = figures.training_curves(EPOCHS[EPOCHS["epoch"] == 1])
-    assert [trace.type for trace in figure.data] == ["bar"]
+    assert list(figure.layout.yaxis.categoryarray) == ["pythia", "dproj"]
     assert dict(zip(figure.data[0].y, figure.data[0].x, strict=True)) == pytest.approx({"pythia": 4.5, "dproj": 4.7})
 
 

@@ -3,10 +3,6 @@ import pytest
 
 from newllm import figures
 
-LOSSES = [(arm, seed, kind) for arm in ("a", "b") for seed in (0, 1) for kind in ("hits", "others")]
-TOKENS = pd.DataFrame(LOSSES, columns=["arm", "seed", "kind"])
-TOKENS["loss"] = TOKENS["seed"] + TOKENS["kind"].map({"hits": 1.0, "others": 3.0})
-
 
 def passages(*distances):
     rows = [("a", seed, distance, 0.2 + seed) for seed in (0, 1) for distance in distances]
@@ -21,10 +17,34 @@ def test_gains_are_lines_over_distances_and_a_bar_for_one_distance():
     assert list(one.data[0].x) == pytest.approx([0.7])
 
 
-def test_each_kind_of_token_is_a_bar_of_its_mean_loss_from_zero():
-    drawn = {trace.name: trace for trace in figures.recallable_tokens(TOKENS).data}
-    assert list(drawn["pair seen before"].x) == [1.5, 1.5]
-    assert list(drawn["all other tokens"].x) == [3.5, 3.5]
+def differences(**of_arms):
+    """One row an arm and kind: pairs seen before are as far off as given, other tokens half of that."""
+    rows = [(arm, kind, share * far) for arm, far in of_arms.items() for kind, share in (("seen", 1), ("others", 0.5))]
+    table = pd.DataFrame(rows, columns=["arm", "kind", "difference"])
+    return table.assign(difference_low=table.difference - 0.1, difference_high=table.difference + 0.1)
+
+
+def test_each_kind_of_token_is_a_point_with_its_interval_beside_the_baseline():
+    figure = figures.recall_differences(differences(a=0.2, b=-0.4), "pythia")
+    drawn = {trace.name: trace for trace in figure.data}
+    assert list(drawn["seen"].x) == [0.2, -0.4]
+    assert list(drawn["others"].x) == [0.1, -0.2]
+    assert list(drawn["seen"].error_x.array) == pytest.approx([0.1, 0.1])
+    assert "pythia" in figure.layout.xaxis.title.text
+
+
+def test_an_arm_far_above_all_others_does_not_flatten_them():
+    near = {f"arm{place}": place / 100 for place in range(9)}
+    figure = figures.recall_differences(differences(**near, far=5.0), "pythia")
+    assert max(max(trace.x) for trace in figure.data) < 1
+    assert [note.y for note in figure.layout.annotations] == ["far"]
+    assert "+5.00, +2.50" in figure.layout.annotations[0].text
+
+
+def test_without_a_baseline_the_picture_says_so():
+    nothing = differences()
+    assert not figures.recall_differences(nothing, None).data
+    assert "pythia" in figures.recall_differences(nothing, "pythia").layout.annotations[0].text
 
 
 @pytest.mark.parametrize("draw", [figures.passage_gains, figures.places_in_period])

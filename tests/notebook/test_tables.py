@@ -1,10 +1,12 @@
 """What stands under a cell: the same table as HTML and as text, coloured only where a difference is told."""
 
 import itertools
+import re
 
 import pandas as pd
 import pytest
 
+from newllm.notebook.findings import Findings
 from newllm.notebook.tables import BETTER, WORSE, show, show_arms
 
 ARM = {"seeds": 1, "parameter_count": 1000, "kv_bytes_per_token": 512.0, "perplexity": 90.0}
@@ -69,4 +71,22 @@ def test_only_the_asked_columns_are_shown_and_the_caption_explains_what_is_there
     table = show(SUMMARY, ["arm", "perplexity"])
     assert list(table.columns) == ["arm", "perplexity"]
     assert table.caption == ""
-    assert "cannot tell" in show(SUMMARY).caption
+    assert "negative is better" in show(SUMMARY).caption
+
+
+def test_the_caption_of_one_seed_says_so_and_that_of_several_speaks_of_seeds():
+    """With one seed no measure has an interval, and that of a difference is over documents."""
+    one = show_arms(SUMMARY.assign(verdict="cannot be told"), "pythia").caption
+    assert "documents alone" in one and "no verdict" in one
+    over_seeds = {"perplexity_low": 89.0, "perplexity_high": 91.0}
+    several = show_arms(SUMMARY.assign(seeds=2, verdict="cannot be told", **over_seeds), "pythia").caption
+    assert "seeds and documents together" in several and "documents alone" not in several
+    assert "no verdict" not in several
+    few = SUMMARY.assign(seeds=[2, 1, 1, 1], verdict="cannot be told", **over_seeds)
+    assert "no verdict" in show_arms(few, "pythia").caption
+    assert not re.search("green|orange|colour", one + several)
+
+
+def test_findings_are_a_list_in_markdown_and_lines_in_text():
+    found = Findings(["one", "two"])
+    assert found._repr_markdown_().splitlines()[2:] == repr(found).splitlines()[1:] == ["- one", "- two"]

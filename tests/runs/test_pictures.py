@@ -13,7 +13,8 @@ from PIL import Image
 from plotly import graph_objects
 
 from newllm import figures
-from newllm.figures.style import COLOURS, finish, lines
+from newllm.figures.lines import lines
+from newllm.figures.style import COLOURS, finish
 from newllm.runs import pictures
 from newllm.runs.pictures import (
     PICTURE_WIDTH,

@@ -63,7 +63,7 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def quality_and_memory(summary: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
-    """Set what is kept and what training held at once beside what it is worth, best first.
+    """Set what is kept beside what it is worth, best first.
 
     Parameters
     ----------
@@ -75,13 +75,13 @@ def quality_and_memory(summary: pd.DataFrame, baseline: str | None) -> pd.DataFr
     Returns
     -------
     pandas.DataFrame
-        Columns ``arm``, ``kv_share`` of the baseline's bytes a token, ``perplexity``, ``accuracy``, those of benchmarks
-        that were asked, and ``peak_memory_mib``, with their intervals.
+        Columns ``arm``, ``kv_share`` of the baseline's bytes a token, ``perplexity``, ``accuracy``, and those of
+        benchmarks that were asked, with their intervals.
     """
     models = summary[summary["kv_bytes_per_token"].notna()]
     whole = models.loc[models["arm"] == baseline, "kv_bytes_per_token"]
     share = models["kv_bytes_per_token"] / (whole.iloc[0] if len(whole) else math.nan)
-    measures = ("perplexity", "accuracy", *BENCHMARK_COLUMNS, "peak_memory_mib")
+    measures = ("perplexity", "accuracy", *BENCHMARK_COLUMNS)
     names = [f"{measure}{end}" for measure in measures for end in ("", *INTERVAL_ENDS)]
     table = models[["arm", *(name for name in names if name in models)]]
     table.insert(1, "kv_share", share)

@@ -11,6 +11,13 @@ from newllm.evaluation.seed_intervals import seed_intervals
 from newllm.evaluation.statistics import Interval
 from newllm.experiments.scoring import EVALUATION_FILE
 
+# The measures that are losses, by the tokens that they are of.
+LOSSES = {
+    "pair seen before": MEASURES["recall_hits_loss"],
+    "same pair, another end": MEASURES["recall_misses_loss"],
+    "all other tokens": MEASURES["recall_others_loss"],
+}
+
 
 def recall_part(records: pd.DataFrame, part: str) -> pd.DataFrame:
     """Gather one part of the recall report of each trial, with ``arm`` and ``seed``.
@@ -52,6 +59,35 @@ def recall_by_arm(records: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows.values())
     first = next(iter(MEASURES.values()))
     return table.sort_values(first, ignore_index=True) if first in table else table
+
+
+def recall_differences(recall: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+    """Take the differences of the losses of each arm from those of the baseline.
+
+    Parameters
+    ----------
+    recall
+        As `recall_by_arm` makes it.
+    baseline
+        The arm to take differences from; None where there is none.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an arm and kind of tokens, in the order of ``recall``: ``arm``, ``kind`` in words, ``difference`` in
+        nats a token (negative: better than the baseline), ``difference_low`` and ``difference_high`` (95 % over seeds,
+        NaN where they tell none). No rows without the baseline.
+    """
+    rows = []
+    for base in recall[recall["arm"] == baseline].to_dict("records"):
+        for arm in recall[recall["arm"] != baseline].to_dict("records"):
+            for kind, words in LOSSES.items():
+                difference = arm[words] - base[words]
+                # The variance of a seed is pooled over all arms, so that both halves are of one Student's t.
+                half = math.hypot(*((each[f"{words}_high"] - each[f"{words}_low"]) / 2 for each in (arm, base)))
+                ends = {"difference_low": difference - half, "difference_high": difference + half}
+                rows.append({"arm": arm["arm"], "kind": kind, "difference": difference, **ends})
+    return pd.DataFrame(rows, columns=["arm", "kind", "difference", "difference_low", "difference_high"])
 
 
 def baseline_gains(records: pd.DataFrame, baseline: str) -> pd.DataFrame:

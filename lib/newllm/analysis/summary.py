@@ -15,13 +15,14 @@ from newllm.experiments.arms import Arm
 from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
 from newllm.experiments.floor import Floor, floors_of
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE, is_pretrained
+from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE
+from newllm.runs.record import read_record
 
 SAME_OVER_SEEDS = ("parameter_count", "kv_bytes_per_token", "kv_bytes", "block_width")
 MEASURES = (
     *("perplexity", "bits_per_byte", "accuracy", "stream_perplexity", "effective_rank", "convergence_rate"),
     *BENCHMARK_COLUMNS,
-    "peak_memory_mib",
 )
 # What a seed changes by a share: it makes a perplexity of 60 vary by more than one of 40.
 RATIOS = ("perplexity", "stream_perplexity", "lambada_perplexity", "wikitext_word_perplexity")
@@ -177,3 +178,29 @@ def _rows_of(records: pd.DataFrame, file: str, entry: str) -> pd.DataFrame:
         stored = json.loads((record["folder"] / file).read_text(encoding="utf-8"))
         frames.append(pd.DataFrame(stored[entry]).assign(arm=record["arm"], seed=record["seed"]))
     return pd.concat(frames, ignore_index=True)
+
+
+def continuations(records: pd.DataFrame, characters: int = 160) -> pd.DataFrame:
+    """Read how the trials of the first seed go on from each prompt: one row a prompt and arm.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`.
+    characters
+        Of each continuation, at most; its lines are joined.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``prompt``, ``arm`` in words, ``goes_on``; the arms of one prompt one after the other.
+    """
+    first = records[records["seed"] == records["seed"].min()]
+    rows = [
+        {"prompt": each.prompt, "arm": arm_in_words(arm), "goes_on": " ".join(each.text.split())[:characters]}
+        for arm, folder in zip(first["arm"], first["folder"], strict=True)
+        for each in read_record(folder).continuations
+    ]
+    table = pd.DataFrame(rows, columns=["prompt", "arm", "goes_on"])
+    prompts = list(dict.fromkeys(table["prompt"]))
+    return table.sort_values("prompt", key=lambda column: column.map(prompts.index), kind="stable", ignore_index=True)

@@ -51,14 +51,13 @@ COLUMNS = {
     "wikitext_word_perplexity": Column("WikiText-2 perplexity a word", "{:,.0f}"),
     "wikitext_bits_per_byte": Column("WikiText-2 bits/byte", "{:.3f}"),
     "convergence_rate": Column("converged (worst block)", "{:.0%}"),
-    "budget": Column("budget (tokens x passes, lr)", "{}"),
+    "budget": Column("trained with", "{}"),
     "effective_rank": Column("effective rank", "{:.0%}"),
     "difference": Column("nats/token from the baseline", "{:+.3f}"),
     "difference_p": Column("p (Holm)", "{:.3f}"),
     "stream_difference": Column("the same on the continuous stream", "{:+.3f}"),
     "decoded_tokens_per_second": Column("decoded tokens/s", "{:.1f}"),
     "control_perplexity": Column("its perplexity", "{:.1f}"),
-    "peak_memory_mib": Column("peak memory of training (MiB)", "{:,.0f}"),
     "seeds": Column("seeds", "{:.0f}"),
     "values_per_token": Column("values a token (measured)", "{:,.6g}"),
     "state_bytes": Column("bytes of state", "{:,.0f}"),
@@ -70,9 +69,8 @@ COLUMNS = {
     **{words: Column(words, "{:.3f}") for words in MEASURES.values()},
 }
 
-# Said without an interval: how far a recurrence is what it is meant to be, by which nothing is compared, and what the
-# machine gave of its memory.
-WITHOUT_INTERVAL = ("convergence_rate", "effective_rank", "peak_memory_mib")
+# Said without an interval: how far a recurrence is what it is meant to be, by which nothing is compared.
+WITHOUT_INTERVAL = ("convergence_rate", "effective_rank")
 
 # The columns of every table of results, in their order.
 RESULTS = (
@@ -175,9 +173,11 @@ def budget_text(parameters: Mapping[str, Any]) -> str:
     if "epochs" not in parameters:
         return ""
     samples, length, passes = (parameters[name] for name in ("samples", "seq_length", "epochs"))
-    tokens = "all" if isinstance(samples, str) else f"{samples * length / 1000:,.0f} k"
-    of_matrices = f", matrices {parameters['matrix_lr']:g} by Muon" if parameters.get("matrix_lr") else ""
-    return f"{tokens} x {passes}, {parameters.get('stream_lr', parameters['lr']):g}{of_matrices}"
+    text = "all text" if isinstance(samples, str) else f"{samples * length / 1000:,.0f} k tokens"
+    of_passes = "one pass" if passes == 1 else f"{passes} passes"
+    rate, of_matrices = parameters.get("stream_lr", parameters["lr"]), parameters.get("matrix_lr")
+    rates = f"rates {rate:g} and, for matrices by Muon, {of_matrices:g}" if of_matrices else f"rate {rate:g}"
+    return f"{text}, {of_passes}, {rates}"
 
 
 def _measure(name: str, frame: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from newllm.runs.folder import Run
 from newllm.runs.parts import FinishedPart, Part, do_part, find_part
 
 logger = logging.getLogger(__name__)
+# Arms that a command names; of more it names one.
+MOST_NAMED = 3
 Measure = Callable[[pd.Series], Mapping[str, pd.DataFrame]]
 
 
@@ -36,12 +39,25 @@ def with_weights(records: pd.DataFrame, parameters: RunParameters) -> pd.DataFra
     here = [(folder / SAVED_MODEL).is_dir() for folder in records["folder"]]
     missing = records.loc[[not found for found in here], "arm"].unique()
     if len(missing):
-        arms = ", ".join(missing)
-        asked = getattr(parameters, BENCHMARKS, None)
-        given = [f'-p "arms=[{arms}]"'] + ([f'-p "{BENCHMARKS}={write_value(asked)}"'] if asked else [])
-        command = f"newllm run {parameters.notebook[:2]} --profile {parameters.profile} {' '.join(given)} --rerun"
-        logger.info("The weights of %s are not published: `%s` trains them.", arms, command)
+        few = len(missing) <= MOST_NAMED
+        logger.info(
+            "%d of %d arms are published without weights: `%s` trains %s.",
+            len(missing),
+            records["arm"].nunique(),
+            _training(list(missing) if few else [missing[0]], parameters),
+            "them" if few else "the first of them; any other can be named in its place",
+        )
     return records[pd.Series(here, index=records.index, dtype=bool)]
+
+
+def _training(arms: list[str], parameters: RunParameters) -> str:
+    """Return the command that trains arms anew, and asks them what the notebook asks."""
+    given = {"arms": arms}
+    asked = getattr(parameters, BENCHMARKS, None)
+    if asked:
+        given[BENCHMARKS] = asked
+    written = " ".join(f"-p {shlex.quote(f'{name}={write_value(value)}')}" for name, value in given.items())
+    return f"newllm run {parameters.notebook[:2]} --profile {parameters.profile} {written} --rerun"
 
 
 def measure_trials(

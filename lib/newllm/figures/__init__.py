@@ -11,16 +11,10 @@ from newllm.figures.attention import (
     score_by_distance,
     visible_slots,
 )
-from newllm.figures.comparison import (
-    arms,
-    claims,
-    differences,
-    extrapolation,
-    position_perplexity,
-    quality_against_bytes,
-)
+from newllm.figures.comparison import arms, extrapolation, position_perplexity, quality_against_bytes
+from newllm.figures.differences import arm_differences, claims, differences
 from newllm.figures.memory import against_context_length, cache_sizes, kept_by_token, precision_against_bytes
-from newllm.figures.recall import passage_gains, places_in_period, recallable_tokens
+from newllm.figures.recall import passage_gains, places_in_period, recall_differences
 from newllm.figures.retrofit import energy_lost, lost_against_bytes, lost_against_healing
 from newllm.figures.reversal import directions, knowledge_gains
 from newllm.figures.training import (
@@ -35,6 +29,7 @@ from newllm.figures.training import (
 
 __all__ = [
     "against_context_length",
+    "arm_differences",
     "arms",
     "attended_tokens",
     "attention_biases",
@@ -59,7 +54,7 @@ __all__ = [
     "position_perplexity",
     "precision_against_bytes",
     "quality_against_bytes",
-    "recallable_tokens",
+    "recall_differences",
     "recurrence_at_pass",
     "score_by_distance",
     "spectrum",

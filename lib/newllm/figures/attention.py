@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from newllm.figures.style import CLEAR, COLOURS, HEIGHT, INK, finish, lines
+from newllm.figures.lines import lines
+from newllm.figures.style import CLEAR, COLOURS, HEIGHT, INK, finish
 
 
 def attention_biases(biases: dict[str, ArrayLike], limit: float = 2.0) -> go.Figure:

@@ -1,14 +1,13 @@
-"""Figures of comparisons: arms, differences, positions, quality against bytes."""
+"""Figures of comparisons: arms, positions, quality against bytes."""
 
 import math
-import textwrap
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from newllm.evaluation.seed_intervals import seed_intervals
+from newllm.figures.lines import lines
 from newllm.figures.pareto import BREAK, NARROW, Canvas, alike, lay_out
 from newllm.figures.style import (
     CLEAR,
@@ -18,24 +17,23 @@ from newllm.figures.style import (
     colours_of_encodings,
     finish,
     interval_bars,
-    lines,
     name_bars,
 )
 
-LONGEST_CLAIM = 34  # characters of a line beside the axis
 
-
-def position_perplexity(positions: pd.DataFrame) -> go.Figure:
+def position_perplexity(positions: pd.DataFrame, told: Sequence[str] | None = None) -> go.Figure:
     """Perplexity by the number of tokens that came before in the window.
 
     Parameters
     ----------
     positions
         Columns arm, start, end, perplexity; one row a band of positions, arm and seed.
+    told
+        The arms in colour where there are more than colours; None: all of them.
     """
     means = positions.groupby(["arm", "start", "end"], sort=False)[["perplexity"]].mean().reset_index()
     means["band"] = means["start"].astype(str) + "-" + means["end"].astype(str)
-    figure = lines(means, "band", "perplexity", "arm")
+    figure = lines(means, "band", "perplexity", "arm", told=told)
     return finish(figure, "Perplexity by position in the window", "tokens before", "perplexity")
 
 
@@ -79,84 +77,6 @@ def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
         )
     figure = finish(figure, f"{label}: mean of each arm, and every seed" if has_seeds else label, label, "")
     return name_bars(figure, means.index)
-
-
-def differences(studies: pd.DataFrame, base: str) -> go.Figure:
-    """Difference of each change from what it changes, with its interval over seeds and documents.
-
-    Parameters
-    ----------
-    studies
-        Rows of `newllm.analysis.studies.one_change_each`: columns study, change, difference (nats per token), and the
-        ends of its interval, difference_low and difference_high.
-    base
-        What the differences are from, in words.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        The picture; without a row it says that there is no difference to show.
-    """
-    figure = go.Figure()
-    if studies.empty:
-        figure.add_annotation(text="no other arm to take a difference of", showarrow=False, xref="paper", yref="paper")
-    for index, (study, rows) in enumerate(studies.groupby("study", sort=False)):
-        figure.add_scatter(
-            **_differences(rows, rows["change"]),
-            marker={"color": COLOURS[index % len(COLOURS)], "size": 9},
-            name=str(study),
-            showlegend=False,
-        )
-    figure.add_vline(x=0, line_dash="dot", line_color=INK)
-    title = "One change each: left is better (95 % over seeds and documents)"
-    figure = finish(figure, title, "<br>".join(textwrap.wrap(f"nats per token from {base}, held out", 48)), "")
-    figure.update_layout(height=180 + 34 * max(len(studies), 2))
-    return figure.update_yaxes(autorange="reversed", automargin=True)
-
-
-def _differences(rows: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:
-    """Place a point for each difference on the line of its label, with its interval."""
-    bars = interval_bars(rows, "difference", thickness=2)
-    return {"x": rows["difference"], "y": labels, "mode": "markers", "error_x": bars | {"width": 6}}
-
-
-def claims(judged: pd.DataFrame) -> go.Figure:
-    """Difference of each claim's arms with its interval, coloured by the verdict: a forest plot.
-
-    Parameters
-    ----------
-    judged
-        Rows of `newllm.analysis.claims.judge_claims`: columns claim, words, verdict, difference (nats per token),
-        difference_low and difference_high.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        One row a claim that rests on a difference; the others are in the table alone.
-    """
-    figure = go.Figure()
-    measured = judged.dropna(subset=["difference"])
-    if measured.empty:
-        figure.add_annotation(
-            text="no claim rests on a published difference", showarrow=False, xref="paper", yref="paper"
-        )
-    labels = [
-        "<br>".join(textwrap.wrap(f"{row['claim']} {row['words']}", LONGEST_CLAIM))
-        for row in measured.to_dict("records")
-    ]
-    for index, (verdict, rows) in enumerate(measured.assign(label=labels).groupby("verdict", sort=False)):
-        figure.add_scatter(
-            **_differences(rows, rows["label"]),
-            marker={"color": COLOURS[index % len(COLOURS)], "size": 10},
-            name=str(verdict),
-        )
-    figure.add_vline(x=0, line_dash="dot")
-    figure = finish(
-        figure, "What became of each claim (95 % over seeds and documents)", "difference (nats per token)", ""
-    )
-    figure.update_layout(height=200 + 50 * len(measured))
-    # In the order of the claims, whatever their verdicts are.
-    return figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], automargin=True)
 
 
 def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -> go.Figure:

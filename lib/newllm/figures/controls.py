@@ -15,6 +15,7 @@ from newllm.config.methods import method_names, method_of
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.continuations import continue_ids
 from newllm.evaluation.order import score_by_distance
+from newllm.figures.arm_words import arm_in_words
 from newllm.figures.style import INK, colour, dash, readable_bytes
 from newllm.figures.widgets import Explorer, explorer, length_slider, slope_slider
 from newllm.models.position import PositionEncodingConfig
@@ -42,7 +43,9 @@ def training_pass(spectra: pd.DataFrame, contexts: pd.DataFrame) -> Explorer:
     )
 
 
-def arms_on_and_off(arms: Sequence[str], pictures: Mapping[str, Callable[[list[str]], go.Figure]]) -> Explorer:
+def arms_on_and_off(
+    arms: Sequence[str], pictures: Mapping[str, Callable[[list[str]], go.Figure]], told: Sequence[str] = ()
+) -> Explorer:
     """Choose a picture, and the arms that are in it.
 
     Parameters
@@ -51,26 +54,32 @@ def arms_on_and_off(arms: Sequence[str], pictures: Mapping[str, Callable[[list[s
         Names of all arms.
     pictures
         What draws each picture of the arms that it is given, by the picture's name.
+    told
+        Arms that come first in the order of colours: those in colour where there are too many for that.
     """
 
     def draw(picture: str, chosen: tuple[str, ...]) -> go.Figure:
         if not chosen:
             raise ValueError("no arm is chosen: choose one or more (with Ctrl or Cmd)")
         figure = pictures[picture]([arm for arm in arms if arm in chosen])
-        for line in figure.select_traces(lambda trace: (trace.legendgroup or trace.name) in every):
+        for line in figure.select_traces(lambda trace: trace.type == "scatter" and trace.legendgroup in places):
             # An arm keeps its colour when others go.
-            place = every.index(line.legendgroup or line.name)
+            place = places[line.legendgroup]
             line.update(line_color=colour(place))
             if line.showlegend is not False:
                 line.update(line_dash=dash(place))
         return figure
 
     every = list(dict.fromkeys(arms))
+    places = {arm: place for place, arm in enumerate(dict.fromkeys([*(arm for arm in told if arm in every), *every]))}
     return explorer(
         draw,
         picture=ipywidgets.Dropdown(options=list(pictures), description="picture"),
         chosen=ipywidgets.SelectMultiple(
-            options=every, value=every, rows=min(SHOWN_ROWS, len(every)), description="arms"
+            options=[(arm_in_words(arm), arm) for arm in every],
+            value=every,
+            rows=min(SHOWN_ROWS, len(every)),
+            description="arms",
         ),
     )
 

@@ -4,7 +4,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from newllm.figures.style import COLOURS, finish, lines, readable_bytes
+from newllm.figures.lines import lines
+from newllm.figures.style import COLOURS, finish, readable_bytes
 
 # So far apart are the ends of an axis on which only powers of ten have room.
 MANY_DECADES = 1_000

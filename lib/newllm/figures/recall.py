@@ -1,12 +1,17 @@
 """Figures of recall: passages said again, pairs seen before, places in a chunk."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 
-from newllm.figures.style import COLOURS, INK, colour, finish, lines, name_bars
+from newllm.figures.differences import mark_far
+from newllm.figures.lines import lines
+from newllm.figures.pareto import far_above
+from newllm.figures.style import COLOURS, INK, SYMBOLS, colour, finish, interval_bars, name_bars, say_nothing
 
 
-def passage_gains(passages: pd.DataFrame) -> go.Figure:
+def passage_gains(passages: pd.DataFrame, told: Sequence[str] | None = None) -> go.Figure:
     """Draw what the second copy of a passage gains over its first, by the distance between them.
 
     Parameters
@@ -14,10 +19,12 @@ def passage_gains(passages: pd.DataFrame) -> go.Figure:
     passages
         Columns arm, seed, distance (tokens), gain (nats a token); without rows the picture says so. One distance is
         drawn as bars.
+    told
+        The arms in colour where there are more than colours; None: all of them.
     """
     title = "A passage said again: what its first copy is worth"
     if passages.empty:
-        return _nothing(title, "windows are too short to say a passage twice")
+        return say_nothing(title, "windows are too short to say a passage twice")
     means = passages.groupby(["arm", "distance"], sort=False, as_index=False)[["gain"]].mean()
     if means["distance"].nunique() == 1:
         ordered = means.sort_values("gain", ascending=False)
@@ -25,29 +32,49 @@ def passage_gains(passages: pd.DataFrame) -> go.Figure:
         figure.add_bar(x=ordered["gain"], y=ordered["arm"], orientation="h", marker_color=COLOURS[0])
         said = f"gain after {ordered['distance'].iloc[0]:,} tokens (nats a token)"
         return name_bars(finish(figure, title, said, ""), ordered["arm"])
-    figure = finish(
-        lines(means, "distance", "gain", "arm"), title, "distance (tokens)", "gain (nats a token)", log_x=True
-    )
+    figure = lines(means, "distance", "gain", "arm", told=told)
+    figure = finish(figure, title, "distance (tokens)", "gain (nats a token)", log_x=True)
     figure.update_xaxes(tickvals=sorted(set(means["distance"])), dtick=None)
     return figure.add_hline(y=0, line_dash="dot", line_color=INK)
 
 
-def recallable_tokens(tokens: pd.DataFrame) -> go.Figure:
-    """Draw the loss on tokens that complete a pair seen before, beside their controls and all others, arm by arm.
+def recall_differences(differences: pd.DataFrame, baseline: str | None) -> go.Figure:
+    """Draw by how much the loss of each arm is above the baseline's, on tokens that could be recalled and on others.
 
     Parameters
     ----------
-    tokens
-        Columns arm, seed, kind (hits, misses, others), loss (nats a token).
+    differences
+        As `newllm.analysis.recall.recall_differences` makes them: columns arm, kind (what tokens), difference (nats a
+        token), and the ends of its interval, difference_low and difference_high, NaN where seeds tell none.
+    baseline
+        The arm that differences are from; None where there is none, and then the picture says so.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        One row an arm. Where an arm is far worse than all others, its numbers stand at the right edge.
     """
-    names = {"hits": "pair seen before", "misses": "same pair, another end", "others": "all other tokens"}
-    means = tokens.groupby(["arm", "kind"], sort=False, as_index=False)[["loss"]].mean()
+    title = "Tokens that could be recalled: left is better"
+    if differences.empty:
+        return say_nothing(title, f"no other arm to set beside {baseline or 'a baseline'}")
+    wide = differences.pivot_table("difference", index="arm", columns="kind", sort=False)
+    far = far_above(wide.max(axis=1).to_numpy())
     figure = go.Figure()
-    for index, (kind, name) in enumerate(names.items()):
-        rows = means[means["kind"] == kind]
-        figure.add_bar(x=rows["loss"], y=rows["arm"], orientation="h", name=name, marker_color=colour(index))
-    figure = finish(figure, "Tokens that could be recalled", "loss (nats a token)", "")
-    return name_bars(figure, means["arm"], above=190, row=60)
+    for index, (kind, rows) in enumerate(differences.groupby("kind", sort=False)):
+        shown = rows[~rows["arm"].isin(wide.index[far])]
+        figure.add_scatter(
+            x=shown["difference"],
+            y=shown["arm"],
+            mode="markers",
+            marker={"color": colour(index), "size": 8, "symbol": SYMBOLS[index % len(SYMBOLS)]},
+            error_x=interval_bars(shown, "difference"),
+            name=str(kind),
+            legendgroup=str(kind),
+        )
+    figure = finish(figure, title, f"loss: nats per token from {baseline}", "")
+    figure = name_bars(figure, differences["arm"], above=150, row=26)
+    numbers = {str(arm): ", ".join(f"{each:+.2f}" for each in row.dropna()) for arm, row in wide[far].iterrows()}
+    return mark_far(figure, numbers)
 
 
 def places_in_period(places: pd.DataFrame) -> go.Figure:
@@ -61,14 +88,7 @@ def places_in_period(places: pd.DataFrame) -> go.Figure:
     """
     title = "The loss by the place in a chunk"
     if places.empty:
-        return _nothing(title, "none of these arms has a chunk that fits twice into a window")
+        return say_nothing(title, "none of these arms has a chunk that fits twice into a window")
     means = places.groupby(["arm", "place"], sort=False, as_index=False)[["loss"]].mean()
     figure = lines(means, "place", "loss", "arm").update_traces(mode="lines")
     return finish(figure, title, "place in the chunk (tokens)", "loss (nats a token)")
-
-
-def _nothing(title: str, reason: str) -> go.Figure:
-    figure = go.Figure()
-    figure.add_annotation(text=reason, showarrow=False, xref="paper", yref="paper")
-    figure = finish(figure, title, "", "").update_layout(height=120)
-    return figure.update_xaxes(visible=False).update_yaxes(visible=False)

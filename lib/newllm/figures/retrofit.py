@@ -3,7 +3,8 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from newllm.figures.style import colour, finish, interval_bars, lines, symbol
+from newllm.figures.lines import lines
+from newllm.figures.style import colour, finish, interval_bars, symbol
 
 
 def lost_against_bytes(stages: pd.DataFrame) -> go.Figure:

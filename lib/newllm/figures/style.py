@@ -7,13 +7,17 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from newllm.figures.arm_words import ENCODINGS, arm_in_words, name_lines
+from newllm.figures.arm_words import ENCODINGS, name_lines
+from newllm.runs.pictures import PICTURE_WIDTH
 
 # Colour-blind safe (Okabe and Ito 2008), the order in which series appear; black would be lost on a dark page.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A900", "#888888")
 DASHES = ("solid", "dot", "dash", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 HEIGHT = 420
+# Pixels of a legend: of a row, of a letter, and of what stands beside a name.
+LEGEND_ROW, LEGEND_LETTER, LEGEND_MARK = 19, 6.8, 45
+LEGEND_SHARE = 0.96  # of the width of a picture
 LONGEST_TITLE = 62  # characters of a line of a title, which a narrow page still shows whole
 
 # Grey lines and letters, readable on white and on black, over whatever the page has as its background.
@@ -28,6 +32,7 @@ LEGEND = {
     "yref": "container",
     "yanchor": "bottom",
     "bgcolor": CLEAR,
+    "tracegroupgap": 0,
 }
 TEMPLATE = go.layout.Template(
     layout={
@@ -86,13 +91,12 @@ def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False
     written = "<br>".join(textwrap.wrap(title, LONGEST_TITLE))
     # Room for a title of several lines, for the titles of small pictures, and for a legend of several rows.
     above = 44 + 20 * written.count("<br>") + 24 * bool(figure.layout.annotations)
-    series = sum(trace.showlegend is not False for trace in figure.data)
     figure.update_layout(
         title_text=written,
         # The first of several lines stands half a line higher than a single one, above the edge.
         title_pad_t=24 if "<br>" in written else 12,
         template=TEMPLATE,
-        height=HEIGHT + 14 * max(series - 3, 0),
+        height=HEIGHT + LEGEND_ROW * max(_legend_rows(figure) - 2, 0),
         autosize=True,
         margin={"l": 60, "r": 20, "t": above, "b": 50},
     )
@@ -104,22 +108,21 @@ def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False
     return figure
 
 
-def lines(frame: pd.DataFrame, x: str, y: str, by: str, *, has_interval: bool = False) -> go.Figure:
-    """Draw one line for each value of ``by``, in the order of appearance; where ``y`` has an interval, with it.
+def _legend_rows(figure: go.Figure) -> int:
+    """Estimate the rows of a legend in a narrow page.
 
-    A value that is the name of an arm is written in words.
+    Entries are as wide as the longest of them, or, where all have groups, each as its own name.
     """
-    figure = go.Figure()
-    for index, (name, rows) in enumerate(frame.groupby(by, sort=False)):
-        figure.add_scatter(
-            x=rows[x],
-            y=rows[y],
-            name=arm_in_words(str(name)),
-            mode="lines+markers",
-            line={"color": colour(index), "dash": dash(index)},
-            error_y=interval_bars(rows, y) if has_interval else None,
-        )
-    return figure
+    shown = [trace for trace in figure.data if trace.showlegend is not False]
+    widths = [LEGEND_MARK + LEGEND_LETTER * len(trace.name or "") for trace in shown]
+    if not all(trace.legendgroup for trace in shown):
+        widths = [max(widths)] * len(widths)
+    rows, used = 1, 0.0
+    for width in widths:
+        if used and used + width > LEGEND_SHARE * PICTURE_WIDTH:
+            rows, used = rows + 1, 0.0
+        used += width
+    return rows
 
 
 def interval_bars(rows: pd.DataFrame, of: str, *, thickness: float = 1) -> dict[str, Any]:
@@ -165,3 +168,19 @@ def name_bars(figure: go.Figure, arms: Iterable[str], *, above: int = 130, row: 
         tickvals=names,
         ticktext=["<br>".join(name) for name in written],
     )
+
+
+def say_nothing(title: str, reason: str) -> go.Figure:
+    """Make a picture that says why there is nothing to draw.
+
+    Parameters
+    ----------
+    title
+        Of the picture.
+    reason
+        What stands in it.
+    """
+    figure = go.Figure()
+    figure.add_annotation(text=reason, showarrow=False, xref="paper", yref="paper")
+    figure = finish(figure, title, "", "").update_layout(height=120)
+    return figure.update_xaxes(visible=False).update_yaxes(visible=False)

@@ -1,5 +1,7 @@
 """Figures of training: OACD's terms and convergence, learning curves, learning rates."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -7,7 +9,8 @@ from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
 from newllm.figures.arm_words import arm_in_words
-from newllm.figures.style import COLOURS, INK, colour, dash, finish, lines, name_bars
+from newllm.figures.lines import add_other_lines, in_colour, lines
+from newllm.figures.style import COLOURS, INK, colour, dash, finish, name_bars
 
 
 def loss_terms(history: pd.DataFrame) -> go.Figure:
@@ -125,20 +128,25 @@ def spectrum(values: dict[str, ArrayLike]) -> go.Figure:
     return figure.update_yaxes(rangemode="tozero")
 
 
-def training_curves(history: pd.DataFrame) -> go.Figure:
-    """Training and held-out loss of each arm over the passes, the mean over seeds; bars where there is one loss each.
+def training_curves(history: pd.DataFrame, told: Sequence[str] | None = None) -> go.Figure:
+    """Training and held-out loss of each arm over the passes, the mean over seeds; dots where there is one loss each.
 
     Parameters
     ----------
     history
         Columns arm, seed, epoch, train_loss, validation_loss (nats per token); an epoch may be a part of a pass.
+    told
+        The arms in colour where there are more than colours; None: all of them. Of the others the held-out loss is
+        drawn.
     """
     means = history.groupby(["arm", "epoch"], sort=False, as_index=False)[["train_loss", "validation_loss"]].mean()
     if not means["arm"].duplicated().any():
         return _last_losses(means)
     figure = go.Figure()
-    for index, (arm, rows) in enumerate(means.groupby("arm", sort=False)):
-        words = arm_in_words(str(arm))
+    coloured = in_colour(means["arm"], told)
+    add_other_lines(figure, means[~means["arm"].isin(coloured)], "epoch", "validation_loss", "arm")
+    for index, arm in enumerate(coloured):
+        rows, words = means[means["arm"] == arm], arm_in_words(arm)
         figure.add_scatter(
             x=rows["epoch"],
             y=rows["validation_loss"],
@@ -163,11 +171,12 @@ def training_curves(history: pd.DataFrame) -> go.Figure:
 
 
 def _last_losses(means: pd.DataFrame) -> go.Figure:
-    """Draw one held-out loss an arm as bars."""
+    """Draw one held-out loss an arm as dots, each on a line of its own."""
     ordered = means.sort_values("validation_loss")
-    losses = ordered["validation_loss"]
     figure = go.Figure()
-    figure.add_bar(x=losses, y=ordered["arm"], orientation="h", marker_color=COLOURS[0], text=losses.round(3))
+    figure.add_scatter(
+        x=ordered["validation_loss"], y=ordered["arm"], mode="markers", marker={"color": COLOURS[0], "size": 8}
+    )
     figure = finish(figure, "Main training: one pass over the text", "loss, held out (nats per token)", "")
     return name_bars(figure, ordered["arm"])
 

@@ -9,6 +9,7 @@ from newllm.config.groups import RunParameters
 from newllm.config.profiles import load_parameters
 from newllm.config.values import write_value
 from newllm.experiments.planning import check_before_work
+from newllm.figures.arm_words import arm_in_words
 from newllm.notebook.first_cell import executed_cells
 
 
@@ -68,11 +69,24 @@ def _assigned_names(source: str) -> set[str]:
 
 
 # What a reader has to know before the first sentence of results.
-TOLD = ("size", "source", "samples", "seq_length", "epochs", "lr", "arms", "seeds")
+TOLD = ("size", "source", "samples", "seq_length", "epochs", "lr", "seeds")
+MOST_NAMED = 8
 
 
 def headline(parameters: RunParameters) -> str:
-    """Say in a line what a notebook runs with; all of its parameters are in ``parameters.yaml`` of the run folder."""
+    """Say in a line what a notebook runs with; all of its parameters are in ``parameters.yaml`` of the run folder.
+
+    Arms are named in words, on a line of their own; more than `MOST_NAMED` are counted, as a table names them.
+
+    Parameters
+    ----------
+    parameters
+        The notebook's.
+    """
     given = parameters.model_dump(mode="json")
-    said = [f"{name} {write_value(given[name])}" for name in TOLD if name in given]
-    return "; ".join([f"profile {parameters.profile}", *said])
+    said = [f"profile {parameters.profile}", *(f"{name} {write_value(given[name])}" for name in TOLD if name in given)]
+    arms = given.get("arms") or []
+    if len(arms) > MOST_NAMED:
+        said.append(f"{len(arms)} arms")
+    named = f"\narms: {' | '.join(map(arm_in_words, arms))}" if 0 < len(arms) <= MOST_NAMED else ""
+    return "; ".join(said) + named

@@ -7,23 +7,25 @@ from html import escape
 import pandas as pd
 
 from newllm.analysis.differences import NO_VERDICT
+from newllm.analysis.findings import seeds_can_tell
 from newllm.analysis.tables import COLUMNS, EIGHTHS, arms_table, readable, shared_budget
 
 # Readable on white and on black.
 BETTER, WORSE = "#1a9850", "#d9660a"
 SIGNED = {name: column.words for name, column in COLUMNS.items() if "+" in column.pattern}
+OF_DIFFERENCE = "nats/token from"
 GAP = "  "
 NO_BREAK = "\N{NO-BREAK SPACE}"
 HEADING_LINES, HEADING_WIDTH, CAPTION_WIDTH = 4, 9, 120
 HALF = "± is half of a 95 % interval."
-SEEDS = (
-    "± is half of a 95 % interval over seeds, of which all arms together say how much one changes; that of a "
-    "difference is over seeds and documents together."
+SEEDS = "± is half of a 95 % interval over seeds, of which all arms together say how much one changes."
+DIFFERENCE = "Differences are on the same windows, negative is better."
+OVER_BOTH = "Theirs are over seeds and documents together, and verdicts allow for the number of rows (Holm)."
+DOCUMENTS_ALONE = (
+    "± is half of a 95 % interval, with one seed over documents alone: no verdict is given, because nobody knows what "
+    "another seed would find."
 )
-DIFFERENCE = (
-    "Differences are on the same windows, negative is better (green where the interval lies below zero, orange where "
-    "it lies above); where it holds zero, or one seed is all there is, this budget cannot tell."
-)
+TOO_FEW = "Of so few seeds no verdict is given."
 
 
 def show(frame: pd.DataFrame, columns: Sequence[str] | None = None, caption: str | None = None) -> "Table":
@@ -36,11 +38,12 @@ def show(frame: pd.DataFrame, columns: Sequence[str] | None = None, caption: str
     columns
         Names of columns in the order to show, all of them where omitted.
     caption
-        What a reader must know; where omitted, what ± and colours mean, if there are any. It is all that is shown of a
-        table without rows.
+        What a reader must know; where omitted, what ± and differences are, if there are any. It is all that is shown
+        of a table without rows.
     """
     texts = readable(frame.reset_index(drop=True), columns)
-    return Table(texts, _colours(frame.reset_index(drop=True)), _caption(texts, HALF) if caption is None else caption)
+    said = " ".join([HALF] * _has_interval(texts) + [DIFFERENCE] * _has_difference(texts))
+    return Table(texts, _colours(frame.reset_index(drop=True)), said if caption is None else caption)
 
 
 def show_arms(summary: pd.DataFrame, baseline: str | None = None, more: Sequence[str] = ()) -> "Table":
@@ -58,9 +61,7 @@ def show_arms(summary: pd.DataFrame, baseline: str | None = None, more: Sequence
     ordered = summary.reset_index(drop=True)
     texts = arms_table(ordered, baseline, more)
     colours = _colours(ordered).rename(columns={SIGNED["difference"]: f"nats/token from {baseline}"})
-    budget = shared_budget(summary)
-    trained = f"The {COLUMNS['budget'].words} of all arms is {budget}." if budget else ""
-    return Table(texts, colours, " ".join(filter(None, [trained, _caption(texts, SEEDS)])))
+    return Table(texts, colours, _caption(ordered, texts))
 
 
 def _colours(frame: pd.DataFrame) -> pd.DataFrame:
@@ -74,12 +75,29 @@ def _colours(frame: pd.DataFrame) -> pd.DataFrame:
     return colours
 
 
-def _caption(texts: pd.DataFrame, interval: str) -> str:
-    has_interval = any(" ± " in text or text.startswith("± ") for text in texts.to_numpy().ravel())
-    has_difference = any(str(name).startswith("nats/token from") for name in texts)
-    if texts.empty:
-        return ""
-    return " ".join([interval] * has_interval + [DIFFERENCE] * has_difference)
+def _caption(summary: pd.DataFrame, texts: pd.DataFrame) -> str:
+    """Say what is true of this comparison: its budget, what its intervals are over, and whether seeds give verdicts."""
+    budget = shared_budget(summary)
+    said = [f"All arms were trained with {budget}."] if budget else []
+    measures = texts[[name for name in texts if not str(name).startswith(OF_DIFFERENCE)]]
+    of_seeds, has_difference = _has_interval(measures), _has_difference(texts)
+    if of_seeds:
+        said.append(SEEDS)
+    if has_difference:
+        said.append(DIFFERENCE)
+    if has_difference and _has_interval(texts):
+        said.append(OVER_BOTH if of_seeds else DOCUMENTS_ALONE)
+        if of_seeds and not seeds_can_tell(summary):
+            said.append(TOO_FEW)
+    return " ".join(said)
+
+
+def _has_interval(texts: pd.DataFrame) -> bool:
+    return any(" ± " in text or text.startswith("± ") for text in texts.to_numpy().ravel())
+
+
+def _has_difference(texts: pd.DataFrame) -> bool:
+    return any(str(name).startswith(OF_DIFFERENCE) for name in texts)
 
 
 class Table:

@@ -1,0 +1,154 @@
+"""Figures of differences: a point with its interval on a line of its own, as a forest plot draws them."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from newllm.figures.pareto import far_above
+from newllm.figures.style import COLOURS, INK, colour, finish, interval_bars, name_bars, say_nothing
+
+LONGEST_CLAIM = 34  # characters of a line beside the axis
+ROW = 26  # pixels of an arm whose name is short
+
+
+def arm_differences(summary: pd.DataFrame, baseline: str | None) -> go.Figure:
+    """Draw the difference of each arm from the baseline with its interval, the best first, by its verdict.
+
+    Parameters
+    ----------
+    summary
+        Rows of `newllm.analysis.summary.summarize_arms`: columns arm, seeds, difference (nats per token), the ends of
+        its interval, difference_low and difference_high, verdict, and kv_bytes_per_token. Rows without a difference are
+        left out, and so are those that keep no cache: counts lie further apart than arms do.
+    baseline
+        The arm that differences are from; None where there is none, and then the picture says so.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        One point an arm. Where an arm is far worse than all others, it stands at the right edge with its number, as it
+        would flatten their differences.
+    """
+    title = "Differences: left is better"
+    if baseline is None:
+        return say_nothing(title, "without the baseline there is nothing to take differences from")
+    rows = summary.dropna(subset=["difference", "kv_bytes_per_token"]).sort_values("difference", kind="stable")
+    if rows.empty:
+        return say_nothing(title, f"no other arm has a difference from {baseline}")
+    far = far_above(rows["difference"])
+    figure = go.Figure()
+    for index, (verdict, told) in enumerate(rows[~far].groupby("verdict", sort=False)):
+        figure.add_scatter(
+            **_differences(told, told["arm"]),
+            marker={"color": colour(index), "size": 8},
+            name=str(verdict),
+            legendgroup=str(verdict),
+        )
+    over = "documents alone" if rows["seeds"].max() == 1 else "seeds and documents"
+    figure = finish(figure, title, f"nats per token from {baseline}, held out<br>(95 % over {over})", "")
+    numbers = {row["arm"]: f"{row['difference']:+.3f}" for row in rows[far].to_dict("records")}
+    return mark_far(name_bars(figure, rows["arm"], row=ROW), numbers)
+
+
+def mark_far(figure: go.Figure, far: Mapping[str, str]) -> go.Figure:
+    """Draw the axis at zero, and write at the right end what lies beyond it, each on the line of its arm.
+
+    Parameters
+    ----------
+    figure
+        A finished picture of the other arms.
+    far
+        What is written for each arm that lies beyond.
+    """
+    for arm, text in far.items():
+        figure.add_annotation(
+            x=1,
+            xref="x domain",
+            xanchor="right",
+            y=arm,
+            text=f"{text} \N{RIGHTWARDS ARROW}",
+            showarrow=False,
+            font_size=11,
+        )
+    return figure.add_vline(x=0, line_dash="dot", line_color=INK)
+
+
+def differences(studies: pd.DataFrame, base: str) -> go.Figure:
+    """Difference of each change from what it changes, with its interval over seeds and documents.
+
+    Parameters
+    ----------
+    studies
+        Rows of `newllm.analysis.studies.one_change_each`: columns study, change, difference (nats per token), and the
+        ends of its interval, difference_low and difference_high.
+    base
+        What the differences are from, in words.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        The picture; without a row it says that there is no difference to show.
+    """
+    figure = go.Figure()
+    if studies.empty:
+        figure.add_annotation(text="no other arm to take a difference of", showarrow=False, xref="paper", yref="paper")
+    for index, (study, rows) in enumerate(studies.groupby("study", sort=False)):
+        figure.add_scatter(
+            **_differences(rows, rows["change"]),
+            marker={"color": COLOURS[index % len(COLOURS)], "size": 9},
+            name=str(study),
+            showlegend=False,
+        )
+    figure.add_vline(x=0, line_dash="dot", line_color=INK)
+    title = "One change each: left is better (95 % over seeds and documents)"
+    figure = finish(figure, title, "<br>".join(textwrap.wrap(f"nats per token from {base}, held out", 48)), "")
+    figure.update_layout(height=180 + 34 * max(len(studies), 2))
+    return figure.update_yaxes(autorange="reversed", automargin=True)
+
+
+def _differences(rows: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:
+    """Place a point for each difference on the line of its label, with its interval."""
+    bars = interval_bars(rows, "difference", thickness=2)
+    return {"x": rows["difference"], "y": labels, "mode": "markers", "error_x": bars | {"width": 6}}
+
+
+def claims(judged: pd.DataFrame) -> go.Figure:
+    """Difference of each claim's arms with its interval, coloured by the verdict: a forest plot.
+
+    Parameters
+    ----------
+    judged
+        Rows of `newllm.analysis.claims.judge_claims`: columns claim, words, verdict, difference (nats per token),
+        difference_low and difference_high.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        One row a claim that rests on a difference; the others are in the table alone.
+    """
+    figure = go.Figure()
+    measured = judged.dropna(subset=["difference"])
+    if measured.empty:
+        figure.add_annotation(
+            text="no claim rests on a published difference", showarrow=False, xref="paper", yref="paper"
+        )
+    labels = [
+        "<br>".join(textwrap.wrap(f"{row['claim']} {row['words']}", LONGEST_CLAIM))
+        for row in measured.to_dict("records")
+    ]
+    for index, (verdict, rows) in enumerate(measured.assign(label=labels).groupby("verdict", sort=False)):
+        figure.add_scatter(
+            **_differences(rows, rows["label"]),
+            marker={"color": COLOURS[index % len(COLOURS)], "size": 10},
+            name=str(verdict),
+        )
+    figure.add_vline(x=0, line_dash="dot")
+    figure = finish(
+        figure, "What became of each claim (95 % over seeds and documents)", "difference (nats per token)", ""
+    )
+    figure.update_layout(height=200 + 50 * len(measured))
+    # In the order of the claims, whatever their verdicts are.
+    return figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], automargin=True)
