@@ -73,7 +73,16 @@ def _sweep(name: str) -> pd.DataFrame:
 
 def recall() -> pd.DataFrame:
     """Write what of the past each arm uses on State of the Union addresses."""
-    table = readable(recall_by_arm(published_sweep("sotu")))
+    return _recall("sotu")
+
+
+def recall_in_code() -> pd.DataFrame:
+    """Write what of the past each arm uses in the standard library."""
+    return _recall("stdlib")
+
+
+def _recall(name: str) -> pd.DataFrame:
+    table = readable(recall_by_arm(published_sweep(name)))
     return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
 
 

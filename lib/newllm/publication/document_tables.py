@@ -10,7 +10,17 @@ from newllm.analysis.retrofits import beside_training, retrofit_stages, stages_t
 from newllm.analysis.wording import with_interval
 from newllm.files import project_root, write_atomically
 from newllm.models.registry import BASELINE
-from newllm.publication.arm_tables import budgets, encodings, glance, hours, learning_rates, recall, sotu, stdlib
+from newllm.publication.arm_tables import (
+    budgets,
+    encodings,
+    glance,
+    hours,
+    learning_rates,
+    recall,
+    recall_in_code,
+    sotu,
+    stdlib,
+)
 from newllm.publication.cost_tables import (
     cache_precision,
     decoding,
@@ -259,6 +269,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "sotu": sotu,
     "recall": recall,
     "stdlib": stdlib,
+    "recall in code": recall_in_code,
     "learning rates": learning_rates,
     "claims": claims,
     "retrofits": retrofits,
