@@ -84,8 +84,8 @@ SUMMARY = pd.DataFrame({"arm": ["mla", "pythia"], "perplexity": [40.0, 45.0], "e
 def test_findings_name_who_gains_nothing_and_set_the_best_beside_the_baseline(records):
     able, nothing, best = recall_findings(records, SUMMARY, "pythia")
     assert "2 of 3 measures" in able and "late positions" in able
-    assert "64 tokens" in nothing and "no arm; 2 of 2 arms gain" in nothing
-    assert "none of the 1 arms" in best and "`mla` 0.101 (less)" in best
+    assert "64 tokens" in nothing and "no arm; a gain is told of 2 of 2" in nothing
+    assert "none of 1 arm of" in best and "`mla` 0.101 (less)" in best
     assert "one seed" not in best
     _, _, best = recall_findings(records[records.seed == 0], SUMMARY, "pythia")
     assert "With one seed" in best
@@ -98,7 +98,7 @@ def test_a_gain_below_the_margin_is_nothing(records):
         stored["recall"]["passages"] = [{"distance": 64, "gain": 0.001, "gain_low": 0.0005, "gain_high": 0.002}]
         path.write_text(json.dumps(stored))
     _, nothing, _ = recall_findings(records, SUMMARY, "pythia")
-    assert "gained by `mla`; 1 of 2 arms gain" in nothing
+    assert "gained by `mla`; a gain is told of 1 of 2" in nothing
 
 
 def test_without_the_baseline_nobody_knows_what_measures_tell(records):

@@ -63,7 +63,8 @@ def _without_gain(records: pd.DataFrame) -> list[str]:
     said = [f"less than {EQUIVALENCE_MARGIN:g} nats are gained by {_named(nothing) if len(nothing) else 'no arm'}"]
     if len(untold):
         said.append(f"of {_named(untold)} no gain can be told")
-    return [f"{read}, {', and '.join(said)}; {len(ends) - len(nothing) - len(untold)} of {len(ends)} arms gain."]
+    told = len(ends) - len(nothing) - len(untold)
+    return [f"{read}, {', and '.join(said)}; a gain is told of {told} of {len(ends)}."]
 
 
 def _of_the_best(records: pd.DataFrame, summary: pd.DataFrame, baseline: str | None) -> list[str]:
@@ -82,8 +83,8 @@ def _of_the_best(records: pd.DataFrame, summary: pd.DataFrame, baseline: str | N
     said = ", ".join(f"`{arm_in_words(str(arm))}` {gains[arm][GAIN]:.3f} ({found[arm]})" for arm in best)
     has_seeds = not math.isnan(base[f"{GAIN}_low"])
     return [
-        f"More from a passage said twice than `{baseline}` ({base[GAIN]:.3f} nats a token) is gained by {more} of the "
-        f"{len(best)} arms of lowest loss: {said}."
+        f"More from a passage said twice than `{baseline}` ({base[GAIN]:.3f} nats a token) is gained by {more} of "
+        f"{len(best)} {'arm' if len(best) == 1 else 'arms'} of lowest loss: {said}."
         + ("" if has_seeds else " With one seed this is not told from chance.")
     ]
 

@@ -20,7 +20,7 @@ HEADING_LINES, HEADING_WIDTH, CAPTION_WIDTH = 4, 9, 120
 HALF = "± is half of a 95 % interval."
 SEEDS = "± is half of a 95 % interval over seeds, of which all arms together say how much one changes."
 DIFFERENCE = "Differences are on the same windows, negative is better."
-OVER_BOTH = "Theirs are over seeds and documents together, and verdicts allow for the number of rows (Holm)."
+OVER_BOTH = "Their intervals are over seeds and documents together, and verdicts allow for the number of rows (Holm)."
 DOCUMENTS_ALONE = (
     "± is half of a 95 % interval, with one seed over documents alone: no verdict is given, because nobody knows what "
     "another seed would find."
