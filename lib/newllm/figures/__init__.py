@@ -11,9 +11,9 @@ from newllm.figures.attention import (
     score_by_distance,
     visible_slots,
 )
+from newllm.figures.claims import claims
 from newllm.figures.comparison import (
     arms,
-    claims,
     differences,
     extrapolation,
     position_perplexity,
