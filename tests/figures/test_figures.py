@@ -333,3 +333,18 @@ def test_points_of_one_colour_have_symbols_of_their_own_and_controls_are_open():
     looks = [(point.marker.color, point.marker.symbol.removesuffix("-open")) for point in points]
     assert len(set(looks)) == count
     assert [point.name for point in points if point.marker.symbol.endswith("-open")] == [f"way {count - 1} (control)"]
+    assert len({point.x[0] for point in points}) == count, "side by side, though their bytes are the same"
+
+
+def test_a_way_has_one_colour_and_a_panel_for_each_number_of_bytes():
+    ways = [("latent", 1024.0), ("latent", 512.0), ("latent, one rotary key", 512.0), ("averaged", 512.0)]
+    stages = pd.DataFrame(
+        [{"conversion": way, "bytes_per_token": size, "energy_lost_by_layer": [0.1, 0.2]} for way, size in ways]
+    )
+    figure = figures.energy_lost(stages)
+    assert [title.text for title in figure.layout.annotations] == ["1,024 bytes a token", "512 bytes a token"]
+    assert [line.xaxis for line in figure.data] == ["x", "x2", "x2", "x2"]
+    colours = [line.line.color for line in figure.data]
+    assert colours[0] == colours[1] == colours[2] != colours[3]
+    assert [line.marker.symbol for line in figure.data] == ["circle", "circle", "diamond", "circle"]
+    assert [line.showlegend for line in figure.data] == [True, False, True, True]
