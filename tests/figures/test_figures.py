@@ -32,10 +32,10 @@ def series(figure):
     return {trace.name: trace for trace in figure.data}
 
 
-def test_loss_terms_are_drawn_as_given():
-    drawn = series(figures.loss_terms(HISTORY))
+def test_loss_terms_are_drawn_as_they_add_up():
+    drawn = series(figures.loss_terms(HISTORY, centroid_weight=0.1))
     assert list(drawn["distance term"].y) == [-0.1, -0.2, -0.3]
-    assert list(drawn["centroid term"].y) == [2.0, 1.0, 0.5]
+    assert list(drawn["centroid term times its weight of 0.1"].y) == pytest.approx([0.2, 0.1, 0.05])
 
 
 def test_convergence_is_in_percent_and_marks_its_target():
