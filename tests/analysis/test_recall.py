@@ -5,7 +5,14 @@ import json
 import pandas as pd
 import pytest
 
-from newllm.analysis.recall import baseline_gains, recall_by_arm, recall_differences, recall_part
+from newllm.analysis.recall import (
+    baseline_gains,
+    by_parts_of_period,
+    recall_by_arm,
+    recall_differences,
+    recall_part,
+    rise_through_period,
+)
 from newllm.analysis.recall_findings import recall_findings
 
 
@@ -104,3 +111,16 @@ def test_a_gain_below_the_margin_is_nothing(records):
 def test_without_the_baseline_nobody_knows_what_measures_tell(records):
     first, *_ = recall_findings(records[records.arm == "mla"], SUMMARY, None)
     assert first.startswith("Without the baseline")
+
+
+def test_places_are_taken_together_and_the_last_compared_with_the_first():
+    losses = [1.0, 2.0, 3.0, 3.0]
+    ends = {"loss_low": [loss - 0.2 for loss in losses], "loss_high": [loss + 0.2 for loss in losses]}
+    places = pd.DataFrame({"arm": "context-kv", "seed": 0, "place": range(4), "loss": losses, **ends})
+    parts = by_parts_of_period(places, 2)
+    assert parts[["place", "loss"]].to_numpy().tolist() == [[0, 1.5], [2, 3.0]]
+    assert parts["half"].tolist() == pytest.approx([0.2 / 2**0.5] * 2)
+    (row,) = rise_through_period(parts).to_dict("records")
+    assert (row["rise"], row["half"]) == (1.5, pytest.approx(0.2))
+    nothing = by_parts_of_period(pd.DataFrame(), 2)
+    assert nothing.empty and rise_through_period(nothing).empty

@@ -137,12 +137,13 @@ def test_scores_follow_encodings_and_slope():
 
 
 def test_the_bytes_of_a_sequence_follow_its_length():
-    box = controls.quality_at_length(SUMMARY, tokens=1024)
+    box = controls.quality_at_length(SUMMARY, tokens=1024, seq_length=256)
     methods, tokens = box.children[0].children
     assert methods.options == ("pythia", "mla", "context-kv")
     methods.value = ("mla",)
     tokens.value = 2048
     assert "2,048 tokens" in title(box)
+    assert shown(box)["layout"]["yaxis"]["title"]["text"].endswith("in windows of 256 tokens")
     points = [trace for trace in shown(box)["data"] if trace.get("text")]
     assert [list(trace["text"]) for trace in points] == [["mla"]]
 

@@ -32,10 +32,10 @@ def series(figure):
     return {trace.name: trace for trace in figure.data}
 
 
-def test_loss_terms_are_drawn_as_given():
-    drawn = series(figures.loss_terms(HISTORY))
+def test_loss_terms_are_drawn_as_they_add_up():
+    drawn = series(figures.loss_terms(HISTORY, centroid_weight=0.1))
     assert list(drawn["distance term"].y) == [-0.1, -0.2, -0.3]
-    assert list(drawn["centroid term"].y) == [2.0, 1.0, 0.5]
+    assert list(drawn["centroid term times its weight of 0.1"].y) == pytest.approx([0.2, 0.1, 0.05])
 
 
 def test_convergence_is_in_percent_and_marks_its_target():
@@ -333,6 +333,21 @@ def test_points_of_one_colour_have_symbols_of_their_own_and_controls_are_open():
     looks = [(point.marker.color, point.marker.symbol.removesuffix("-open")) for point in points]
     assert len(set(looks)) == count
     assert [point.name for point in points if point.marker.symbol.endswith("-open")] == [f"way {count - 1} (control)"]
+    assert len({point.x[0] for point in points}) == count, "side by side, though their bytes are the same"
+
+
+def test_a_way_has_one_colour_and_a_panel_for_each_number_of_bytes():
+    ways = [("latent", 1024.0), ("latent", 512.0), ("latent, one rotary key", 512.0), ("averaged", 512.0)]
+    stages = pd.DataFrame(
+        [{"conversion": way, "bytes_per_token": size, "energy_lost_by_layer": [0.1, 0.2]} for way, size in ways]
+    )
+    figure = figures.energy_lost(stages)
+    assert [title.text for title in figure.layout.annotations] == ["1,024 bytes a token", "512 bytes a token"]
+    assert [line.xaxis for line in figure.data] == ["x", "x2", "x2", "x2"]
+    colours = [line.line.color for line in figure.data]
+    assert colours[0] == colours[1] == colours[2] != colours[3]
+    assert [line.marker.symbol for line in figure.data] == ["circle", "circle", "diamond", "circle"]
+    assert [line.showlegend for line in figure.data] == [True, False, True, True]
 
 
 def test_points_have_the_colour_of_their_encoding_where_there_are_several():

@@ -144,6 +144,11 @@ def test_the_axis_of_bytes_has_ticks_and_holds_every_value(values):
     assert ("0" in texts) == (0.0 in values)
 
 
+def test_bytes_between_which_no_power_of_two_lies_are_ticks_themselves():
+    axis = bytes_axis([5120.0, 6656.0, 6656.0, 8192.0])
+    assert [text for _, text in axis.ticks] == ["5,120", "6,656", "8,192"]
+
+
 def test_a_wide_interval_does_not_flatten_the_others():
     axis = bits_axis([1.9, 2.0], [1.0, np.nan], [2.8, np.nan])
     assert axis.high - axis.low < 0.3

@@ -55,5 +55,7 @@ def test_a_picture_without_anything_says_why(draw):
 
 
 def test_losses_by_place_are_means_over_seeds():
-    places = pd.DataFrame({"arm": ["a"] * 4, "seed": [0, 0, 1, 1], "place": [0, 1, 0, 1], "loss": [1.0, 2.0, 3.0, 4.0]})
-    assert list(figures.places_in_period(places).data[0].y) == [2.0, 3.0]
+    places = pd.DataFrame({"arm": "a", "seed": [0, 0, 1, 1], "place": [0, 1, 0, 1], "loss": [1.0, 2.0, 3.0, 4.0]})
+    (line,) = figures.places_in_period(places.assign(half=0.5)).data
+    assert list(line.y) == [2.0, 3.0]
+    assert list(line.error_y.array) == [0.5, 0.5]

@@ -1,5 +1,7 @@
 """Retrofits of one model, published: each stage once, its seeds averaged, and other parents left out."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -80,3 +82,21 @@ def test_they_are_published_without_weights_and_stand_in_tables(folders, tmp_pat
     healed = document_tables.healed_retrofits()
     assert set(healed["seeds"]) == {"", "2"}
     assert list(healed[""]).count("control") == 3
+
+
+def test_averaged_heads_that_are_a_control_elsewhere_stand_once(folders, tmp_path):
+    """Turned to each other, heads are averaged in a retrofit as in a control, and the model is the same."""
+    found = read_json(folders[0] / "retrofit.json")
+    control = next(row for row in found["report"] if "averaged head" in row["stage"])
+    retrofit = control | {"stage": "heads averaged, aligned", "control": False}
+    described = found["described"]
+    parameters = described["parameters"] | {"method": "mqa", "num_key_value_heads": 2}
+    changed = {"report": [found["report"][0], retrofit], "described": described | {"parameters": parameters}}
+    write_json(tmp_path / "retrofit.json", found | changed)
+    losses = json.loads((folders[0] / "window_losses.json").read_bytes())
+    losses["window_losses"]["heads averaged, aligned"] = losses["window_losses"][control["stage"]]
+    (tmp_path / "window_losses.json").write_text(json.dumps(losses))
+    stages = retrofit_stages([folders[0], tmp_path]).set_index("what")
+    averaged = stages.loc["2 averaged heads, at a rate of 0.01"]
+    assert averaged["control"]
+    assert averaged["method"] == "mqa"

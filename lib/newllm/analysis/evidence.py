@@ -20,11 +20,14 @@ from newllm.analysis.differences import (
 )
 from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.experiments.arms import Arm
+from newllm.experiments.floor import floors_of
 from newllm.experiments.scoring import HISTORY_FILE, is_pretrained
 
 HOLDS = "holds"
 FAILS = "does not hold"
+DEPENDS = "depends"
 UNTOLD = "cannot be told here"
+VERDICTS = (HOLDS, FAILS, DEPENDS, UNTOLD)
 
 # What tells settings apart in which arms are compared.
 SETTING = tuple(name for name in BUDGET if name not in LEARNING_RATES)
@@ -47,6 +50,8 @@ class Compared:
         The columns of `newllm.analysis.differences.compare_pairs`.
     knows_seeds
         Whether its interval says what another seed would find.
+    behind
+        Of those of both arms that predict worse than counts of the same text: the shortest n-grams that do better.
     """
 
     arm: str
@@ -54,6 +59,7 @@ class Compared:
     setting: Mapping[str, Any]
     found: Mapping[str, Any]
     knows_seeds: bool
+    behind: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
@@ -76,30 +82,41 @@ class Finding:
     Attributes
     ----------
     verdict
-        ``HOLDS``, ``FAILS``, ``UNTOLD``, or on what it depends.
+        One of `VERDICTS`, with or without words behind it: on what it depends, or within what it holds.
     notes
         Numbers that it rests on beside differences of test losses, in words.
     compared
         The differences that it rests on.
-    difference, low, high
-        The difference in nats per token that a picture shows, with its 95 % interval; NaN where there is none.
     """
 
     verdict: str = UNTOLD
     notes: tuple[str, ...] = ()
     compared: tuple[Compared, ...] = ()
-    difference: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
+
+    @property
+    def surest_first(self) -> list[Compared]:
+        """The differences, those that tell nothing of seeds last."""
+        return sorted(self.compared, key=lambda one: not one.knows_seeds)
 
     @property
     def numbers(self) -> str:
         """All numbers in words, differences by their setting, those that tell nothing of seeds last; may be empty."""
-        settings: dict[str, list[str]] = {}
-        for one in sorted(self.compared, key=lambda one: not one.knows_seeds):
-            settings.setdefault(one.where, []).append(one.words)
-        by_setting = [f"{where}: {'; '.join(words)}" for where, words in settings.items()]
+        settings: dict[str, list[Compared]] = {}
+        for one in self.surest_first:
+            settings.setdefault(one.where, []).append(one)
+        by_setting = [
+            f"{where}: {'; '.join([*(one.words for one in found), *_behind_counts(found)])}"
+            for where, found in settings.items()
+        ]
         return ". ".join(filter(None, ["; ".join(self.notes), *by_setting]))
+
+
+def _behind_counts(compared: Sequence[Compared]) -> list[str]:
+    """Say of which counts arms are behind: such an arm has not learned what a table of counts knows."""
+    arms: dict[str, list[str]] = {}
+    for arm, counts in {arm: counts for one in compared for arm, counts in one.behind.items()}.items():
+        arms.setdefault(counts, []).append(arm)
+    return [f"worse than counts of {counts}: {', '.join(names)}" for counts, names in arms.items()]
 
 
 @dataclass(frozen=True)
@@ -169,7 +186,7 @@ class Evidence:
             together = [pair for pair in dict.fromkeys([*self.pairs, (arm, base)]) if set(pair) <= set(losses)]
             found = compare_pairs(losses, together)[together.index((arm, base))]
             if found:
-                results.append(Compared(arm, base, setting, found, knows_seeds(losses.values())))
+                results.append(Compared(arm, base, setting, found, knows_seeds(losses.values()), _behind(named)))
         return results
 
     def measures(self, arm: str, measure: str) -> pd.Series:
@@ -177,20 +194,55 @@ class Evidence:
         rows = [records[records["arm"] == arm] for records in self.settings() if measure in records]
         return pd.concat([group[measure] for group in rows]).dropna() if rows else pd.Series(dtype=float)
 
-    def passes_to(self, share: float) -> pd.Series:
-        """Count the passes of OACD until a share of contexts had settled, by block and record; NaN where never."""
-        passes: dict[tuple[Any, ...], float] = {}
-        for records in self.settings():
-            for _, record in records.iterrows():
-                history = _projection_history(Path(record["folder"]))
-                for block in sorted({row["block"] for row in history}):
-                    reached = [
-                        row["iteration"]
-                        for row in history
-                        if row["block"] == block and row["convergence_rate"] >= share
-                    ]
-                    passes[record["arm"], record["seed"], str(record["folder"]), block] = min(reached, default=math.nan)
-        return pd.Series(passes, dtype=float)
+    def passes_to(self, share: float) -> pd.DataFrame:
+        """Count the passes of OACD until a share of contexts had settled.
+
+        Parameters
+        ----------
+        share
+            Of all contexts of a block.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a block and record: ``arm``, ``seed``, ``passes`` (NaN where the share was never reached), and what
+            decides how soon: ``rate``, the learning rate of its training, and ``noise``, the standard deviation added.
+        """
+        rows = []
+        # Of every record: two of one setting may have trained their recurrences in two ways.
+        for _, record in self.records.iterrows():
+            history = _projection_history(Path(record["folder"]))
+            for block in sorted({row["block"] for row in history}):
+                reached = [
+                    row["iteration"] for row in history if row["block"] == block and row["convergence_rate"] >= share
+                ]
+                rows.append(
+                    {
+                        "arm": record["arm"],
+                        "seed": record["seed"],
+                        "rate": _of_recurrences(record["parameters"], "projection_lr"),
+                        "noise": _of_recurrences(record["parameters"], "proj_noise"),
+                        "passes": min(reached, default=math.nan),
+                    }
+                )
+        return pd.DataFrame(rows, columns=["arm", "seed", "rate", "noise", "passes"])
+
+
+def _of_recurrences(parameters: Mapping[str, Any], name: str) -> float:
+    """Give a value of projection training: what learns from a stream trains its recurrences by values of its own."""
+    return float(parameters.get(f"stream_{name}", parameters[name]))
+
+
+def _behind(records: pd.DataFrame) -> dict[str, str]:
+    """Find the shortest n-grams of the same training windows that predict better than an arm, by arm."""
+    scores = [score for floor in floors_of(records) for score in floor.scores]
+    found = {}
+    for arm, perplexity in records.groupby("arm", sort=False)["perplexity"].mean().items():
+        ahead = [score for score in scores if score.perplexity < perplexity]
+        if ahead:
+            first = min(ahead, key=lambda score: score.order)
+            found[str(arm)] = f"{first.order}-grams ({first.perplexity:.1f})"
+    return found
 
 
 def _reads_stream(method: str) -> bool:
@@ -223,27 +275,19 @@ def join(verdicts: Sequence[tuple[Compared, bool | None]], *, decides: str = "th
         For each comparison whether the claim holds there; None where it cannot be told.
     decides
         What the claim depends on where settings contradict one another.
-
-    Returns
-    -------
-    Finding
-        With the difference that was measured with the most certainty, of those that tell.
     """
     if not verdicts:
         return Finding()
     told = {holds for _, holds in verdicts if holds is not None}
     verdict = {frozenset(): UNTOLD, frozenset([True]): HOLDS, frozenset([False]): FAILS}.get(
-        frozenset(told), f"depends on {decides}"
+        frozenset(told), f"{DEPENDS} on {decides}"
     )
-    telling = [one.found for one, holds in verdicts if holds is not None] or [one.found for one, _ in verdicts]
-    surest = min(telling, key=lambda found: found["difference_high"] - found["difference_low"])
-    return Finding(
-        verdict,
-        compared=tuple(one for one, _ in verdicts),
-        difference=surest["difference"],
-        low=surest["difference_low"],
-        high=surest["difference_high"],
-    )
+    return Finding(verdict, compared=tuple(one for one, _ in verdicts))
+
+
+def plain_verdict(verdict: str) -> str:
+    """Give the one of `VERDICTS` that a verdict begins with: "holds" of "holds within 99 passes"."""
+    return next(plain for plain in VERDICTS if verdict.startswith(plain))
 
 
 def says_better(found: Mapping[str, Any]) -> bool | None:

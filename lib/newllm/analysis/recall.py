@@ -36,6 +36,53 @@ def recall_part(records: pd.DataFrame, part: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def by_parts_of_period(places: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Average the loss over neighbouring places of a chunk: single ones differ by the few tokens that stand there.
+
+    Parameters
+    ----------
+    places
+        The part ``places`` of `recall_part`.
+    count
+        Places of a part.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a part, arm and seed: ``arm``, ``seed``, ``place`` (the first of the part), ``loss`` (nats a token) and
+        ``half``, half of its 95 % interval over windows, as if places erred independently of one another.
+    """
+    if places.empty:
+        return places
+    half = (places["loss_high"] - places["loss_low"]) / 2
+    parts = places.assign(place=places["place"] // count * count, squared=half**2)
+    by_part = parts.groupby(["arm", "seed", "place"], sort=False)
+    table = by_part.agg(loss=("loss", "mean"), squared=("squared", "sum"), places=("loss", "size")).reset_index()
+    return table.assign(half=table.pop("squared") ** 0.5 / table.pop("places"))
+
+
+def rise_through_period(parts: pd.DataFrame) -> pd.DataFrame:
+    """Compare the last places of a chunk with the first.
+
+    Parameters
+    ----------
+    parts
+        As `by_parts_of_period` gives them; without rows there is nothing to compare.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an arm: ``arm``, ``rise`` of the mean loss over its seeds from the first part to the last (nats a token)
+        and ``half`` of its 95 % interval over windows; seeds read the same windows, so they do not narrow it.
+    """
+    rows = []
+    for arm, group in parts.groupby("arm", sort=False) if len(parts) else ():
+        means = group.groupby("place")[["loss", "half"]].mean()
+        rise = means["loss"].iloc[-1] - means["loss"].iloc[0]
+        rows.append({"arm": arm, "rise": rise, "half": math.hypot(means["half"].iloc[-1], means["half"].iloc[0])})
+    return pd.DataFrame(rows, columns=["arm", "rise", "half"])
+
+
 def recall_by_arm(records: pd.DataFrame) -> pd.DataFrame:
     """Average the recall columns of the records of each arm over its seeds.
 

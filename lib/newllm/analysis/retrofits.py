@@ -43,7 +43,7 @@ def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row a stage, the most bytes first: ``what`` became of it in words, ``conversion`` without those of its
-        healing; ``stage``, ``control``, ``method``,
+        healing; ``stage``, ``control`` (whether it is one of any of the retrofits), ``method``,
         ``healing_tokens``, ``bytes_per_token``, ``kept``; means over seeds of `AVERAGED`; the difference from the
         original in nats a token with its interval over documents and seeds; ``seeds`` (0 where no seed decides it);
         ``energy_lost_by_layer`` and ``folder`` of the first.
@@ -53,7 +53,7 @@ def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
         return nothing.assign(control=pd.Series(dtype=bool), **dict.fromkeys(no_difference(), pd.Series(dtype=float)))
     stages = _read_stages(folders)
     stages = stages[(stages["parent"] == stages["parent"].iloc[0]) & (stages["data"] == stages["data"].iloc[0])]
-    stages = stages.drop(columns=["parent", "data"])
+    stages = stages.drop(columns=["parent", "data", "control"]).rename(columns={"also_control": "control"})
     losses: dict[Hashable, ArmLosses | None] = {}
     gathered = []
     for key, group in stages.groupby(["what", "healing_tokens", "bytes_per_token"], sort=False):
@@ -178,15 +178,21 @@ def _number(value: float, pattern: str) -> str:
 
 
 def _read_stages(folders: Sequence[Path]) -> pd.DataFrame:
-    """Read the stages of retrofits, those of one seed once; ``parent`` and ``data`` say of which weights and text."""
+    """Read the stages of retrofits, those of one seed once.
+
+    ``parent`` and ``data`` say of which weights and text, ``also_control`` whether the same was a control anywhere.
+    """
     rows = []
     for folder in folders:
         found = read_json(folder / RESULT_FILE)
         about = {"parent": found["described"]["model"], "data": found["described"]["data"]}
         rows += [_row(folder, found, row) | about for row in found["report"]]
-    return pd.DataFrame(rows).drop_duplicates(
-        ["parent", "data", "what", "healing_tokens", "bytes_per_token", "seed"], ignore_index=True
-    )
+    stages = pd.DataFrame(rows)
+    alike = ["parent", "data", "what", "bytes_per_token"]
+    stages["also_control"] = stages.groupby(alike)["control"].transform("any")
+    # Averaged heads may be a retrofit and a control of others: the retrofit, which knows its method, is kept.
+    same = ["parent", "data", "what", "healing_tokens", "bytes_per_token", "seed"]
+    return stages.sort_values("control", kind="stable").drop_duplicates(same).sort_index(ignore_index=True)
 
 
 def _row(folder: Path, found: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +215,10 @@ def _words(stage: str, parameters: dict[str, Any]) -> str:
     if stage in (ORIGINAL, RANDOM, "not compressed") or "averaged head" in stage:
         return f"{RANDOM} ({parameters['method']})" if stage == RANDOM else stage
     if parameters["method"] == "mqa":
-        return f"heads averaged, {parameters['averaging']}"
+        # Turned to each other, heads are averaged as those of the controls are, and have their name.
+        heads = parameters["num_key_value_heads"]
+        averaged = f"{heads} averaged head{'s' if heads > 1 else ''}"
+        return averaged if parameters["averaging"] == "aligned" else f"{averaged}, {parameters['averaging']}"
     if parameters["method"] == "cla":
         return f"{parameters['layers_sharing']} layers averaged"
     # Where only the position encoding was changed, nothing is factorised yet.

@@ -117,7 +117,8 @@ def prepare_data(
         tokens = _with_facts(tokens, behind, f"{source.name}-{side}-facts")
         identity[f"{side}_ids"] = _digest(tokens.ids.tobytes())
         windows[side] = TokenWindows(tokens.ids, parameters.seq_length, table, tokens.groups)
-        _warn_of_few_groups(windows[side], side)
+        if not facts:  # with facts behind the training text, held-out windows are those of the text alone
+            _warn_of_few_groups(windows[side], side)
     return TextData(**windows, tokenizer=tokenizer, identity=identity)
 
 

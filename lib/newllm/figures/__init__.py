@@ -11,8 +11,9 @@ from newllm.figures.attention import (
     score_by_distance,
     visible_slots,
 )
+from newllm.figures.claims import claims
 from newllm.figures.comparison import arms, extrapolation, position_perplexity, quality_against_bytes
-from newllm.figures.differences import arm_differences, claims, differences
+from newllm.figures.differences import arm_differences, differences
 from newllm.figures.memory import against_context_length, cache_sizes, kept_by_token, precision_against_bytes
 from newllm.figures.recall import passage_gains, places_in_period, recall_differences
 from newllm.figures.retrofit import energy_lost, lost_against_bytes, lost_against_healing

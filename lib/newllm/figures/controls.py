@@ -243,7 +243,7 @@ def block_contexts(model: RecurrentModel, tokenizer: PreTrainedTokenizerFast, te
     )
 
 
-def quality_at_length(summary: pd.DataFrame, tokens: int) -> Explorer:
+def quality_at_length(summary: pd.DataFrame, tokens: int, seq_length: int) -> Explorer:
     """Choose methods and a length of context, and see quality against the bytes of a whole sequence.
 
     Parameters
@@ -252,6 +252,8 @@ def quality_at_length(summary: pd.DataFrame, tokens: int) -> Explorer:
         As for `newllm.figures.quality_against_bytes`.
     tokens
         The length to begin with.
+    seq_length
+        Tokens of the windows that quality was measured in: what is kept depends on the length, quality is as measured.
     """
     rows = summary.dropna(subset=["kv_bytes_per_token"])
     of_rows = rows["arm"].map(lambda arm: method_of(arm, method_names()) or arm)
@@ -264,6 +266,7 @@ def quality_at_length(summary: pd.DataFrame, tokens: int) -> Explorer:
         whole = shown.assign(kv_bytes_per_token=shown["kv_bytes_per_token"] * round(tokens))
         figure = figures.quality_against_bytes(whole.reset_index(drop=True))
         figure.update_layout(title_text=f"Quality against what a sequence of {round(tokens):,} tokens keeps")
+        figure.update_yaxes(title=f"bits per byte, held out, in windows of {seq_length:,} tokens")
         return figure.update_xaxes(title="KV cache of a sequence (bytes; 0: a state of fixed size)")
 
     return explorer(

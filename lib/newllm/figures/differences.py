@@ -10,7 +10,6 @@ import plotly.graph_objects as go
 from newllm.figures.pareto import far_above
 from newllm.figures.style import COLOURS, INK, colour, finish, interval_bars, name_bars, say_nothing
 
-LONGEST_CLAIM = 34  # characters of a line beside the axis
 ROW = 26  # pixels of an arm whose name is short
 
 
@@ -113,42 +112,3 @@ def _differences(rows: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:
     """Place a point for each difference on the line of its label, with its interval."""
     bars = interval_bars(rows, "difference", thickness=2)
     return {"x": rows["difference"], "y": labels, "mode": "markers", "error_x": bars | {"width": 6}}
-
-
-def claims(judged: pd.DataFrame) -> go.Figure:
-    """Difference of each claim's arms with its interval, coloured by the verdict: a forest plot.
-
-    Parameters
-    ----------
-    judged
-        Rows of `newllm.analysis.claims.judge_claims`: columns claim, words, verdict, difference (nats per token),
-        difference_low and difference_high.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        One row a claim that rests on a difference; the others are in the table alone.
-    """
-    figure = go.Figure()
-    measured = judged.dropna(subset=["difference"])
-    if measured.empty:
-        figure.add_annotation(
-            text="no claim rests on a published difference", showarrow=False, xref="paper", yref="paper"
-        )
-    labels = [
-        "<br>".join(textwrap.wrap(f"{row['claim']} {row['words']}", LONGEST_CLAIM))
-        for row in measured.to_dict("records")
-    ]
-    for index, (verdict, rows) in enumerate(measured.assign(label=labels).groupby("verdict", sort=False)):
-        figure.add_scatter(
-            **_differences(rows, rows["label"]),
-            marker={"color": COLOURS[index % len(COLOURS)], "size": 10},
-            name=str(verdict),
-        )
-    figure.add_vline(x=0, line_dash="dot")
-    figure = finish(
-        figure, "What became of each claim (95 % over seeds and documents)", "difference (nats per token)", ""
-    )
-    figure.update_layout(height=200 + 50 * len(measured))
-    # In the order of the claims, whatever their verdicts are.
-    return figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], automargin=True)

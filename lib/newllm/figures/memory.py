@@ -1,18 +1,23 @@
 """Figures of what is kept: bytes by length, by token, by model."""
 
+import itertools
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from newllm.figures.lines import lines
-from newllm.figures.style import COLOURS, finish, readable_bytes
+from newllm.figures.style import COLOURS, INK, finish, readable_bytes
 
 # So far apart are the ends of an axis on which only powers of ten have room.
 MANY_DECADES = 1_000
+PRECISION_SYMBOLS = ("circle-open", "square-open", "diamond-open", "triangle-up-open", "x-open")
 
 
 def against_context_length(frame: pd.DataFrame, column: str, title: str, label: str) -> go.Figure:
     """One quantity of several models over the length of the context, both axes logarithmic.
+
+    Models of which it is the same at every length have one line, which names them all.
 
     Parameters
     ----------
@@ -25,7 +30,12 @@ def against_context_length(frame: pd.DataFrame, column: str, title: str, label: 
     label
         The axis title, with its unit.
     """
-    figure = lines(frame, "context", column, "model")
+    named: dict[tuple[float, ...], list[str]] = {}
+    for model, rows in frame.groupby("model", sort=False):
+        named.setdefault((*rows["context"], *rows[column]), []).append(str(model))
+    first = {models[0]: " and ".join(models) for models in named.values()}
+    drawn = frame[frame["model"].isin(first)]
+    figure = lines(drawn.assign(model=drawn["model"].map(first)), "context", column, "model")
     figure = finish(figure, title, "context (tokens)", label, log_x=True, log_y=True)
     figure.update_xaxes(tickvals=sorted(set(frame["context"])), tickformat=",", dtick=None)
     low, high = frame[column].min(), frame[column].max()
@@ -42,13 +52,17 @@ def precision_against_bytes(table: pd.DataFrame) -> go.Figure:
         Columns arm, precision, bytes_per_token, bits_per_byte.
     """
     figure = lines(table, "bytes_per_token", "bits_per_byte", "arm")
+    symbols = dict(zip(table["precision"].unique(), itertools.cycle(PRECISION_SYMBOLS), strict=False))
     for trace, (_, chosen) in zip(figure.data, table.groupby("arm", sort=False), strict=True):
-        # Eight bits, as floats or integers, leave nearly the same bytes: their words stand apart.
-        places = ["bottom center" if precision == "float8" else "top center" for precision in chosen["precision"]]
-        trace.update(mode="lines+markers+text", text=list(chosen["precision"]), textposition=places)
+        # Open, for eight bits, as floats or integers, leave nearly the same bytes.
+        trace.update(marker={"size": 10, "symbol": list(chosen["precision"].map(symbols)), "line_width": 2})
+        trace.update(text=chosen["precision"], hovertemplate="%{text}, %{x:,.0f} bytes: %{y:.3f}")
+    for precision, symbol in symbols.items():
+        marker = {"size": 10, "symbol": symbol, "color": INK, "line_width": 2}
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=precision)
     figure = finish(figure, "The same caches in fewer bits", "KV bytes a token", "bits per byte", log_x=True)
     low, high = table["bits_per_byte"].min(), table["bits_per_byte"].max()
-    # Room for the words above the points; a hundredth of a bit at least, so that nothing looks like much.
+    # A hundredth of a bit at least, so that nothing looks like much.
     room = max(0.15 * (high - low), 0.01)
     return figure.update_yaxes(range=[low - 2 * room, high + 2 * room], tickformat=".3~f")
 

@@ -173,6 +173,9 @@ def bytes_axis(values: ArrayLike) -> Axis:
     step = 1 if powers.size <= 9 else 2
     inside = [2.0**power for power in powers if power % step == 0]
     low = (first if zero is None else zero) - room
+    if sum(lowest <= value <= highest for value in inside) < 2:
+        # Between the points there is no power of two: their own bytes, which are few then, say where they are.
+        inside = sorted(set(positive))
     ticks = [(float(np.log10(value)), _bytes(value)) for value in inside]
     shown = [
         (place, text) for place, text in ticks if (zero is None or place > zero + BREAK / 2) and place <= last + room
@@ -182,9 +185,9 @@ def bytes_axis(values: ArrayLike) -> Axis:
     return Axis(float(low), float(last + room), tuple(shown), zero)
 
 
-def _bytes(power_of_two: float) -> str:
-    """Write a power of two; a large one in mebibytes, as its digits would run into its neighbours'."""
-    return f"{power_of_two / MEBIBYTE:,.0f} MiB" if power_of_two >= MEBIBYTE else f"{power_of_two:,g}"
+def _bytes(number: float) -> str:
+    """Write bytes; many of them in mebibytes, as their digits would run into those of their neighbours."""
+    return f"{number / MEBIBYTE:,.4g} MiB" if number >= MEBIBYTE else f"{number:,.0f}"
 
 
 def bits_axis(values: ArrayLike, low_ends: ArrayLike, high_ends: ArrayLike) -> Axis:

@@ -78,17 +78,20 @@ def recall_differences(differences: pd.DataFrame, baseline: str | None) -> go.Fi
 
 
 def places_in_period(places: pd.DataFrame) -> go.Figure:
-    """Draw the loss by the place of a token in the chunk of the methods that have one.
+    """Draw the loss by the place of a token in the chunk of the methods that have one, with its interval over windows.
 
     Parameters
     ----------
     places
-        Columns arm, seed, place (tokens after the start of a chunk), loss (nats a token); without rows the picture says
-        so.
+        As `newllm.analysis.recall.by_parts_of_period` gives them: columns arm, seed, place (tokens after the start of a
+        chunk), loss (nats a token) and half of its interval; without rows the picture says so.
     """
     title = "The loss by the place in a chunk"
     if places.empty:
         return say_nothing(title, "none of these arms has a chunk that fits twice into a window")
     means = places.groupby(["arm", "place"], sort=False, as_index=False)[["loss"]].mean()
-    figure = lines(means, "place", "loss", "arm").update_traces(mode="lines")
+    figure = lines(means, "place", "loss", "arm")
+    for trace, (_, rows) in zip(figure.data, places.groupby("arm", sort=False), strict=True):
+        # Seeds read the same windows, so they do not narrow what these leave open.
+        trace.error_y = {"array": rows.groupby("place")["half"].mean(), "thickness": 1}
     return finish(figure, title, "place in the chunk (tokens)", "loss (nats a token)")

@@ -13,18 +13,24 @@ from newllm.figures.lines import add_other_lines, in_colour, lines
 from newllm.figures.style import COLOURS, INK, colour, dash, finish, name_bars
 
 
-def loss_terms(history: pd.DataFrame) -> go.Figure:
-    """Both terms of the OACD loss over the iterations.
+def loss_terms(history: pd.DataFrame, centroid_weight: float) -> go.Figure:
+    """Both terms of the OACD loss over the iterations, as they add up to it.
 
     Parameters
     ----------
     history
         Columns iteration, distance_term, centroid_term, loss.
+    centroid_weight
+        By which the centroid term is in the loss.
     """
     figure = go.Figure()
-    names = {"distance_term": "distance term", "centroid_term": "centroid term", "loss": "loss"}
-    for index, (column, name) in enumerate(names.items()):
-        figure.add_scatter(x=history["iteration"], y=history[column], name=name, line_color=colour(index))
+    parts = {
+        "distance term": history["distance_term"],
+        f"centroid term times its weight of {centroid_weight:g}": centroid_weight * history["centroid_term"],
+        "loss, their sum": history["loss"],
+    }
+    for index, (name, values) in enumerate(parts.items()):
+        figure.add_scatter(x=history["iteration"], y=values, name=name, line_color=colour(index))
     return finish(figure, "The two terms of the OACD loss", "iteration", "value")
 
 
@@ -50,11 +56,18 @@ def convergence(history: pd.DataFrame, target: float) -> go.Figure:
         secondary_y=True,
     )
     figure.add_hline(
-        y=100 * target, line_dash="dot", line_color=INK, annotation_text="stops here", annotation_position="top left"
+        y=100 * target,
+        line_dash="dot",
+        line_color=INK,
+        annotation_text="training stops here",
+        annotation_position="top",
     )
     figure = finish(figure, "Convergence and effective rank", "iteration", "converged tokens (%)")
-    figure.update_yaxes(range=[0, 103], secondary_y=False)
-    return figure.update_yaxes(title="effective rank (dimensions)", showgrid=False, secondary_y=True)
+    # Above the target there is room for its words, and no curve.
+    figure.update_yaxes(range=[0, 110], secondary_y=False)
+    return figure.update_yaxes(
+        title="effective rank (dimensions)", showgrid=False, tickmode="auto", tickformat="d", secondary_y=True
+    )
 
 
 def converged_tokens(histories: pd.DataFrame, target: float) -> go.Figure:

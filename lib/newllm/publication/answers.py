@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis.claims import judge_claims
+from newllm.analysis.evidence import plain_verdict
 from newllm.analysis.judges import ALIBIS, EIGHT_SLOPES, FULL_ATTENTION
 from newllm.analysis.recall import baseline_gains
 from newllm.analysis.retrofits import retrofit_stages
@@ -152,7 +153,7 @@ def _retrofit() -> str:
 
 def _claims() -> str:
     verdicts = judge_claims(published_trials(), published_evidence())["verdict"]
-    counts = verdicts.str.partition(" on ")[0].value_counts()
+    counts = verdicts.map(plain_verdict).value_counts()
     return "; ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 

@@ -99,6 +99,17 @@ class Board:
     budgets: tuple[Budget, ...]
     set_apart: pd.DataFrame
 
+    def differences(self) -> list[str]:
+        """Say in what each budget differs from the first, and from an earlier one that differs from it in the same."""
+        said = [budget.differences(self.budgets[0]) for budget in self.budgets]
+        earlier = [said.index(words) for words in said]
+        return [
+            words
+            if place == first
+            else f"{words}; beside {self.budgets[first].name}: {self.budgets[place].differences(self.budgets[first])}"
+            for place, (words, first) in enumerate(zip(said, earlier, strict=True))
+        ]
+
     def filtered(self, filters: LeaderboardFilters) -> "Board":
         """Return the rows that pass the filters, with the budget that they name first.
 
