@@ -54,11 +54,6 @@ def dash(index: int) -> str:
     return DASHES[index // len(COLOURS) % len(DASHES)]
 
 
-def symbol(index: int) -> str:
-    """Return the symbol of a point by its place: those of one colour differ."""
-    return SYMBOLS[index // len(COLOURS) % len(SYMBOLS)]
-
-
 def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False, log_y: bool = False) -> go.Figure:
     """Give a figure the house's look: as wide as its place, on the page's own background, its legend below.
 
