@@ -59,11 +59,6 @@ def dash(index: int) -> str:
     return DASHES[index // len(COLOURS) % len(DASHES)]
 
 
-def symbol(index: int) -> str:
-    """Return the symbol of a point by its place: those of one colour differ."""
-    return SYMBOLS[index // len(COLOURS) % len(SYMBOLS)]
-
-
 def colours_of_encodings(summary: pd.DataFrame) -> dict[str, str]:
     """Give each position encoding of some arms its colour, the same in every picture; none where they have one alone.
 

@@ -185,7 +185,7 @@ def latent_widths() -> pd.DataFrame:
                 "latent": f"`{row['arm']}`",
                 "perplexity": f"{row['perplexity']:.1f}",
                 "control": f"`{row['control']}`",
-                "its perplexity": f"{row['control_perplexity']:.1f}",
+                "perplexity of the control": f"{row['control_perplexity']:.1f}",
                 "nats/token from the control": with_interval(row, "difference"),
             }
             for _, row in beside.iterrows()
