@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from newllm.analysis.encodings import encoding_of, memory_by_encoding
+from newllm.analysis.encodings import encoding_of, memory_by_encoding, with_encodings
 from newllm.experiments.arms import Arm
 from newllm.figures.arm_words import ENCODINGS
 
@@ -42,3 +42,8 @@ def test_what_was_trained_with_one_encoding_alone_is_left_out():
 def test_without_such_arms_there_is_no_row():
     summary = pd.DataFrame({"arm": ["pythia"], "perplexity": [48.6], "kv_bytes_per_token": [8192.0]})
     assert memory_by_encoding(summary).empty
+
+
+def test_what_is_no_arm_has_no_encoding():
+    summary = with_encodings(pd.DataFrame({"arm": ["mla", "4-gram", "pretrained:EleutherAI/pythia-70m"]}))
+    assert list(summary["encoding"]) == ["ALiBi, one slope", "", ""]

@@ -366,5 +366,7 @@ def test_points_have_the_colour_of_their_encoding_where_there_are_several():
     assert list(drawn["RoPE"].text) == ["pythia", "mqa"]
     assert list(drawn["ALiBi, one slope: one seed"].text) == ["mla"]
     assert drawn["RoPE"].marker.color != drawn["ALiBi, one slope: one seed"].marker.color
+    elsewhere = series(figures.quality_against_bytes(summary.assign(encoding=["RoPE", "ALiBi, one slope", ""])))
+    assert list(elsewhere["mean over seeds"].text) == ["mqa"]
     alone = series(figures.quality_against_bytes(summary[summary["encoding"] == "RoPE"]))
     assert list(alone["mean over seeds"].text) == ["pythia", "mqa"]

@@ -6,7 +6,7 @@ import pandas as pd
 from transformers import PreTrainedConfig
 
 from newllm.config.groups import ModelParameters
-from newllm.experiments.arms import Arm
+from newllm.experiments.arms import Arm, ArmError
 from newllm.figures.arm_words import ENCODINGS, NO_ENCODING, ONE_SLOPE, RECURRENCE, ROTARY, SLOPES
 from newllm.models.position import PositionEncodingConfig
 
@@ -29,6 +29,24 @@ def encoding_of(arm: Arm) -> str:
         return RECURRENCE
     encoding = PositionEncodingConfig.parse(position)
     return SLOPES if encoding.alibi_slopes_by_head else BY_TYPE[encoding.type]
+
+
+def with_encodings(summary: pd.DataFrame) -> pd.DataFrame:
+    """Add the column ``encoding`` to a summary: empty for what is no arm, as counts and trained models are not.
+
+    Parameters
+    ----------
+    summary
+        As `newllm.analysis.summary.summarize_arms` makes it.
+    """
+    return summary.assign(encoding=[_encoding_if_arm(arm) for arm in summary["arm"]])
+
+
+def _encoding_if_arm(arm: str) -> str:
+    try:
+        return encoding_of(Arm.parse(arm))
+    except ArmError:
+        return ""
 
 
 def memory_by_encoding(summary: pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,9 @@ from newllm.figures.style import (
     name_bars,
 )
 
+# Pixels of an entry and of a row of a legend, and for how many rows the margin of a canvas has room.
+LEGEND_ENTRY, LEGEND_ROW, ROOMY_LEGEND = 240, 20, 2
+
 
 def position_perplexity(positions: pd.DataFrame, told: Sequence[str] | None = None) -> go.Figure:
     """Perplexity by the number of tokens that came before in the window.
@@ -162,12 +165,15 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
     has_intervals = drawn["bits_per_byte_low"].notna().any()
     of_bits = f"bits per byte, held out{' (95 % intervals over seeds)' if has_intervals else ''}"
     figure = finish(figure, title, of_bytes, of_bits, log_x=True)
+    entries = sum(trace.showlegend is not False for trace in figure.data)
+    rows_of_legend = -(-entries // max(1, canvas.width // LEGEND_ENTRY))
+    more = LEGEND_ROW * max(0, rows_of_legend - ROOMY_LEGEND)
     figure.update_layout(
         width=width,
-        height=canvas.height,
-        margin={"l": canvas.left, "r": canvas.right, "t": canvas.top, "b": canvas.bottom, "autoexpand": False},
+        height=canvas.height + more,
+        margin={"l": canvas.left, "r": canvas.right, "t": canvas.top + more, "b": canvas.bottom, "autoexpand": False},
         # So many pixels below the upper edge, however high the picture is: the legend needs the rest of the margin.
-        title={"y": 1 - 12 / canvas.height, "yanchor": "top"},
+        title={"y": 1 - 12 / (canvas.height + more), "yanchor": "top"},
         legend={"x": 0, "xref": "paper", "y": 1.01, "yref": "paper"},
     )
     figure.update_xaxes(
@@ -183,8 +189,13 @@ def _points(drawn: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, str, str, str]]
     """Give the points that look alike, with what the legend says of them, their colour and their symbol."""
     colours = colours_of_encodings(drawn)
     single, regular = drawn["seeds"] == 1, alike(drawn)
-    for kind, colour_of_kind in (colours or {"": COLOURS[0]}).items():
-        of_kind = drawn["encoding"] == kind if kind else pd.Series(True, index=drawn.index)
+    kinds = (
+        drawn["encoding"].where(drawn["encoding"].isin(list(colours)), "")
+        if colours
+        else pd.Series("", index=drawn.index)
+    )
+    for kind, colour_of_kind in (colours | {"": INK if colours else COLOURS[0]}).items():
+        of_kind = kinds == kind
         for chosen, said, symbol in (
             (~single & regular, "" if kind else "mean over seeds", "circle"),
             (single & regular, "one seed", "circle-open"),

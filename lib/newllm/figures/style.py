@@ -65,9 +65,9 @@ def colours_of_encodings(summary: pd.DataFrame) -> dict[str, str]:
     Parameters
     ----------
     summary
-        Arms, with a column encoding, of `ENCODINGS`, or without.
+        Arms, with a column encoding, of `ENCODINGS` or empty, or without.
     """
-    present = set(summary["encoding"].dropna()) if "encoding" in summary else set()
+    present = set(summary["encoding"]) & {*ENCODINGS} if "encoding" in summary else set()
     return {kind: colour(place) for place, kind in enumerate(ENCODINGS) if kind in present and len(present) > 1}
 
 
