@@ -45,8 +45,8 @@ def test_each_arm_stands_beside_the_controls_of_its_bytes(tmp_path):
         ("mla", "mqa@num_attention_heads=8"),
     ]
     assert list(table["kv_bytes_per_token"]) == [2048, 1024]
-    assert list(table["difference"]) == pytest.approx([0.2, -0.2])
-    assert (table["difference_low"] < table["difference"]).all()
+    assert list(table["control_difference"]) == pytest.approx([0.2, -0.2])
+    assert (table["control_difference_low"] < table["control_difference"]).all()
     assert (table["control_perplexity"] > table["perplexity"]).tolist() == [False, True]
 
 

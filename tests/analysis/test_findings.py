@@ -66,6 +66,11 @@ def test_a_state_of_fixed_size_is_no_bytes_a_token():
     assert "a state of fixed size, by `cascade`" in smallest
 
 
+def test_where_no_arm_keeps_less_no_cache_is_called_small():
+    *_, said = findings(summary([BASE, FULL]), "pythia")
+    assert said == "No arm here keeps less than `pythia`."
+
+
 def test_seeds_tell_where_two_arms_have_two_or_one_has_three_or_a_verdict_was_given():
     rows = [BASE, (*FULL[:4], OPEN), (*SMALL[:4], OPEN)]
     for seeds, can in (([1, 1, 1], False), ([2, 1, 1], False), ([2, 2, 1], True), ([3, 1, 1], True)):

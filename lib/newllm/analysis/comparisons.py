@@ -30,8 +30,8 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row an arm and control of equal bytes, widest cache first: ``kv_bytes_per_token``, ``arm``, ``control``,
-        both perplexities, and the difference in the columns of `newllm.analysis.differences.compare_pairs` (negative
-        where the arm is better than the control). Arms without a control are left out.
+        both perplexities, and the columns of `newllm.analysis.differences.compare_pairs`, the difference as
+        ``control_difference`` (negative where the arm is better than the control). Arms without a control are left out.
     """
     perplexities = summarize_arms(records).set_index("arm")["perplexity"].to_dict()
     losses: dict[Hashable, ArmLosses | None] = {
@@ -59,6 +59,7 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
     ]
     columns = ["kv_bytes_per_token", "arm", "control", "perplexity", "control_perplexity"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    table = table.rename(columns={f"difference{end}": f"control_difference{end}" for end in ("", "_low", "_high")})
     return table.sort_values("kv_bytes_per_token", ascending=False, kind="stable", ignore_index=True)
 
 

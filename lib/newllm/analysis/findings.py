@@ -85,7 +85,10 @@ def _each(groups: Mapping[str, Sequence[Row]], words: Mapping[str, str]) -> str:
 
 def _smallest(base: Row, rows: Sequence[Row], worse: Sequence[Row]) -> str:
     """Say the smallest cache with which an arm is not found worse than the baseline, and of its arms the best."""
-    kept = [row for row in rows if row["kv_bytes_per_token"] < base["kv_bytes_per_token"] and row not in worse]
+    smaller = [row for row in rows if row["kv_bytes_per_token"] < base["kv_bytes_per_token"]]
+    if not smaller:
+        return f"No arm here keeps less than {_named(base)}."
+    kept = [row for row in smaller if row not in worse]
     if not kept:
         return f"No arm with a smaller cache than {_named(base)} was found that is not worse."
     least = min(row["kv_bytes_per_token"] for row in kept)

@@ -186,7 +186,7 @@ def latent_widths() -> pd.DataFrame:
                 "perplexity": f"{row['perplexity']:.1f}",
                 "control": f"`{row['control']}`",
                 "perplexity of the control": f"{row['control_perplexity']:.1f}",
-                "nats/token from the control": with_interval(row, "difference"),
+                "nats/token from the control": with_interval(row, "control_difference"),
             }
             for _, row in beside.iterrows()
         ]
