@@ -116,9 +116,9 @@ def compare_pairs(
     Returns
     -------
     list of dict
-        For each pair `DIFFERENCE_COLUMNS`: the difference in nats per token (negative: the first is better) with its 95
-        % interval over seeds and document groups together, by `two_way_difference`, with the variance of seeds that all
-        these arms have in common; its p-value, adjusted for the number of pairs (Holm); and the verdict, for which
+        For each pair `DIFFERENCE_COLUMNS`: the difference in nats per token (negative: the first is better) with its
+        95 % interval over seeds and document groups together, by `two_way_difference`, with the variance of seeds that
+        all these arms have in common; its p-value, adjusted for the number of pairs (Holm); and the verdict, for which
         equivalence is adjusted as well, and which is `TOO_FEW_SEEDS` where nobody knows what another seed would find.
         An empty dict where no windows are shared.
     """

@@ -1,5 +1,6 @@
 """The picture of quality against bytes for a page, as the numbers that its template draws as SVG."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,20 +43,20 @@ def picture_of(summary: pd.DataFrame, canvas: Canvas | None = None) -> dict[str,
     canvas
         The picture's size; the usual one where omitted.
     """
-    layout = lay_out(summary, canvas)
+    layout, colours = lay_out(summary, canvas), colours_of_encodings(summary)
     return {
         "layout": layout,
         "break": None if layout.bytes_axis.zero is None else layout.bytes_axis.zero + BREAK / 2,
-        "dots": _dots(summary, layout),
-        "colours": colours_of_encodings(summary),
+        "dots": _dots(summary, layout, colours),
+        "colours": colours,
         "line_height": LINE_HEIGHT,
         "front": " ".join(f"{x:.1f},{y:.1f}" for x, y in front_corners(layout.points[layout.front])),
     }
 
 
-def _dots(summary: pd.DataFrame, layout: Layout) -> list[Dot]:
+def _dots(summary: pd.DataFrame, layout: Layout, colours: Mapping[str, str]) -> list[Dot]:
     _, height = layout.canvas.area
-    dots, colours = [], colours_of_encodings(summary)
+    dots = []
     for place, row in enumerate(summary.to_dict("records")):
         has_interval = not pd.isna(row["bits_per_byte_low"]) and not layout.beyond[place]
         low, high = (
