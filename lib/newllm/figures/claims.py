@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from newllm.figures.arm_words import arm_in_words
-from newllm.figures.style import COLOURS, INK, finish, interval_bars
+from newllm.figures.style import COLOURS, INK, finish, interval_bars, say_nothing
 
 # In the order of the legend; what else a verdict says stands with the claim.
 VERDICT_COLOURS = {
@@ -48,12 +48,9 @@ def claims(compared: pd.DataFrame) -> go.Figure:
     plotly.graph_objects.Figure
         Claims that rest on no difference are in the table alone.
     """
-    figure = go.Figure()
     if compared.empty:
-        figure.add_annotation(
-            text="no claim rests on a published difference", showarrow=False, xref="paper", yref="paper"
-        )
-        return finish(figure, TITLE, "nats per token", "")
+        return say_nothing(TITLE, "no claim rests on a published difference")
+    figure = go.Figure()
     # Where most were measured is said once, with the axis.
     usual = str(compared["where"].mode().iloc[0])
     rows: list[Row] = []

@@ -13,15 +13,15 @@ from newllm.figures.style import (
     CLEAR,
     COLOURS,
     INK,
+    LEGEND_ROW,
+    ROOMY_LEGEND,
     colour,
     colours_of_encodings,
     finish,
     interval_bars,
+    legend_rows,
     name_bars,
 )
-
-# Pixels of an entry and of a row of a legend, and for how many rows the margin of a canvas has room.
-LEGEND_ENTRY, LEGEND_ROW, ROOMY_LEGEND = 240, 20, 2
 
 
 def position_perplexity(positions: pd.DataFrame, told: Sequence[str] | None = None) -> go.Figure:
@@ -165,9 +165,7 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
     has_intervals = drawn["bits_per_byte_low"].notna().any()
     of_bits = f"bits per byte, held out{' (95 % intervals over seeds)' if has_intervals else ''}"
     figure = finish(figure, title, of_bytes, of_bits, log_x=True)
-    entries = sum(trace.showlegend is not False for trace in figure.data)
-    rows_of_legend = -(-entries // max(1, canvas.width // LEGEND_ENTRY))
-    more = LEGEND_ROW * max(0, rows_of_legend - ROOMY_LEGEND)
+    more = LEGEND_ROW * max(0, legend_rows(figure, canvas.width) - ROOMY_LEGEND)
     figure.update_layout(
         width=width,
         height=canvas.height + more,

@@ -91,9 +91,10 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
     plotly.graph_objects.Figure
         The picture; without a row it says that there is no difference to show.
     """
-    figure = go.Figure()
+    title = "One change each: left is better (95 % over seeds and documents)"
     if studies.empty:
-        figure.add_annotation(text="no other arm to take a difference of", showarrow=False, xref="paper", yref="paper")
+        return say_nothing(title, "no other arm to take a difference of")
+    figure = go.Figure()
     for index, (study, rows) in enumerate(studies.groupby("study", sort=False)):
         figure.add_scatter(
             **_differences(rows, rows["change"]),
@@ -102,7 +103,6 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
             showlegend=False,
         )
     figure.add_vline(x=0, line_dash="dot", line_color=INK)
-    title = "One change each: left is better (95 % over seeds and documents)"
     figure = finish(figure, title, "<br>".join(textwrap.wrap(f"nats per token from {base}, held out", 48)), "")
     figure.update_layout(height=180 + 34 * max(len(studies), 2))
     return figure.update_yaxes(autorange="reversed", automargin=True)

@@ -18,6 +18,7 @@ HEIGHT = 420
 # Pixels of a legend: of a row, of a letter, and of what stands beside a name.
 LEGEND_ROW, LEGEND_LETTER, LEGEND_MARK = 19, 6.8, 45
 LEGEND_SHARE = 0.96  # of the width of a picture
+ROOMY_LEGEND = 2  # rows for which every picture has room
 LONGEST_TITLE = 62  # characters of a line of a title, which a narrow page still shows whole
 
 # Grey lines and letters, readable on white and on black, over whatever the page has as its background.
@@ -91,7 +92,7 @@ def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False
         # The first of several lines stands half a line higher than a single one, above the edge.
         title_pad_t=24 if "<br>" in written else 12,
         template=TEMPLATE,
-        height=HEIGHT + LEGEND_ROW * max(_legend_rows(figure) - 2, 0),
+        height=HEIGHT + LEGEND_ROW * max(legend_rows(figure) - ROOMY_LEGEND, 0),
         autosize=True,
         margin={"l": 60, "r": 20, "t": above, "b": 50},
     )
@@ -103,20 +104,27 @@ def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False
     return figure
 
 
-def _legend_rows(figure: go.Figure) -> int:
-    """Estimate the rows of a legend in a narrow page.
+def legend_rows(figure: go.Figure, width: int = PICTURE_WIDTH) -> int:
+    """Estimate the rows of a legend.
 
     Entries are as wide as the longest of them, or, where all have groups, each as its own name.
+
+    Parameters
+    ----------
+    figure
+        What was drawn.
+    width
+        Of the picture, in pixels; where omitted, that of a narrow page.
     """
     shown = [trace for trace in figure.data if trace.showlegend is not False]
     widths = [LEGEND_MARK + LEGEND_LETTER * len(trace.name or "") for trace in shown]
     if not all(trace.legendgroup for trace in shown):
-        widths = [max(widths)] * len(widths)
+        widths = [max(widths, default=0)] * len(widths)
     rows, used = 1, 0.0
-    for width in widths:
-        if used and used + width > LEGEND_SHARE * PICTURE_WIDTH:
+    for entry in widths:
+        if used and used + entry > LEGEND_SHARE * width:
             rows, used = rows + 1, 0.0
-        used += width
+        used += entry
     return rows
 
 
