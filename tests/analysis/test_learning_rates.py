@@ -22,7 +22,7 @@ def records(losses: dict[str, list[float]], seeds: int = 1, method: str = "pythi
                 "method": method,
                 "seed": seed,
                 "validation_loss": loss + 0.01 * seed,
-                "parameters": {"lr": rate, "stream_lr": 7 * rate, "matrix_lr": None},
+                "parameters": {"lr": rate, "stream_lr": 7 * rate, "matrix_lr": "adamw"},
             }
             for arm, row in losses.items()
             for rate, loss in zip(RATES, row, strict=True)
@@ -55,7 +55,7 @@ def test_the_rate_that_differs_is_the_one_that_is_judged():
     with pytest.raises(ParameterError, match="one at a time"):
         with_learning_rate(rows.assign(parameters=[{**row, "lr": 10 * row["matrix_lr"]} for row in of_muon]))
     with pytest.raises(ParameterError, match="no grid of learning rates"):
-        with_learning_rate(rows.assign(parameters=[*of_muon[:3], {**of_muon[3], "matrix_lr": None}]))
+        with_learning_rate(rows.assign(parameters=[*of_muon[:3], {**of_muon[3], "matrix_lr": "adamw"}]))
 
 
 def test_a_loss_that_was_not_finite_is_never_the_best():

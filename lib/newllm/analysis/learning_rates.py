@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from newllm.config.errors import ParameterError
+from newllm.config.fields import ADAMW
 from newllm.evaluation.statistics import paired_difference
 from newllm.experiments.arms import Arm
 
@@ -33,7 +34,7 @@ def with_learning_rate(records: pd.DataFrame) -> pd.DataFrame:
         of_adamw = "stream_lr" if Arm.parse(rows["method"].iloc[0]).reads_stream else "lr"
         tried = {name: [row[name] for row in rows["parameters"]] for name in (of_adamw, "matrix_lr")}
         varied = [name for name, values in tried.items() if len(set(values)) > 1]
-        if None in tried["matrix_lr"] and "matrix_lr" in varied:
+        if ADAMW in tried["matrix_lr"] and "matrix_lr" in varied:
             raise ParameterError(f"{arm} was trained with Muon and without: that is no grid of learning rates.")
         if len(varied) > 1:
             raise ParameterError(f"{arm} has several values of both {' and '.join(varied)}: vary one at a time.")

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis.wording import number, plus_minus
+from newllm.config.fields import ADAMW
 from newllm.evaluation.recall_report import MEASURES
 
 INTERVAL_ENDS = ("_low", "_high")
@@ -176,8 +177,8 @@ def budget_text(parameters: Mapping[str, Any]) -> str:
     samples, length, passes = (parameters[name] for name in ("samples", "seq_length", "epochs"))
     text = "all text" if isinstance(samples, str) else f"{samples * length / 1000:,.0f} k tokens"
     of_passes = "one pass" if passes == 1 else f"{passes} passes"
-    rate, of_matrices = parameters.get("stream_lr", parameters["lr"]), parameters.get("matrix_lr")
-    rates = f"rates {rate:g} and, for matrices by Muon, {of_matrices:g}" if of_matrices else f"rate {rate:g}"
+    rate, of_matrices = parameters.get("stream_lr", parameters["lr"]), parameters["matrix_lr"]
+    rates = f"rates {rate:g} and, for matrices by Muon, {of_matrices:g}" if of_matrices != ADAMW else f"rate {rate:g}"
     return f"{text}, {of_passes}, {rates}"
 
 

@@ -1,7 +1,7 @@
 """The types of parameters: what they are read from, and which values they take."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -58,14 +58,18 @@ def _flag(value: Any) -> Any:
     return value
 
 
-def _count_or_all(value: Any) -> Any:
-    """Read a number of windows, or ``all`` that there are."""
-    if value == "all":
-        return value
-    try:
-        return TypeAdapter(Count).validate_python(value)
-    except ValidationError as error:
-        raise ValueError(f"{error.errors()[0]['msg'].removeprefix('Value error, ')}, or all") from None
+def _or_word(word: str, number: Any) -> BeforeValidator:
+    """Read a number, or the word that stands for something else."""
+
+    def read(value: Any) -> Any:
+        if value == word:
+            return value
+        try:
+            return TypeAdapter(number).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"{error.errors()[0]['msg'].removeprefix('Value error, ')}, or {word}") from None
+
+    return BeforeValidator(read)
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -86,7 +90,10 @@ SizeName = Literal["tiny", "mini", "70m", "160m", "410m", "1b", "1.4b", "smollm2
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[Whole, Field(gt=0)]
-WindowCount = Annotated[Count | Literal["all"], BeforeValidator(_count_or_all)]
+Rate = Annotated[Real, Field(gt=0)]
+WindowCount = Annotated[Count | Literal["all"], _or_word("all", Count)]
+ADAMW: Final = "adamw"
+MatrixRate = Annotated[Rate | Literal["adamw"], _or_word(ADAMW, Rate)]
 LARGEST_SEED = 2**32 - 1
 Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
 Flag = Annotated[bool, BeforeValidator(_flag)]

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from newllm.config.fields import (
+    ADAMW,
     LONGEST_SEQUENCE,
     LONGEST_WINDOW,
     ArmNames,
@@ -24,6 +25,7 @@ from newllm.config.fields import (
     Count,
     Counts,
     Flag,
+    MatrixRate,
     Names,
     Real,
     Seed,
@@ -142,8 +144,8 @@ class TrainingParameters(_Group):
 
     epochs: Count = Field(description="the number of passes over the training windows, at most")
     lr: Annotated[Real, Field(gt=0)] = Field(1e-4, description="learning rate of main training")
-    matrix_lr: Annotated[Real, Field(gt=0)] | None = Field(
-        None, description="learning rate of the blocks' matrices, which Muon then takes; None: AdamW takes them too"
+    matrix_lr: MatrixRate = Field(
+        ADAMW, description="learning rate of the blocks' matrices, which Muon then takes; adamw: AdamW takes them too"
     )
     batch_size: Count = Field(8, description="windows in a step of main training")
     clip: Annotated[Real, Field(gt=0)] = Field(1.0, description="largest gradient norm")

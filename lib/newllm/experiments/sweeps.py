@@ -203,6 +203,8 @@ def load_sweep(path: Path, given: Mapping[str, Any]) -> Sweep:
 def plan(sweep: Sweep) -> list[PlannedTrial]:
     """Expand the grid and check every trial; nothing is read or written but the profile.
 
+    Trials of one seed stand together, in the order of the grids: what is stopped early has whole tables of some seeds.
+
     Raises
     ------
     ParameterError, ArmError
@@ -218,7 +220,8 @@ def plan(sweep: Sweep) -> list[PlannedTrial]:
     texts = {text_of(trial.parameters): trial.parameters for trial in planned.values()}
     for parameters in texts.values():
         check_text(parameters)
-    return list(planned.values())
+    seeds = list(dict.fromkeys(trial.seed for trial in planned.values()))
+    return sorted(planned.values(), key=lambda trial: seeds.index(trial.seed))
 
 
 def text_of(parameters: DataParameters) -> tuple[Any, ...]:

@@ -112,7 +112,7 @@ def train(
 ) -> TrainingResult:
     """Train ``model`` in place and leave it with the weights that were best on the held-out windows.
 
-    AdamW (Loshchilov and Hutter 2019), with Muon for the matrices of the blocks where ``matrix_lr`` is given, learning
+    AdamW (Loshchilov and Hutter 2019), with Muon for the matrices of the blocks where ``matrix_lr`` is a rate, learning
     rates that rise over the warm-up and then follow the schedule, clipped gradients, early stopping. ``labels`` go to
     the model, which shifts them; the loss is the plain mean over the predicted tokens. Parameters without
     ``requires_grad`` are not optimised. The batch order depends on the seed alone, so that models are compared on the

@@ -172,7 +172,7 @@ def muon_of(
 
 def optimizer_of(model: PreTrainedModel, parameters: TrainingParameters) -> Muon | None:
     """Return Muon with AdamW; None where AdamW alone is asked for, which the Trainer builds."""
-    if parameters.matrix_lr is None:
+    if isinstance(parameters.matrix_lr, str):
         return None
     return muon_of(
         model,
