@@ -186,6 +186,14 @@ def test_what_learns_from_a_stream_borrows_no_variance_from_what_does_not(publis
     assert "too few seeds" in published.judged(7)["numbers"]
 
 
+def test_two_blocks_have_to_beat_one_of_each_width(published):
+    published.add("cascade-oacd", 0.1, convergence=0.95)
+    published.add("cascade-oacd@context_dim=336,num_blocks=1", 0.2, convergence=0.95)
+    assert published.judged(7)["verdict"] == UNTOLD, "one of the two is not there"
+    published.add("cascade-oacd@num_blocks=1", 0.0, convergence=0.95)
+    assert published.judged(7)["verdict"] == FAILS
+
+
 def test_all_that_claims_compare_pays_together(published, monkeypatch):
     named = []
     monkeypatch.setattr(

@@ -107,6 +107,18 @@ def test_front_keeps_what_nothing_beats_on_both():
     assert list(drawn["one seed"].text) == ["worse"]
 
 
+def test_counts_are_lines_across_where_points_are():
+    summary = pd.DataFrame(
+        {"arm": ["a", "b"], "kv_bytes_per_token": [64.0, 512.0], "bits_per_byte": [2.0, 2.2], "seeds": [1, 1]}
+        | {f"bits_per_byte_{end}": [np.nan] * 2 for end in ("low", "high")}
+    )
+    floor = pd.DataFrame({"arm": ["4-gram", "2-gram"], "bits_per_byte": [2.1, 3.0]})
+    figure = figures.quality_against_bytes(summary, floor=floor)
+    assert [shape.y0 for shape in figure.layout.shapes] == [2.1], "the other one would flatten all points"
+    assert "counts: 4-gram" in [note.text for note in figure.layout.annotations]
+    assert not figures.quality_against_bytes(summary).layout.shapes
+
+
 def test_what_was_trained_otherwise_is_drawn_apart_from_the_front():
     summary = pd.DataFrame(
         {

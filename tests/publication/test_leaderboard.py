@@ -36,6 +36,16 @@ def test_seeds_of_an_arm_are_a_row_with_an_interval(tmp_path):
     assert list(budget.summary["on_front"]) == [True, False]
 
 
+def test_a_picture_that_stands_alone_says_what_it_was_measured_with(tmp_path):
+    for seed in (0, 1):
+        write_record(tmp_path / f"a{seed}", "pythia", seed, 2.0 + seed / 10)
+    write_record(tmp_path / "b", "mla", 0, 1.9, kept=1024.0)
+    (budget,) = read_board([tmp_path]).budgets
+    said = budget.draw().layout.title.text
+    assert budget.title in said and "1 to 2 seeds" in said
+    assert f"{budget.settings['lr']:g}" in said.partition("learning rates")[2]
+
+
 def test_the_same_trial_found_twice_counts_once_and_the_newest_counts(tmp_path):
     write_record(tmp_path / "old", bits=2.5, day=1)
     write_record(tmp_path / "new", bits=2.0, day=2, profile="mine", device="cpu", pretrained=None)

@@ -30,10 +30,12 @@ def test_reference_records_are_of_one_comparison():
         assert list(budget.floor["arm"]) == ["4-gram", "3-gram", "2-gram"]
 
 
-def test_the_picture_of_the_readme_is_there():
-    picture = reference_folder() / reference.PICTURE
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert f"outputs/reference/{reference.PICTURE}" in (project_root() / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("picture", "document"), [(reference.PICTURE, "README.md"), (reference.CLAIMS_PICTURE, "RESULTS.md")]
+)
+def test_the_pictures_of_the_documents_are_there(picture, document):
+    assert (reference_folder() / picture).read_bytes().startswith(b"\x89PNG")
+    assert f"](outputs/reference/{picture})" in (project_root() / document).read_text(encoding="utf-8")
 
 
 def test_a_folder_without_records_is_refused(tmp_path):
@@ -109,9 +111,10 @@ def test_a_floor_that_stands_with_its_sweep_is_not_published_again_by_a_notebook
     ]
 
 
-def test_trials_that_rates_were_chosen_by_are_no_evidence(finished_comparison, published_elsewhere):
+@pytest.mark.parametrize("sweep", reference.TELL_NO_METHODS)
+def test_trials_that_rates_were_chosen_by_are_no_evidence(finished_comparison, published_elsewhere, sweep):
     _, finished = finished_comparison
-    shutil.copytree(finished, published_elsewhere / SWEEPS_FOLDER / reference.RATES_SWEEP / "test-1234abcd")
+    shutil.copytree(finished, published_elsewhere / SWEEPS_FOLDER / sweep / "test-1234abcd")
     assert reference.published_trials().empty
     shutil.copytree(finished, published_elsewhere / SWEEPS_FOLDER / "mine" / "test-1234abcd")
     assert len(reference.published_trials()) == len(reference.published_sweep("mine"))

@@ -168,9 +168,12 @@ CLAIMS = (
     ),
     Claim(
         7,
-        "two blocks of 500 beat one of 1000",
-        "cascade beside one block of twice the width, blocks converged: test loss",
-        judges.better("cascade-oacd", "cascade-oacd@context_dim=336,num_blocks=1", convergence_rate=CONVERGED),
+        "two blocks of 500 beat one of 500 and one of 1000",
+        "cascade beside one of its blocks, and beside one block of twice the width, blocks converged: test loss",
+        judges.all_of(
+            judges.better("cascade-oacd", "cascade-oacd@num_blocks=1", convergence_rate=CONVERGED),
+            judges.better("cascade-oacd", "cascade-oacd@context_dim=336,num_blocks=1", convergence_rate=CONVERGED),
+        ),
         "both with three seeds, at settings that bring every block to 90 %",
     ),
     Claim(

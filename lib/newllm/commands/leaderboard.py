@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from newllm import figures
 from newllm.commands.arguments.leaderboard import read_filters
 from newllm.commands.offered import as_called_here
 from newllm.commands.terminal_table import terminal_width
 from newllm.config.errors import ParameterError
-from newllm.figures.pareto import Canvas
 from newllm.files import outputs_folder, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.notebook.tables import show_arms
@@ -46,8 +44,7 @@ def main(options: argparse.Namespace) -> int:
 def draw(board: Board, path: Path) -> None:
     """Draw the picture of the first budget."""
     if board.budgets:
-        figure = figures.quality_against_bytes(board.budgets[0].summary, Canvas())
-        write_pictures_where_possible([figure], [path], scale=2)
+        write_pictures_where_possible([board.budgets[0].draw()], [path], scale=2)
 
 
 def show(board: Board) -> None:

@@ -82,7 +82,9 @@ def arms(results: pd.DataFrame, metric: str, label: str) -> go.Figure:
     return name_bars(figure, means.index)
 
 
-def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -> go.Figure:
+def quality_against_bytes(
+    summary: pd.DataFrame, canvas: Canvas | None = None, floor: pd.DataFrame | None = None
+) -> go.Figure:
     """Bits per byte against the bytes a token leaves in the cache, with the front that nothing beats on both.
 
     Parameters
@@ -95,6 +97,9 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
     canvas
         Size of a picture that stays as it is. Where omitted, the figure is as wide as its place, and names lie where
         they cover nothing in a narrow one: in a wider one points are further apart.
+    floor
+        Rows of counts of n-grams, arm and bits_per_byte: lines across, of those within the range of the points. An arm
+        above the line tells nothing of memory.
     """
     summary = summary.dropna(subset=["kv_bytes_per_token"]).reset_index(drop=True)
     layout = lay_out(summary, canvas or NARROW)
@@ -132,6 +137,14 @@ def quality_against_bytes(summary: pd.DataFrame, canvas: Canvas | None = None) -
             error_y=interval_bars(rows, "bits_per_byte", thickness=1.5),
             name=name,
         )
+    for row in [] if floor is None else floor.to_dict("records"):
+        if up.low < row["bits_per_byte"] < up.high:
+            figure.add_hline(
+                y=row["bits_per_byte"],
+                line={"color": INK, "dash": "dash", "width": 1},
+                annotation={"text": f"counts: {row['arm']}", "font_size": 11},
+                annotation_position="top left",
+            )
     shifts, joints = layout.names - layout.points, layout.joints - layout.points
     for index, row in enumerate(drawn.to_dict("records")):
         # A logarithmic axis places annotations by their power of ten.

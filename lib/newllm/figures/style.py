@@ -104,6 +104,20 @@ def finish(figure: go.Figure, title: str, x: str, y: str, *, log_x: bool = False
     return figure
 
 
+def say_where(figure: go.Figure, where: str) -> go.Figure:
+    """Write below the title of a picture that stands alone what it was measured with.
+
+    Parameters
+    ----------
+    figure
+        A finished figure.
+    where
+        The text, the budget and the seeds, in words; as many letters as the picture is wide for.
+    """
+    title = figure.layout.title.text
+    return figure.update_layout(title_text=f'{title}<br><span style="font-size:11px">{where}</span>')
+
+
 def legend_rows(figure: go.Figure, width: int = PICTURE_WIDTH) -> int:
     """Estimate the rows of a legend.
 

@@ -13,18 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 from pydantic import ValidationError
 
 from newllm.analysis.differences import DIFFERENCE_COLUMNS
 from newllm.analysis.encodings import encoding_of
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
+from newllm.analysis.tables import budget_text
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import BUDGET, DataParameters, LeaderboardFilters
 from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import is_loaded, is_pretrained
-from newllm.figures.pareto import alike, on_front
+from newllm.figures.comparison import quality_against_bytes
+from newllm.figures.pareto import Canvas, alike, on_front
+from newllm.figures.style import say_where
 from newllm.files import outputs_folder, reference_folder
 from newllm.runs.record import RECORD_FILE
 from newllm.runs.records_table import read_records
@@ -68,12 +72,13 @@ class Budget:
     @property
     def title(self) -> str:
         """The settings as a reader says them."""
-        said = self.settings
-        samples = said["samples"] if said["samples"] == "all" else f"{said['samples']:,}"
-        return (
-            f"{said['size']}, {samples} windows of {said['seq_length']} tokens of {said['source']}, "
-            f"{said['epochs']} epoch{'s' if said['epochs'] != 1 else ''}"
-        )
+        return settings_in_words(self.settings)
+
+    def draw(self) -> go.Figure:
+        """Draw quality against memory as a picture that stands alone, with the floor and what it was measured with."""
+        rates = budget_text(self.settings).partition(", rate")[2].removeprefix("s").strip()
+        where = f"{self.title}, learning rates {rates}; {seeds_in_words(self.records)}"
+        return say_where(quality_against_bytes(self.summary, Canvas(), self.floor), where)
 
     def differences(self, other: "Budget") -> str:
         """Say in what this budget differs from another one."""
@@ -134,6 +139,34 @@ class Board:
             raise ParameterError("no row passes the filters: ask for fewer seeds, or more sizes and methods.")
         budgets.sort(key=lambda budget: budget.name != filters.budget)
         return replace(self, budgets=tuple(budgets))
+
+
+def settings_in_words(settings: Mapping[str, Any]) -> str:
+    """Say on what models of which size were trained.
+
+    Parameters
+    ----------
+    settings
+        Of `newllm.config.groups.BUDGET`, or the parameters of a record.
+    """
+    samples = settings["samples"] if settings["samples"] == "all" else f"{settings['samples']:,}"
+    return (
+        f"{settings['size']}, {samples} windows of {settings['seq_length']} tokens of {settings['source']}, "
+        f"{settings['epochs']} epoch{'s' if settings['epochs'] != 1 else ''}"
+    )
+
+
+def seeds_in_words(records: pd.DataFrame) -> str:
+    """Say how many seeds arms have: "2 to 3 seeds".
+
+    Parameters
+    ----------
+    records
+        One row a trial: columns arm and seed.
+    """
+    seeds = records.groupby("arm")["seed"].nunique()
+    counts = " to ".join(map(str, sorted({seeds.min(), seeds.max()})))
+    return f"{counts} seed{'s' if seeds.max() > 1 else ''}"
 
 
 def default_folders() -> list[Path]:

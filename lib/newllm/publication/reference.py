@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from newllm import figures
+from newllm.analysis.claims import comparisons_table, find_claims
 from newllm.analysis.learning_rates import best_learning_rates, with_learning_rate
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
@@ -15,7 +16,7 @@ from newllm.config.errors import ParameterError
 from newllm.experiments.floor import FLOORS_FOLDER, floor_files
 from newllm.experiments.reversal import FOLDERS as REVERSAL_FOLDERS
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
-from newllm.figures.pareto import Canvas
+from newllm.figures.style import say_where
 from newllm.files import (
     FINISHED_FILE,
     SAVED_MODEL,
@@ -25,7 +26,7 @@ from newllm.files import (
     write_atomically,
 )
 from newllm.models.registry import BASELINE
-from newllm.publication.leaderboard import read_board
+from newllm.publication.leaderboard import read_board, seeds_in_words, settings_in_words
 from newllm.publication.memory_page import PAGE_FILE, render, write_passage
 from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE
 from newllm.retrofit.running import RETROFITS_FOLDER
@@ -40,10 +41,11 @@ logger = logging.getLogger(__name__)
 
 KEPT_FILES = (RECORD_FILE, EVALUATION_FILE, HISTORY_FILE)
 KEPT_FOLDERS = {TABLES_FOLDER: "*.csv", FIGURES_FOLDER: "*.png"}
-PICTURE = "quality_against_bytes.png"
+PICTURE, CLAIMS_PICTURE = "quality_against_bytes.png", "claims.png"
 LEADING_SWEEP = "sotu"
-# Of one arm at several rates: nothing there tells methods apart.
-RATES_SWEEP = "learning_rates"
+# Of arms at several rates and by several optimisers, and of budgets: nothing there tells methods apart.
+RATES_SWEEP, ADAMW_SWEEP, BUDGETS_SWEEP = "learning_rates", "adamw", "budgets"
+TELL_NO_METHODS = (RATES_SWEEP, ADAMW_SWEEP, BUDGETS_SWEEP)
 
 # Tables that claims are judged by, below the reference folder.
 EVIDENCE = {
@@ -108,7 +110,7 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
             beside = (home if is_sweep else target.parent) / FLOORS_FOLDER / floor.name
             beside.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(floor, beside)
-        if is_sweep and record.arm == BASELINE and run.name != RATES_SWEEP:
+        if is_sweep and record.arm == BASELINE and run.name not in TELL_NO_METHODS:
             write_passage(target.parent, record)
             pages.add(target.parent)
     for folder in parts:
@@ -134,7 +136,7 @@ def _write_results(sweep: Path) -> None:
     named = records.assign(arm=name_rows(records))
     summary = summarize_arms(named, baseline_among(named))
     write_atomically(sweep / TABLES_FOLDER / "results.csv", summary.to_csv(index=False))
-    if sweep.name == RATES_SWEEP:
+    if sweep.name in (RATES_SWEEP, ADAMW_SWEEP):
         _write_rates(sweep, records)
 
 
@@ -150,7 +152,9 @@ def _write_rates(sweep: Path, records: pd.DataFrame) -> None:
         return
     write_atomically(table, best.to_csv(index=False))
     picture.parent.mkdir(exist_ok=True)
-    write_pictures([figures.learning_rates(with_learning_rate(records))], [picture], scale=2)
+    figure = figures.learning_rates(with_learning_rate(records))
+    where = f"{settings_in_words(records['parameters'].iloc[0])}, {seeds_in_words(records)}"
+    write_pictures([say_where(figure, where)], [picture], scale=2)
 
 
 def _is_part(mark: Path) -> bool:
@@ -209,19 +213,21 @@ def published_retrofits(parent: str = BASELINE) -> list[Path]:
 
 
 def draw_reference() -> None:
-    """Draw the picture of the arms that README leads with, where they are published."""
+    """Draw what README and RESULTS show as pictures, where it is published: the leading arms, and claims."""
     board = read_board([reference_folder() / SWEEPS_FOLDER / LEADING_SWEEP])
     if board.budgets:
-        figure = figures.quality_against_bytes(board.budgets[0].summary, Canvas())
-        write_pictures([figure], [reference_folder() / PICTURE], scale=2)
+        write_pictures([board.budgets[0].draw()], [reference_folder() / PICTURE], scale=2)
+        compared = comparisons_table(find_claims(published_trials(), published_evidence()))
+        write_pictures([figures.claims(compared)], [reference_folder() / CLAIMS_PICTURE], scale=2)
 
 
 def published_trials() -> pd.DataFrame:
     """Read the records that claims are judged by: of published sweeps, and of what notebooks trained on text alone.
 
-    Models that were taught facts are not among them, nor those that learning rates were chosen by.
+    Models that were taught facts are not among them, nor those of sweeps that tell no methods apart.
     """
-    sweeps = [path for path in sorted((reference_folder() / SWEEPS_FOLDER).glob("*")) if path.name != RATES_SWEEP]
+    published = sorted((reference_folder() / SWEEPS_FOLDER).glob("*"))
+    sweeps = [path for path in published if path.name not in TELL_NO_METHODS]
     folders = [*sweeps, reference_folder() / "05_reversal_curse" / REVERSAL_FOLDERS[False]]
     return pd.concat([load_records(folder) for folder in folders], ignore_index=True)
 

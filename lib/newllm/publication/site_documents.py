@@ -13,7 +13,10 @@ DOCUMENT_PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-PICTURES = {"outputs/reference/quality_against_bytes.png": "images/quality_against_bytes.png"}
+PICTURES = {
+    "outputs/reference/quality_against_bytes.png": "images/quality_against_bytes.png",
+    "outputs/reference/claims.png": "images/claims.png",
+}
 # Pages that no document says.
 METHODS_PAGE, PARAMETERS_PAGE = "methods.md", "parameters.md"
 
