@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from newllm.analysis.budgets import told_apart
+from newllm.analysis.budgets import told_apart, told_by_text
 from newllm.analysis.differences import compare_pairs, read_losses
 from newllm.experiments.scoring import EVALUATION_FILE
 
@@ -48,6 +48,28 @@ def test_more_seeds_tell_more_until_documents_are_all_that_is_unknown(tmp_path):
     assert table["reach"].is_monotonic_decreasing
     assert table["reach"].iloc[0] > 1.5 * table["reach"].iloc[1]
     assert table["reach"].iloc[2] == pytest.approx(table["reach"].iloc[3], rel=1e-2)
+
+
+def test_more_text_is_compared_by_the_seeds_that_all_have(tmp_path):
+    kinds = (
+        (1000, {"pythia": 2, "mla": 2}),
+        ("all", {"pythia": 3, "mla": 2, "mqa": 2}),
+        (3000, {"pythia": 2, "mla": 3}),
+    )
+    frames = []
+    for samples, seeds in kinds:
+        frame = trials(tmp_path / str(samples), seeds, 0.02)
+        frames.append(frame.assign(perplexity=30.0, parameters=[{"samples": samples}] * len(frame)))
+    table = told_by_text(pd.concat(frames, ignore_index=True), "mla", "pythia")
+    assert table["samples"].tolist() == [1000, 3000, "all"]
+    assert table["seeds"].tolist() == [2, 2, 2]
+    assert table["minutes"].tolist() == [30.0] * 3
+    assert (table["difference_low"] < table["difference"]).all()
+
+
+def test_of_text_that_one_arm_did_not_read_nothing_is_compared(tmp_path):
+    frame = trials(tmp_path, {"pythia": 2}, 0.02)
+    assert told_by_text(frame.assign(parameters=[{"samples": 9}] * 2), "mla", "pythia").empty
 
 
 def test_nothing_is_foretold_from_seeds_that_are_not_there(tmp_path):

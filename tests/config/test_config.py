@@ -32,10 +32,26 @@ def test_profiles_hold_the_settings_of_the_specification():
     assert (cpu.size, cpu.source, cpu.tokenizer, cpu.seq_length) == ("mini", "sotu", "bpe:4096", 256)
     assert {cpu.samples, cpu.val_samples, cpu.test_samples} == {"all"}
     assert (cpu.epochs, cpu.schedule, cpu.warmup) == (1, "linear", 0.05)
-    gpu = load_parameters("02_main_training", "gpu", {})
+    gpu, earlier = (load_parameters("02_main_training", profile, {}) for profile in ("gpu", "earlier"))
     assert isinstance(gpu, MainTraining)
-    assert (gpu.size, gpu.source, gpu.tokenizer) == ("70m", "pile", "EleutherAI/pythia-70m")
-    assert (gpu.samples, gpu.seq_length, gpu.epochs) == (10_000, 128, 30)
+    assert isinstance(earlier, MainTraining)
+    for asked in (gpu, earlier):
+        assert (asked.size, asked.source, asked.tokenizer) == ("70m", "pile", "EleutherAI/pythia-70m")
+    assert (earlier.samples, earlier.seq_length, earlier.epochs, earlier.lr) == (10_000, 128, 30, 1e-4)
+    assert earlier.matrix_lr == "adamw"
+    assert earlier.schedule == "constant"
+
+
+RECIPE = ("lr", "matrix_lr", "schedule", "warmup", "epochs", "stream_lr", "stream_projection_lr", "stream_proj_noise")
+
+
+@pytest.mark.parametrize("notebook", ["02_main_training", "05_reversal_curse", "08_context_kv", "09_cascade"])
+@pytest.mark.parametrize("profile", ["quick", "gpu"])
+def test_profiles_use_the_recipe_that_was_found(notebook, profile):
+    if notebook not in notebooks_of(profile):
+        return
+    found, used = (load_parameters(notebook, name, {}) for name in ("cpu", profile))
+    assert {name: getattr(used, name) for name in RECIPE} == {name: getattr(found, name) for name in RECIPE}
 
 
 def test_none_means_as_the_profile_says_and_a_value_replaces_it():
@@ -161,7 +177,7 @@ def test_every_problem_is_reported_at_once():
 def test_unknown_notebook_and_profile_are_refused():
     with pytest.raises(ParameterError, match=r"did you mean 02_main_training\?"):
         load_parameters("02_main_trainin", "cpu", {})
-    with pytest.raises(ParameterError, match="profile is 'tpu', but it must be one of cpu, gpu, quick, smoke"):
+    with pytest.raises(ParameterError, match="profile is 'tpu', but it must be one of cpu, earlier, gpu, quick, smoke"):
         load_parameters("02_main_training", "tpu", {})
 
 

@@ -1,11 +1,11 @@
 """What a budget can tell apart: how small a difference between two arms its seeds and documents would show."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from newllm.analysis.differences import ArmLosses, knows_seeds, pooled_variance, read_losses
+from newllm.analysis.differences import ArmLosses, compare_pairs, knows_seeds, pooled_variance, read_losses
 from newllm.analysis.hours import SECONDS_PER_HOUR
 from newllm.evaluation.comparison_statistics import SeedVariance, two_way_difference
 
@@ -46,6 +46,46 @@ def told_apart(records: pd.DataFrame, baseline: str, seeds: Sequence[int] = (1, 
             for count in seeds
         ]
     )
+
+
+def told_by_text(records: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame:
+    """Compare two arms after more and more text, by the same seeds everywhere.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.runs.records_table.load_records`, of several numbers of windows.
+    arm, baseline
+        The two arms; the difference is of the first from the second.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each number of windows that both arms were trained on, the fewest first: ``samples`` (a number, or
+        ``all``), ``minutes`` by the clock of one trial, ``perplexity``, ``base_perplexity``, ``seeds``, and the columns
+        of `newllm.analysis.differences.compare_pairs`. How much seeds vary is known of these two arms alone.
+    """
+    samples = pd.Series([parameters["samples"] for parameters in records["parameters"]], index=records.index)
+    both = records[records["arm"].isin([arm, baseline])]
+    trained = both.groupby([samples, "arm"])["seed"].agg(frozenset).unstack()
+    whole = {arm, baseline} <= set(trained) and bool(trained.notna().all(axis=None))
+    shared = frozenset.intersection(*trained.to_numpy().ravel()) if whole else frozenset()
+    rows = []
+    for count, group in both[both["seed"].isin(shared)].groupby(samples):
+        by_arm = dict(list(group.groupby("arm")))
+        losses: dict[Hashable, ArmLosses | None] = {name: read_losses(trials) for name, trials in by_arm.items()}
+        rows.append(
+            {
+                "samples": count,
+                "minutes": group["duration_seconds"].median() / 60,
+                "perplexity": by_arm[arm]["perplexity"].mean(),
+                "base_perplexity": by_arm[baseline]["perplexity"].mean(),
+                "seeds": len(shared),
+                **compare_pairs(losses, [(arm, baseline)])[0],
+            }
+        )
+    order = sorted(rows, key=lambda row: float("inf") if row["samples"] == "all" else row["samples"])
+    return pd.DataFrame(order)
 
 
 def _reach(ours: ArmLosses, theirs: ArmLosses, spread: SeedVariance, seeds: int) -> float:

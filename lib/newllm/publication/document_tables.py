@@ -32,6 +32,7 @@ from newllm.publication.cost_tables import (
 )
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
+from newllm.publication.recipe_tables import first_tables, optimisers, text_budgets
 from newllm.publication.reference import (
     UnpublishedError,
     published_evidence,
@@ -270,6 +271,8 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "recall": recall,
     "stdlib": stdlib,
     "recall in code": recall_in_code,
+    "first tables": first_tables,
+    "optimisers": optimisers,
     "learning rates": learning_rates,
     "claims": claims,
     "retrofits": retrofits,
@@ -278,6 +281,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "retrofit or training": retrofit_or_training,
     "hours": hours,
     "budgets": budgets,
+    "text budgets": text_budgets,
     "models at 70m": models_at_70m,
     "decoding": decoding,
     "decoding reads": decoding_reads,

@@ -1,0 +1,84 @@
+"""The tables of RESULTS that say what a recipe decides: the optimiser, the text, and what was published before."""
+
+import pandas as pd
+
+from newllm.analysis.budgets import told_by_text
+from newllm.analysis.learning_rates import LOSS, best_learning_rates, with_learning_rate
+from newllm.analysis.summary import summarize_arms
+from newllm.analysis.wording import with_interval
+from newllm.config.errors import ParameterError
+from newllm.models.registry import BASELINE
+from newllm.publication.reference import (
+    ADAMW_SWEEP,
+    BUDGETS_SWEEP,
+    LEADING_SWEEP,
+    RATES_SWEEP,
+    UnpublishedError,
+    published_sweep,
+    published_table,
+)
+
+
+def optimisers() -> pd.DataFrame:
+    """Write what the baseline reaches by each optimiser at each rate that was tried, on the same text."""
+    rows = []
+    for optimiser, sweep in (("Muon for the matrices, AdamW for the rest", RATES_SWEEP), ("AdamW", ADAMW_SWEEP)):
+        records = published_sweep(sweep)
+        records = with_learning_rate(records[records["arm"] == BASELINE])
+        try:
+            (best,) = best_learning_rates(records).to_dict("records")
+        except ParameterError as error:
+            raise UnpublishedError(f"not published yet: {error}") from error
+        for rate, group in records.groupby("learning_rate"):
+            rows.append(
+                {
+                    "optimiser": optimiser,
+                    "rate": f"{rate:g}",
+                    "validation loss (nats/token)": f"{group[LOSS].mean():.3f}",
+                    "minutes a trial": f"{group['duration_seconds'].mean() / 60:.0f}",
+                    "best": f"yes, {best['place']} the grid" if rate == best["learning_rate"] else "",
+                    "seeds": f"{group['seed'].nunique()}",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def text_budgets() -> pd.DataFrame:
+    """Write how well two arms are told apart after more and more text, measured with the same seeds."""
+    records = pd.concat([published_sweep(BUDGETS_SWEEP), published_sweep(LEADING_SWEEP)], ignore_index=True)
+    arm = next(name for name in published_sweep(BUDGETS_SWEEP)["arm"].unique() if name != BASELINE)
+    return pd.DataFrame(
+        [
+            {
+                "windows of training": f"{row['samples']:,}" if row["samples"] != "all" else "all",
+                "minutes by the clock, one trial": f"{row['minutes']:.0f}",
+                f"perplexity of `{BASELINE}`": f"{row['base_perplexity']:.1f}",
+                "perplexity of the other": f"{row['perplexity']:.1f}",
+                f"nats/token from `{BASELINE}`": with_interval(row, "difference"),
+                "verdict": row["verdict"],
+                "seeds": f"{row['seeds']}",
+            }
+            for row in told_by_text(records, arm, BASELINE).to_dict("records")
+        ]
+    )
+
+
+def first_tables() -> pd.DataFrame:
+    """Write the differences of the tables that were published first beside those of today."""
+    summary = summarize_arms(published_sweep(LEADING_SWEEP), BASELINE).set_index("arm")
+    before = published_table("first_tables")
+    return pd.DataFrame(
+        [
+            {
+                "arm": f"`{row['arm']}`",
+                "first table: 256 k tokens three times, AdamW at 1e-4": _signed(row["nats_at_1e-4"]),
+                "the same at 1e-3": _signed(row["nats_at_1e-3"]),
+                "today: all text once, Muon": _signed(summary["difference"].get(row["arm"])),
+            }
+            for row in before[before["arm"] != BASELINE].to_dict("records")
+        ]
+    )
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None or pd.isna(value) else f"{value:+.3f}"
