@@ -6,12 +6,14 @@ import pandas as pd
 import pytest
 
 from newllm.analysis.recall import (
+    GAIN,
     baseline_gains,
     by_parts_of_period,
     recall_by_arm,
     recall_differences,
     recall_part,
     rise_through_period,
+    with_recall_gain,
 )
 from newllm.analysis.recall_findings import recall_findings
 
@@ -61,6 +63,16 @@ def test_arms_are_means_over_seeds_and_the_best_at_pairs_stands_first(records):
     assert list(table.arm) == ["pythia", "mla"]
     assert list(table["loss on pairs seen before (nats)"]) == pytest.approx([0.505, 0.905])
     assert "gain of late positions (nats)" not in table
+
+
+def test_a_summary_is_joined_by_what_is_gained_and_seeds_are_pooled_over_one_budget(records):
+    summary = pd.DataFrame({"arm": ["mla", "2-gram", "pythia"], "equal_budget": True})
+    table = with_recall_gain(summary, records).set_index("arm")
+    assert list(table.index) == list(summary.arm)
+    assert table[GAIN].dropna().to_dict() == pytest.approx({"mla": 0.1005, "pythia": 0.5005})
+    widths = table[f"{GAIN}_high"] - table[f"{GAIN}_low"]
+    apart = with_recall_gain(summary.assign(equal_budget=summary.arm != "mla"), records).set_index("arm")
+    assert (apart[f"{GAIN}_high"] - apart[f"{GAIN}_low"] > widths)[["mla", "pythia"]].all()
 
 
 def test_parts_name_their_trial(records):

@@ -1,4 +1,8 @@
-from newllm.publication.arm_tables import GLANCE, glance, sotu
+import pytest
+
+from newllm.analysis.recall import GAIN
+from newllm.experiments.floor import ORDERS
+from newllm.publication.arm_tables import GLANCE, glance, sotu, stdlib
 
 
 def test_a_first_look_has_every_arm_of_the_full_table_in_its_order_and_what_it_recalls():
@@ -7,3 +11,12 @@ def test_a_first_look_has_every_arm_of_the_full_table_in_its_order_and_what_it_r
     for column in set(GLANCE) & set(full) - {"arm"}:
         assert list(short[column]) == list(full[column])
     assert not short["arm"].str.contains("[@=]").any()
+
+
+@pytest.mark.parametrize("table", [sotu, stdlib])
+def test_every_trained_arm_has_its_recall_beside_its_accuracy(table):
+    rows = table().set_index("arm")
+    floor = [f"`{order}-gram`" for order in ORDERS]
+    assert set(floor) <= set(rows.index)
+    assert list(rows).index(GAIN) == list(rows).index("accuracy") + 1
+    assert (rows.drop(index=floor)[GAIN] != "").all()

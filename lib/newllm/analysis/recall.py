@@ -11,6 +11,9 @@ from newllm.evaluation.seed_intervals import seed_intervals
 from newllm.evaluation.statistics import Interval
 from newllm.experiments.scoring import EVALUATION_FILE
 
+# What every table of results has of recall.
+GAIN = MEASURES["repeated_passage_gain"]
+
 # The measures that are losses, by the tokens that they are of.
 LOSSES = {
     "pair seen before": MEASURES["recall_hits_loss"],
@@ -106,6 +109,28 @@ def recall_by_arm(records: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows.values())
     first = next(iter(MEASURES.values()))
     return table.sort_values(first, ignore_index=True) if first in table else table
+
+
+def with_recall_gain(summary: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """Put what each arm gains on a passage said twice beside its other measures.
+
+    Parameters
+    ----------
+    summary
+        What `newllm.analysis.summary.summarize_arms` makes of the records; its order is kept, and seeds are pooled over
+        what was trained alike.
+    records
+        Rows of `newllm.experiments.comparison.compare`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The summary with `GAIN`, ``_low`` and ``_high``: NaN for counts of n-grams, and where no trial of an arm has it.
+    """
+    alike = [records[records["arm"].isin(block["arm"])] for _, block in summary.groupby("equal_budget", sort=False)]
+    recall = pd.concat([recall_by_arm(block) for block in alike if len(block)])
+    gains = recall.reindex(columns=["arm", GAIN, f"{GAIN}_low", f"{GAIN}_high"])
+    return summary.merge(gains, on="arm", how="left")
 
 
 def recall_differences(recall: pd.DataFrame, baseline: str | None) -> pd.DataFrame:

@@ -8,18 +8,16 @@ from newllm.analysis.budgets import told_apart
 from newllm.analysis.encodings import FULL_ATTENTION, memory_by_encoding
 from newllm.analysis.hours import hours_by_arm
 from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
-from newllm.analysis.recall import recall_by_arm
+from newllm.analysis.recall import GAIN, recall_by_arm, with_recall_gain
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
 from newllm.config.errors import ParameterError
-from newllm.evaluation.recall_report import MEASURES
 from newllm.figures.arm_words import arm_in_words
 from newllm.files import reference_folder
 from newllm.models.registry import BASELINE
 from newllm.publication.reference import LEADING_SWEEP, RATES_SWEEP, UnpublishedError, published_sweep
 from newllm.runs.records_table import load_records
 
-RECALL = MEASURES["repeated_passage_gain"]
 # What README shows of `newllm.analysis.tables.RESULTS`; RESULTS has them all.
 GLANCE = (
     "arm",
@@ -27,7 +25,7 @@ GLANCE = (
     BARS,
     COLUMNS["perplexity"].words,
     COLUMNS["accuracy"].words,
-    RECALL,
+    GAIN,
     f"nats/token from {BASELINE}",
     "verdict",
     COLUMNS["seeds"].words,
@@ -36,12 +34,7 @@ GLANCE = (
 
 def glance() -> pd.DataFrame:
     """Write the arms that lead in README as a first look needs them: named in words, with what they recall."""
-    records = published_sweep(LEADING_SWEEP)
-    baseline = baseline_among(records)
-    summary = summarize_arms(records, baseline).merge(
-        recall_by_arm(records).drop(columns="seeds"), on="arm", how="left"
-    )
-    table = arms_table(summary, baseline, more=[RECALL])
+    table = _arms(LEADING_SWEEP)
     named = table.assign(arm=[arm_in_words(arm) for arm in table["arm"]])
     return named[[column for column in GLANCE if column in named]]
 
@@ -64,11 +57,21 @@ def stdlib() -> pd.DataFrame:
 
 
 def _sweep(name: str) -> pd.DataFrame:
-    """Write the arms of a published sweep beside the floor, in the columns of every table of results."""
+    """Write the arms of a published sweep by the names that make them."""
+    table = _arms(name)
+    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
+
+
+def _arms(name: str) -> pd.DataFrame:
+    """Write the arms of a published sweep beside the floor: the columns of every table of results, and the recall."""
     records = published_sweep(name)
     baseline = baseline_among(records)
-    table = arms_table(summarize_arms(records, baseline), baseline)
-    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
+    summary = with_recall_gain(summarize_arms(records, baseline), records)
+    table = arms_table(summary, baseline, more=[GAIN])
+    if GAIN in table:
+        # Beside what is known, what is remembered.
+        table.insert(list(table).index(COLUMNS["accuracy"].words) + 1, GAIN, table.pop(GAIN))
+    return table
 
 
 def recall() -> pd.DataFrame:

@@ -40,6 +40,7 @@ from newllm.publication.reference import (
     published_table,
     published_trials,
 )
+from newllm.publication.study_tables import cascade, context_kv, position_encodings
 from newllm.retrofit.report import ORIGINAL, difference_text
 from newllm.retrofit.smollm2 import SMOLLM2
 
@@ -193,26 +194,6 @@ def latent_widths() -> pd.DataFrame:
     )
 
 
-def position_encodings() -> pd.DataFrame:
-    """Write the perplexity of each encoding, and that in windows longer than those of the training."""
-    longer = published_table("04_position_encodings/tables/extrapolation")
-    by_length = longer.pivot_table("perplexity", index="arm", columns="seq_length")
-    summary = published_table("04_position_encodings/tables/summary")
-    rows = []
-    # Counts of n-grams have no encoding.
-    for _, row in summary[summary["arm"].isin(by_length.index)].iterrows():
-        perplexities = by_length.loc[row["arm"]]
-        rows.append(
-            {
-                "model": f"`{row['arm']}`",
-                **{f"windows of {length}": f"{perplexities[length]:.1f}" for length in by_length},
-                "nats/token from RoPE": with_interval(row, "difference"),
-                "seeds": f"{row['seeds']:.0f}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def exchanged_attention() -> pd.DataFrame:
     """Write what becomes of weights that are read by another attention than that of their training."""
     readings = published_table("10_key_attention_and_projected_values/tables/readings")
@@ -228,37 +209,6 @@ def exchanged_attention() -> pd.DataFrame:
                 "seeds": row["seeds"],
             }
             for _, row in readings.iterrows()
-        ]
-    )
-
-
-def context_kv() -> pd.DataFrame:
-    """Write what each change of Context-KV does."""
-    return _studies("08_context_kv")
-
-
-def cascade() -> pd.DataFrame:
-    """Write what each change of the cascade does."""
-    return _studies("09_cascade")
-
-
-def _studies(notebook: str) -> pd.DataFrame:
-    """Write arms that differ from a base arm in one thing each."""
-    studies = published_table(f"{notebook}/tables/studies")
-    return pd.DataFrame(
-        [
-            {
-                "change of the base arm": row["change"].replace("_", " "),
-                "KV bytes in a window": f"{row['kv_bytes']:,.0f}",
-                "perplexity": f"{row['perplexity']:.1f}",
-                "nats/token from the base arm": with_interval(row, "difference"),
-                "the same, one continuous stream": ""
-                if pd.isna(row["stream_difference"])
-                else f"{row['stream_difference']:+.3f}",
-                "OACD converged": "" if pd.isna(row["convergence_rate"]) else f"{row['convergence_rate']:.0%}",
-                "seeds": f"{row['seeds']:.0f}",
-            }
-            for _, row in studies.iterrows()
         ]
     )
 
