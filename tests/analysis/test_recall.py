@@ -9,6 +9,8 @@ from newllm.analysis.recall import (
     GAIN,
     baseline_gains,
     by_parts_of_period,
+    cannot_rank,
+    ranked_recall,
     recall_by_arm,
     recall_differences,
     recall_part,
@@ -52,6 +54,29 @@ def test_the_baselines_own_gain_decides_what_can_be_told(records):
     pairs = gains.loc["pairs seen before, beside the same with another end"]
     assert pairs.gain == pytest.approx(0.5)
     assert pairs.gain - pairs.gain_low == pytest.approx(0.1 * 2**0.5)
+
+
+def rewrite(records, **changes):
+    """Change what the reports of all trials say."""
+    for folder in records.folder:
+        path = folder / "evaluation.json"
+        stored = json.loads(path.read_text())
+        stored["recall"] |= changes
+        path.write_text(json.dumps(stored))
+
+
+def test_arms_stand_in_the_order_of_what_the_baseline_gains_by(records):
+    columns = {"pairs": "loss on pairs seen before (nats)", "late": "gain of late positions (nats)"}
+    records["repeated_passage_gain"] *= -1  # another order than that of the losses on pairs
+    assert cannot_rank(records, "pythia") == [columns["late"]]
+    assert list(ranked_recall(records, "pythia").arm) == ["pythia", "mla"]
+    rewrite(records, tokens=[])
+    assert cannot_rank(records, "pythia") == [columns["pairs"], columns["late"]]
+    assert list(ranked_recall(records, "pythia").arm) == ["mla", "pythia"]
+    no_gain = {"gain": 0.1, "gain_low": -0.1, "gain_high": 0.3}
+    rewrite(records, passages=[no_gain | {"distance": 64, "gain_low": 0.05}, no_gain | {"distance": 128}])
+    assert cannot_rank(records, "pythia") == [*columns.values(), GAIN]
+    assert list(ranked_recall(records.iloc[::-1], "pythia").arm) == ["mla", "pythia"]
 
 
 def test_without_the_baseline_nothing_is_said(records):

@@ -1,4 +1,4 @@
-"""The tables of arms in README and RESULTS: what they reach, recall and cost, and at which learning rates."""
+"""The tables of arms in README and RESULTS: what they reach and cost, and at which learning rates."""
 
 import math
 
@@ -8,9 +8,9 @@ from newllm.analysis.budgets import told_apart
 from newllm.analysis.encodings import FULL_ATTENTION, memory_by_encoding
 from newllm.analysis.hours import hours_by_arm
 from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
-from newllm.analysis.recall import GAIN, recall_by_arm, with_recall_gain
+from newllm.analysis.recall import GAIN, with_recall_gain
 from newllm.analysis.summary import baseline_among, summarize_arms
-from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
+from newllm.analysis.tables import BARS, COLUMNS, arms_table
 from newllm.config.errors import ParameterError
 from newllm.figures.arm_words import arm_in_words
 from newllm.files import reference_folder
@@ -72,21 +72,6 @@ def _arms(name: str) -> pd.DataFrame:
         # Beside what is known, what is remembered.
         table.insert(list(table).index(COLUMNS["accuracy"].words) + 1, GAIN, table.pop(GAIN))
     return table
-
-
-def recall() -> pd.DataFrame:
-    """Write what of the past each arm uses on State of the Union addresses."""
-    return _recall("sotu")
-
-
-def recall_in_code() -> pd.DataFrame:
-    """Write what of the past each arm uses in the standard library."""
-    return _recall("stdlib")
-
-
-def _recall(name: str) -> pd.DataFrame:
-    table = readable(recall_by_arm(published_sweep(name)))
-    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
 
 
 def hours() -> pd.DataFrame:

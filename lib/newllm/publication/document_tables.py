@@ -16,8 +16,6 @@ from newllm.publication.arm_tables import (
     glance,
     hours,
     learning_rates,
-    recall,
-    recall_in_code,
     sotu,
     stdlib,
 )
@@ -32,6 +30,7 @@ from newllm.publication.cost_tables import (
 )
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
+from newllm.publication.recall_tables import baseline_recall, recall, recall_in_code
 from newllm.publication.reference import (
     UnpublishedError,
     published_evidence,
@@ -217,6 +216,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "arms": glance,
     "encodings": encodings,
     "sotu": sotu,
+    "what pythia gains": baseline_recall,
     "recall": recall,
     "stdlib": stdlib,
     "recall in code": recall_in_code,
