@@ -1,20 +1,21 @@
-"""The tables of arms in README and RESULTS: what they reach and cost, and at which learning rates."""
+"""The tables of arms in README and RESULTS: what they reach, beside which controls, and at which learning rates."""
 
 import math
 
 import pandas as pd
 
 from newllm.analysis.budgets import told_apart
+from newllm.analysis.comparisons import against_controls
 from newllm.analysis.encodings import FULL_ATTENTION, memory_by_encoding
 from newllm.analysis.hours import hours_by_arm
 from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
 from newllm.analysis.recall import GAIN, with_recall_gain
 from newllm.analysis.summary import baseline_among, summarize_arms
-from newllm.analysis.tables import BARS, COLUMNS, arms_table
+from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
 from newllm.config.errors import ParameterError
 from newllm.figures.arm_words import arm_in_words
 from newllm.files import reference_folder
-from newllm.models.registry import BASELINE
+from newllm.models.registry import BASELINE, controls
 from newllm.publication.reference import LEADING_SWEEP, RATES_SWEEP, UnpublishedError, published_sweep
 from newllm.runs.records_table import load_records
 
@@ -72,6 +73,28 @@ def _arms(name: str) -> pd.DataFrame:
         # Beside what is known, what is remembered.
         table.insert(list(table).index(COLUMNS["accuracy"].words) + 1, GAIN, table.pop(GAIN))
     return table
+
+
+def savings() -> pd.DataFrame:
+    """Write each arm that keeps less than the baseline beside the controls that keep as many bytes, where there are."""
+    records = published_sweep(LEADING_SWEEP)
+    summary = summarize_arms(records)
+    whole = summary.loc[summary["arm"] == BASELINE, "kv_bytes_per_token"].item()
+    methods = records.drop_duplicates("arm").set_index("arm")["method"]
+    less = summary[summary["kv_bytes_per_token"] < whole]
+    arms = less[~less["arm"].map(methods).isin(controls())][["kv_bytes_per_token", "arm", "perplexity"]]
+    beside = against_controls(records).drop(columns=["kv_bytes_per_token", "perplexity"])
+    table = arms.merge(beside, on="arm", how="left")
+    table["verdict"] = table["verdict"].fillna("")
+    table = table.sort_values(
+        ["kv_bytes_per_token", "perplexity", "control_perplexity"], ascending=[False, True, True], kind="stable"
+    )
+    for name in ("arm", "control"):
+        table[name] = [f"`{value}`" if isinstance(value, str) else "" for value in table[name]]
+    columns = ["kv_bytes_per_token", "arm", "perplexity", "control", "control_perplexity", "control_difference"]
+    written = readable(table, [*columns, "verdict"])
+    bytes_column = COLUMNS["kv_bytes_per_token"].words
+    return written[["arm", bytes_column, *(name for name in written if name not in ("arm", bytes_column))]]
 
 
 def hours() -> pd.DataFrame:

@@ -16,6 +16,7 @@ from newllm.publication.arm_tables import (
     glance,
     hours,
     learning_rates,
+    savings,
     sotu,
     stdlib,
 )
@@ -46,7 +47,17 @@ from newllm.retrofit.smollm2 import SMOLLM2
 DOCUMENTS = ("README.md", "RESULTS.md")
 
 # Columns of words, which stand on the left.
-WORDS = ("verdict", "text", "experiment", "numbers", "what would tell", "read as", "control")
+WORDS = (
+    "verdict",
+    "text",
+    "experiment",
+    "numbers",
+    "what would tell",
+    "read as",
+    "control",
+    "mask",
+    "taken for a leak",
+)
 
 # <!-- table: name --> ... <!-- /table -->
 MARKED = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- /table -->\n)", re.DOTALL)
@@ -218,6 +229,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "sotu": sotu,
     "what pythia gains": baseline_recall,
     "recall": recall,
+    "savings": savings,
     "stdlib": stdlib,
     "recall in code": recall_in_code,
     "learning rates": learning_rates,
