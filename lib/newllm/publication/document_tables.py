@@ -40,6 +40,7 @@ from newllm.publication.reference import (
     published_table,
     published_trials,
 )
+from newllm.publication.stage_tables import leaks, projection_training
 from newllm.publication.study_tables import cascade, context_kv, position_encodings
 from newllm.retrofit.report import ORIGINAL, difference_text
 from newllm.retrofit.smollm2 import SMOLLM2
@@ -253,5 +254,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "exchanged attention": exchanged_attention,
     "context-kv": context_kv,
     "cascade": cascade,
+    "projection training": projection_training,
+    "leaks": leaks,
     "notebooks": notebook_table,
 }
