@@ -4,20 +4,16 @@ import math
 
 import pandas as pd
 
-from newllm.analysis.budgets import told_apart
 from newllm.analysis.comparisons import against_controls
 from newllm.analysis.encodings import FULL_ATTENTION, memory_by_encoding
-from newllm.analysis.hours import hours_by_arm
 from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
 from newllm.analysis.recall import GAIN, with_recall_gain
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
 from newllm.config.errors import ParameterError
 from newllm.figures.arm_words import arm_in_words
-from newllm.files import reference_folder
 from newllm.models.registry import BASELINE, controls
 from newllm.publication.reference import LEADING_SWEEP, RATES_SWEEP, UnpublishedError, published_sweep
-from newllm.runs.records_table import load_records
 
 # What README shows of `newllm.analysis.tables.RESULTS`; RESULTS has them all.
 GLANCE = (
@@ -95,37 +91,6 @@ def savings() -> pd.DataFrame:
     written = readable(table, [*columns, "verdict"])
     bytes_column = COLUMNS["kv_bytes_per_token"].words
     return written[["arm", bytes_column, *(name for name in written if name not in ("arm", bytes_column))]]
-
-
-def hours() -> pd.DataFrame:
-    """Write what the published trials cost."""
-    records = load_records(reference_folder())
-    if records.empty:
-        raise UnpublishedError("not published yet: `newllm sweep sotu`")
-    spent = hours_by_arm(records)
-    return pd.DataFrame(
-        {
-            "arm": [*(f"`{arm}`" for arm in spent["arm"]), "all"],
-            "text": [*spent["text"], ""],
-            "trials": [*spent["trials"], spent["trials"].sum()],
-            "minutes a trial": [*(f"{minutes:.0f}" for minutes in spent["minutes"]), ""],
-            "hours": [f"{value:.1f}" for value in [*spent["hours"], spent["hours"].sum()]],
-        }
-    )
-
-
-def budgets() -> pd.DataFrame:
-    """Write how small a difference a number of seeds tells apart."""
-    table = told_apart(published_sweep("sotu"), BASELINE)
-    if table.empty:
-        raise UnpublishedError("not published yet: `newllm sweep sotu` with a second seed of two arms")
-    return pd.DataFrame(
-        {
-            "seeds of each arm": table["seeds"],
-            "hours by the clock, both arms": [f"{hours:.1f}" for hours in table["hours"]],
-            "half of the 95 % interval of their difference (nats/token)": [f"{reach:.4f}" for reach in table["reach"]],
-        }
-    )
 
 
 def learning_rates() -> pd.DataFrame:

@@ -11,10 +11,8 @@ from newllm.analysis.wording import with_interval
 from newllm.files import project_root, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.arm_tables import (
-    budgets,
     encodings,
     glance,
-    hours,
     learning_rates,
     savings,
     sotu,
@@ -29,6 +27,7 @@ from newllm.publication.cost_tables import (
     models_at_70m,
     side_by_side,
 )
+from newllm.publication.hours_tables import budgets, hours, hours_by_trial
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
 from newllm.publication.recall_tables import baseline_recall, recall, recall_in_code
@@ -240,6 +239,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "llama retrofits": llama_retrofits,
     "retrofit or training": retrofit_or_training,
     "hours": hours,
+    "hours by trial": hours_by_trial,
     "budgets": budgets,
     "models at 70m": models_at_70m,
     "decoding": decoding,
