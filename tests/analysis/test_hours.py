@@ -1,21 +1,31 @@
-"""What trials cost: a row an arm, the longest first, and nothing lost on the way."""
+"""What trials cost: by text, the longest first, and every trial by itself."""
 
 import pandas as pd
 import pytest
 
-from newllm.analysis.hours import hours_by_arm
+from newllm.analysis.hours import hours_by_text, minutes_by_trial
+
+LONG, SHORT = "sotu, all windows of 256", "sotu, 1500 windows of 256"
 
 
-def test_hours_are_added_up_by_arm_the_longest_first():
-    given = [
-        {"source": "sotu", "samples": samples, "seq_length": 256} for samples in ("all", "all", "all", "all", 1500)
-    ]
-    seconds = [1800.0, 600.0, 1200.0, 3600.0, 60.0]
-    arms = ["mla", "pythia", "pythia", "pythia", "pythia"]
-    records = pd.DataFrame({"arm": arms, "parameters": given, "duration_seconds": seconds})
-    table = hours_by_arm(records)
-    assert list(table.arm) == ["pythia", "mla", "pythia"]
-    assert list(table.text) == 2 * ["sotu, all windows of 256"] + ["sotu, 1500 windows of 256"]
-    assert list(table.trials) == [3, 1, 1]
-    assert list(table.minutes) == [20, 30, 1]
+@pytest.fixture
+def records():
+    given = [{"source": "sotu", "samples": samples, "seq_length": 256} for samples in (1500, *["all"] * 4)]
+    seconds = [60.0, 3600.0, 600.0, 1200.0, 1800.0]
+    arms = ["pythia", "pythia", "pythia", "pythia", "mla"]
+    return pd.DataFrame({"arm": arms, "seed": [0, 2, 1, 0, 0], "parameters": given, "duration_seconds": seconds})
+
+
+def test_hours_are_added_up_by_text_the_longest_first(records):
+    table = hours_by_text(records)
+    assert list(table.text) == [LONG, SHORT]
+    assert list(table.trials) == [4, 1]
+    assert list(table.minutes) == [25, 1]
     assert table.hours.sum() == pytest.approx(records.duration_seconds.sum() / 3600)
+
+
+def test_every_trial_is_listed_by_its_arm_text_and_seed(records):
+    table = minutes_by_trial(records)
+    assert list(table) == [LONG, SHORT]
+    assert table.loc["pythia"].tolist() == [[20, 10, 60], [1]]
+    assert table.loc["mla"].tolist() == [[30], []]

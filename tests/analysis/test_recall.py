@@ -6,12 +6,16 @@ import pandas as pd
 import pytest
 
 from newllm.analysis.recall import (
+    GAIN,
     baseline_gains,
     by_parts_of_period,
+    cannot_rank,
+    ranked_recall,
     recall_by_arm,
     recall_differences,
     recall_part,
     rise_through_period,
+    with_recall_gain,
 )
 from newllm.analysis.recall_findings import recall_findings
 
@@ -52,6 +56,29 @@ def test_the_baselines_own_gain_decides_what_can_be_told(records):
     assert pairs.gain - pairs.gain_low == pytest.approx(0.1 * 2**0.5)
 
 
+def rewrite(records, **changes):
+    """Change what the reports of all trials say."""
+    for folder in records.folder:
+        path = folder / "evaluation.json"
+        stored = json.loads(path.read_text())
+        stored["recall"] |= changes
+        path.write_text(json.dumps(stored))
+
+
+def test_arms_stand_in_the_order_of_what_the_baseline_gains_by(records):
+    columns = {"pairs": "loss on pairs seen before (nats)", "late": "gain of late positions (nats)"}
+    records["repeated_passage_gain"] *= -1  # another order than that of the losses on pairs
+    assert cannot_rank(records, "pythia") == [columns["late"]]
+    assert list(ranked_recall(records, "pythia").arm) == ["pythia", "mla"]
+    rewrite(records, tokens=[])
+    assert cannot_rank(records, "pythia") == [columns["pairs"], columns["late"]]
+    assert list(ranked_recall(records, "pythia").arm) == ["mla", "pythia"]
+    no_gain = {"gain": 0.1, "gain_low": -0.1, "gain_high": 0.3}
+    rewrite(records, passages=[no_gain | {"distance": 64, "gain_low": 0.05}, no_gain | {"distance": 128}])
+    assert cannot_rank(records, "pythia") == [*columns.values(), GAIN]
+    assert list(ranked_recall(records.iloc[::-1], "pythia").arm) == ["mla", "pythia"]
+
+
 def test_without_the_baseline_nothing_is_said(records):
     assert baseline_gains(records[records.arm == "mla"], "pythia").empty
 
@@ -61,6 +88,16 @@ def test_arms_are_means_over_seeds_and_the_best_at_pairs_stands_first(records):
     assert list(table.arm) == ["pythia", "mla"]
     assert list(table["loss on pairs seen before (nats)"]) == pytest.approx([0.505, 0.905])
     assert "gain of late positions (nats)" not in table
+
+
+def test_a_summary_is_joined_by_what_is_gained_and_seeds_are_pooled_over_one_budget(records):
+    summary = pd.DataFrame({"arm": ["mla", "2-gram", "pythia"], "equal_budget": True})
+    table = with_recall_gain(summary, records).set_index("arm")
+    assert list(table.index) == list(summary.arm)
+    assert table[GAIN].dropna().to_dict() == pytest.approx({"mla": 0.1005, "pythia": 0.5005})
+    widths = table[f"{GAIN}_high"] - table[f"{GAIN}_low"]
+    apart = with_recall_gain(summary.assign(equal_budget=summary.arm != "mla"), records).set_index("arm")
+    assert (apart[f"{GAIN}_high"] - apart[f"{GAIN}_low"] > widths)[["mla", "pythia"]].all()
 
 
 def test_parts_name_their_trial(records):

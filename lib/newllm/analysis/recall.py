@@ -11,6 +11,15 @@ from newllm.evaluation.seed_intervals import seed_intervals
 from newllm.evaluation.statistics import Interval
 from newllm.experiments.scoring import EVALUATION_FILE
 
+# What every table of results has of recall.
+GAIN = MEASURES["repeated_passage_gain"]
+
+# By what a column of `recall_by_arm` is checked, as `baseline_gains` names it; passages are checked at every distance.
+LATE_POSITIONS = "late positions"
+PAIRS = "pairs seen before, beside the same with another end"
+CHECKED_BY = {MEASURES["recall_hits_loss"]: PAIRS, MEASURES["position_gain"]: LATE_POSITIONS}
+CAN_TELL, CANNOT_TELL = "can tell", "cannot tell at this budget"
+
 # The measures that are losses, by the tokens that they are of.
 LOSSES = {
     "pair seen before": MEASURES["recall_hits_loss"],
@@ -108,6 +117,28 @@ def recall_by_arm(records: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(first, ignore_index=True) if first in table else table
 
 
+def with_recall_gain(summary: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """Put what each arm gains on a passage said twice beside its other measures.
+
+    Parameters
+    ----------
+    summary
+        What `newllm.analysis.summary.summarize_arms` makes of the records; its order is kept, and seeds are pooled over
+        what was trained alike.
+    records
+        Rows of `newllm.experiments.comparison.compare`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The summary with `GAIN`, ``_low`` and ``_high``: NaN for counts of n-grams, and where no trial of an arm has it.
+    """
+    alike = [records[records["arm"].isin(block["arm"])] for _, block in summary.groupby("equal_budget", sort=False)]
+    recall = pd.concat([recall_by_arm(block) for block in alike if len(block)])
+    gains = recall.reindex(columns=["arm", GAIN, f"{GAIN}_low", f"{GAIN}_high"])
+    return summary.merge(gains, on="arm", how="left")
+
+
 def recall_differences(recall: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     """Take the differences of the losses of each arm from those of the baseline.
 
@@ -158,8 +189,8 @@ def baseline_gains(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
     if own.empty:
         return pd.DataFrame(rows, columns=["measure", "gain", "gain_low", "gain_high", "verdict"])
     reports = [_recall(record) for _, record in own.iterrows()]
-    found: dict[str, list[Interval]] = {"late positions": [_interval(r["position_gain"]) for r in reports]}
-    found["pairs seen before, beside the same with another end"] = [_of_pairs(r["tokens"]) for r in reports]
+    found: dict[str, list[Interval]] = {LATE_POSITIONS: [_interval(r["position_gain"]) for r in reports]}
+    found[PAIRS] = [_of_pairs(r["tokens"]) for r in reports]
     for distance in sorted({row["distance"] for report in reports for row in report["passages"]}):
         found[f"a passage said again after {distance:,} tokens"] = [
             _interval(row) for report in reports for row in report["passages"] if row["distance"] == distance
@@ -173,9 +204,39 @@ def baseline_gains(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
             sum(ends) / len(known) for ends in zip(*((g.mean, g.low, g.high) for g in known), strict=True)
         )
         gain = Interval(mean, low, high, max(each.count for each in known))
-        verdict = "can tell" if can_tell(gain) else "cannot tell at this budget"
+        verdict = CAN_TELL if can_tell(gain) else CANNOT_TELL
         rows.append({"measure": measure, **gain.columns("gain"), "verdict": verdict})
     return pd.DataFrame(rows)
+
+
+def cannot_rank(records: pd.DataFrame, baseline: str) -> list[str]:
+    """Return the columns of `recall_by_arm` that say nothing of arms, for the baseline itself does not gain by them.
+
+    Parameters
+    ----------
+    records, baseline
+        As for `baseline_gains`.
+    """
+    gains = baseline_gains(records, baseline).set_index("measure")["verdict"]
+    told = gains == CAN_TELL
+    passages = told.drop(labels=CHECKED_BY.values(), errors="ignore")
+    able = {column: bool(told.get(measure, False)) for column, measure in CHECKED_BY.items()}
+    able[GAIN] = len(passages) > 0 and bool(passages.all())
+    return [column for column, tells in able.items() if not tells]
+
+
+def ranked_recall(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Order the arms of `recall_by_arm` by what can rank them: pairs, or else passages, or else late positions.
+
+    Parameters
+    ----------
+    records, baseline
+        As for `baseline_gains`; where nothing can rank arms, they stand by name.
+    """
+    table, unable = recall_by_arm(records), cannot_rank(records, baseline)
+    ascending = {MEASURES["recall_hits_loss"]: True, GAIN: False, MEASURES["position_gain"]: False, "arm": True}
+    by = next(column for column in ascending if column in table and column not in unable)
+    return table.sort_values(by, ascending=ascending[by], kind="stable", ignore_index=True)
 
 
 def _recall(record: pd.Series) -> dict[str, list[dict[str, float]]]:

@@ -7,12 +7,10 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis.differences import EQUIVALENCE_MARGIN, OPEN
-from newllm.analysis.recall import baseline_gains, recall_by_arm, recall_part
-from newllm.evaluation.recall_report import MEASURES
+from newllm.analysis.recall import GAIN, baseline_gains, recall_by_arm, recall_part
 from newllm.figures.arm_words import arm_in_words
 
 BEST = 3
-GAIN = MEASURES["repeated_passage_gain"]
 MORE, LESS = "more", "less"
 
 

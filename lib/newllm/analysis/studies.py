@@ -34,7 +34,7 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
         token with ``stream_difference_low`` and ``_high`` over the seeds, by `newllm.evaluation.seed_intervals` of all
         these arms, NaN for models that are not scored on one continuous stream.
     """
-    base = Arm.parse(parameters.base_arm).as_trained(parameters)
+    base = base_arm(parameters)
     summary = summarize_arms(records, baseline=base.name)
     rows: list[dict[str, Any]] = []
     trained = trained_here(records)
@@ -58,6 +58,11 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
     studies = list(dict.fromkeys(row["study"] for row in rows))
     ordered = sorted(rows, key=lambda row: studies.index(row["study"]))
     return pd.DataFrame(ordered, columns=["study", "change", "arm", *STREAM_COLUMNS]).merge(summary, on="arm")
+
+
+def base_arm(parameters: StudyParameters) -> Arm:
+    """Return the arm that the others differ from, by the name that its records have."""
+    return Arm.parse(parameters.base_arm).as_trained(parameters)
 
 
 def changed_settings(base: Arm, arm: Arm, parameters: StudyParameters) -> dict[str, tuple[Any, Any]]:

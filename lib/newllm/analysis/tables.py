@@ -68,7 +68,8 @@ COLUMNS = {
     "cache_error": Column("cached - uncached", "{:.0e}"),
     "validation_loss": Column("validation loss (nats)", "{:.4f}"),
     "seq_length": Column("window (tokens)", "{:,.0f}"),
-    **{words: Column(words, "{:.3f}") for words in MEASURES.values()},
+    # What rounds to nothing has no sign.
+    **{words: Column(words, "{:z.3f}") for words in MEASURES.values()},
 }
 
 # Said without an interval: how far a recurrence is what it is meant to be, by which nothing is compared.

@@ -40,3 +40,8 @@ def with_interval(row: Row, name: str, digits: int = 3) -> str:
         return ""
     ends = f"[{row[f'{name}_low']:+.{digits}f}, {row[f'{name}_high']:+.{digits}f}]"
     return f"{row[name]:+.{digits}f} {ends}"
+
+
+def text_in_words(parameters: Mapping[str, Any]) -> str:
+    """Say which text a trial read: its source, windows and their length."""
+    return f"{parameters['source']}, {parameters['samples']} windows of {parameters['seq_length']}"

@@ -1,25 +1,20 @@
-"""The tables of arms in README and RESULTS: what they reach, recall and cost, and at which learning rates."""
+"""The tables of arms in README and RESULTS: what they reach, beside which controls, and at which learning rates."""
 
 import math
 
 import pandas as pd
 
-from newllm.analysis.budgets import told_apart
+from newllm.analysis.comparisons import against_controls
 from newllm.analysis.encodings import FULL_ATTENTION, memory_by_encoding
-from newllm.analysis.hours import hours_by_arm
 from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
-from newllm.analysis.recall import recall_by_arm
+from newllm.analysis.recall import GAIN, with_recall_gain
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
 from newllm.config.errors import ParameterError
-from newllm.evaluation.recall_report import MEASURES
 from newllm.figures.arm_words import arm_in_words
-from newllm.files import reference_folder
-from newllm.models.registry import BASELINE
+from newllm.models.registry import BASELINE, controls
 from newllm.publication.reference import LEADING_SWEEP, RATES_SWEEP, UnpublishedError, published_sweep
-from newllm.runs.records_table import load_records
 
-RECALL = MEASURES["repeated_passage_gain"]
 # What README shows of `newllm.analysis.tables.RESULTS`; RESULTS has them all.
 GLANCE = (
     "arm",
@@ -27,7 +22,7 @@ GLANCE = (
     BARS,
     COLUMNS["perplexity"].words,
     COLUMNS["accuracy"].words,
-    RECALL,
+    GAIN,
     f"nats/token from {BASELINE}",
     "verdict",
     COLUMNS["seeds"].words,
@@ -36,12 +31,7 @@ GLANCE = (
 
 def glance() -> pd.DataFrame:
     """Write the arms that lead in README as a first look needs them: named in words, with what they recall."""
-    records = published_sweep(LEADING_SWEEP)
-    baseline = baseline_among(records)
-    summary = summarize_arms(records, baseline).merge(
-        recall_by_arm(records).drop(columns="seeds"), on="arm", how="left"
-    )
-    table = arms_table(summary, baseline, more=[RECALL])
+    table = _arms(LEADING_SWEEP)
     named = table.assign(arm=[arm_in_words(arm) for arm in table["arm"]])
     return named[[column for column in GLANCE if column in named]]
 
@@ -64,57 +54,43 @@ def stdlib() -> pd.DataFrame:
 
 
 def _sweep(name: str) -> pd.DataFrame:
-    """Write the arms of a published sweep beside the floor, in the columns of every table of results."""
+    """Write the arms of a published sweep by the names that make them."""
+    table = _arms(name)
+    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
+
+
+def _arms(name: str) -> pd.DataFrame:
+    """Write the arms of a published sweep beside the floor: the columns of every table of results, and the recall."""
     records = published_sweep(name)
     baseline = baseline_among(records)
-    table = arms_table(summarize_arms(records, baseline), baseline)
-    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
+    summary = with_recall_gain(summarize_arms(records, baseline), records)
+    table = arms_table(summary, baseline, more=[GAIN])
+    if GAIN in table:
+        # Beside what is known, what is remembered.
+        table.insert(list(table).index(COLUMNS["accuracy"].words) + 1, GAIN, table.pop(GAIN))
+    return table
 
 
-def recall() -> pd.DataFrame:
-    """Write what of the past each arm uses on State of the Union addresses."""
-    return _recall("sotu")
-
-
-def recall_in_code() -> pd.DataFrame:
-    """Write what of the past each arm uses in the standard library."""
-    return _recall("stdlib")
-
-
-def _recall(name: str) -> pd.DataFrame:
-    table = readable(recall_by_arm(published_sweep(name)))
-    return table.assign(arm=[f"`{arm}`" for arm in table["arm"]])
-
-
-def hours() -> pd.DataFrame:
-    """Write what the published trials cost."""
-    records = load_records(reference_folder())
-    if records.empty:
-        raise UnpublishedError("not published yet: `newllm sweep sotu`")
-    spent = hours_by_arm(records)
-    return pd.DataFrame(
-        {
-            "arm": [*(f"`{arm}`" for arm in spent["arm"]), "all"],
-            "text": [*spent["text"], ""],
-            "trials": [*spent["trials"], spent["trials"].sum()],
-            "minutes a trial": [*(f"{minutes:.0f}" for minutes in spent["minutes"]), ""],
-            "hours": [f"{value:.1f}" for value in [*spent["hours"], spent["hours"].sum()]],
-        }
+def savings() -> pd.DataFrame:
+    """Write each arm that keeps less than the baseline beside the controls that keep as many bytes, where there are."""
+    records = published_sweep(LEADING_SWEEP)
+    summary = summarize_arms(records)
+    whole = summary.loc[summary["arm"] == BASELINE, "kv_bytes_per_token"].item()
+    methods = records.drop_duplicates("arm").set_index("arm")["method"]
+    less = summary[summary["kv_bytes_per_token"] < whole]
+    arms = less[~less["arm"].map(methods).isin(controls())][["kv_bytes_per_token", "arm", "perplexity"]]
+    beside = against_controls(records).drop(columns=["kv_bytes_per_token", "perplexity"])
+    table = arms.merge(beside, on="arm", how="left")
+    table["verdict"] = table["verdict"].fillna("")
+    table = table.sort_values(
+        ["kv_bytes_per_token", "perplexity", "control_perplexity"], ascending=[False, True, True], kind="stable"
     )
-
-
-def budgets() -> pd.DataFrame:
-    """Write how small a difference a number of seeds tells apart."""
-    table = told_apart(published_sweep("sotu"), BASELINE)
-    if table.empty:
-        raise UnpublishedError("not published yet: `newllm sweep sotu` with a second seed of two arms")
-    return pd.DataFrame(
-        {
-            "seeds of each arm": table["seeds"],
-            "hours by the clock, both arms": [f"{hours:.1f}" for hours in table["hours"]],
-            "half of the 95 % interval of their difference (nats/token)": [f"{reach:.4f}" for reach in table["reach"]],
-        }
-    )
+    for name in ("arm", "control"):
+        table[name] = [f"`{value}`" if isinstance(value, str) else "" for value in table[name]]
+    columns = ["kv_bytes_per_token", "arm", "perplexity", "control", "control_perplexity", "control_difference"]
+    written = readable(table, [*columns, "verdict"])
+    bytes_column = COLUMNS["kv_bytes_per_token"].words
+    return written[["arm", bytes_column, *(name for name in written if name not in ("arm", bytes_column))]]
 
 
 def learning_rates() -> pd.DataFrame:

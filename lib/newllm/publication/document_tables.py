@@ -11,13 +11,10 @@ from newllm.analysis.wording import with_interval
 from newllm.files import project_root, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.arm_tables import (
-    budgets,
     encodings,
     glance,
-    hours,
     learning_rates,
-    recall,
-    recall_in_code,
+    savings,
     sotu,
     stdlib,
 )
@@ -30,8 +27,10 @@ from newllm.publication.cost_tables import (
     models_at_70m,
     side_by_side,
 )
+from newllm.publication.hours_tables import budgets, hours, hours_by_trial
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
+from newllm.publication.recall_tables import baseline_recall, recall, recall_in_code
 from newllm.publication.recipe_tables import first_tables, optimisers, text_budgets
 from newllm.publication.reference import (
     UnpublishedError,
@@ -41,13 +40,25 @@ from newllm.publication.reference import (
     published_table,
     published_trials,
 )
+from newllm.publication.stage_tables import leaks, projection_training
+from newllm.publication.study_tables import cascade, context_kv, position_encodings
 from newllm.retrofit.report import ORIGINAL, difference_text
 from newllm.retrofit.smollm2 import SMOLLM2
 
 DOCUMENTS = ("README.md", "RESULTS.md")
 
 # Columns of words, which stand on the left.
-WORDS = ("verdict", "text", "experiment", "numbers", "what would tell", "read as", "control")
+WORDS = (
+    "verdict",
+    "text",
+    "experiment",
+    "numbers",
+    "what would tell",
+    "read as",
+    "control",
+    "mask",
+    "taken for a leak",
+)
 
 # <!-- table: name --> ... <!-- /table -->
 MARKED = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- /table -->\n)", re.DOTALL)
@@ -194,26 +205,6 @@ def latent_widths() -> pd.DataFrame:
     )
 
 
-def position_encodings() -> pd.DataFrame:
-    """Write the perplexity of each encoding, and that in windows longer than those of the training."""
-    longer = published_table("04_position_encodings/tables/extrapolation")
-    by_length = longer.pivot_table("perplexity", index="arm", columns="seq_length")
-    summary = published_table("04_position_encodings/tables/summary")
-    rows = []
-    # Counts of n-grams have no encoding.
-    for _, row in summary[summary["arm"].isin(by_length.index)].iterrows():
-        perplexities = by_length.loc[row["arm"]]
-        rows.append(
-            {
-                "model": f"`{row['arm']}`",
-                **{f"windows of {length}": f"{perplexities[length]:.1f}" for length in by_length},
-                "nats/token from RoPE": with_interval(row, "difference"),
-                "seeds": f"{row['seeds']:.0f}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def exchanged_attention() -> pd.DataFrame:
     """Write what becomes of weights that are read by another attention than that of their training."""
     readings = published_table("10_key_attention_and_projected_values/tables/readings")
@@ -233,42 +224,13 @@ def exchanged_attention() -> pd.DataFrame:
     )
 
 
-def context_kv() -> pd.DataFrame:
-    """Write what each change of Context-KV does."""
-    return _studies("08_context_kv")
-
-
-def cascade() -> pd.DataFrame:
-    """Write what each change of the cascade does."""
-    return _studies("09_cascade")
-
-
-def _studies(notebook: str) -> pd.DataFrame:
-    """Write arms that differ from a base arm in one thing each."""
-    studies = published_table(f"{notebook}/tables/studies")
-    return pd.DataFrame(
-        [
-            {
-                "change of the base arm": row["change"].replace("_", " "),
-                "KV bytes in a window": f"{row['kv_bytes']:,.0f}",
-                "perplexity": f"{row['perplexity']:.1f}",
-                "nats/token from the base arm": with_interval(row, "difference"),
-                "the same, one continuous stream": ""
-                if pd.isna(row["stream_difference"])
-                else f"{row['stream_difference']:+.3f}",
-                "OACD converged": "" if pd.isna(row["convergence_rate"]) else f"{row['convergence_rate']:.0%}",
-                "seeds": f"{row['seeds']:.0f}",
-            }
-            for _, row in studies.iterrows()
-        ]
-    )
-
-
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "arms": glance,
     "encodings": encodings,
     "sotu": sotu,
+    "what pythia gains": baseline_recall,
     "recall": recall,
+    "savings": savings,
     "stdlib": stdlib,
     "recall in code": recall_in_code,
     "first tables": first_tables,
@@ -280,6 +242,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "llama retrofits": llama_retrofits,
     "retrofit or training": retrofit_or_training,
     "hours": hours,
+    "hours by trial": hours_by_trial,
     "budgets": budgets,
     "text budgets": text_budgets,
     "models at 70m": models_at_70m,
@@ -295,5 +258,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "exchanged attention": exchanged_attention,
     "context-kv": context_kv,
     "cascade": cascade,
+    "projection training": projection_training,
+    "leaks": leaks,
     "notebooks": notebook_table,
 }

@@ -1,0 +1,52 @@
+"""The tables of RESULTS that say what of the past arms use, and which measures can tell arms apart at all."""
+
+import pandas as pd
+
+from newllm.analysis.recall import CAN_TELL, CANNOT_TELL, baseline_gains, cannot_rank, ranked_recall
+from newllm.analysis.tables import readable
+from newllm.analysis.wording import text_in_words, with_interval
+from newllm.models.registry import BASELINE
+from newllm.publication.reference import published_sweep
+
+# Every text on which tables of arms say what is recalled.
+SWEEPS = ("sotu", "context_kv", "stdlib")
+RANKS = "ranks arms"
+
+
+def baseline_recall() -> pd.DataFrame:
+    """Write what the baseline itself gains by each measure of recall: where it does not, the measure ranks no arms."""
+    columns = {}
+    for name in SWEEPS:
+        records = published_sweep(name)
+        text = text_in_words(records.loc[records["arm"] == BASELINE, "parameters"].iloc[0])
+        gains = baseline_gains(records, BASELINE).set_index("measure")
+        columns[text] = pd.Series(
+            {
+                measure: ", ".join(
+                    [with_interval(row, "gain"), RANKS if row["verdict"] == CAN_TELL else row["verdict"]]
+                )
+                for measure, row in gains.iterrows()
+            }
+        )
+    measures = dict.fromkeys(measure for gains in columns.values() for measure in gains.index)
+    table = pd.DataFrame(columns).reindex(measures)
+    # Distances that do not fit into the windows of a text.
+    return table.fillna("").rename_axis("measure").reset_index()
+
+
+def recall() -> pd.DataFrame:
+    """Write what of the past each arm uses on State of the Union addresses."""
+    return _recall("sotu")
+
+
+def recall_in_code() -> pd.DataFrame:
+    """Write what of the past each arm uses in the standard library."""
+    return _recall("stdlib")
+
+
+def _recall(name: str) -> pd.DataFrame:
+    """Write the arms of a sweep in the order of what can rank them; the heading of what cannot says so."""
+    records = published_sweep(name)
+    table = readable(ranked_recall(records, BASELINE))
+    table["arm"] = [f"`{arm}`" for arm in table["arm"]]
+    return table.rename(columns={column: f"{column}: {CANNOT_TELL}" for column in cannot_rank(records, BASELINE)})

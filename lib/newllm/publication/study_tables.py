@@ -1,0 +1,102 @@
+"""The tables of RESULTS in which arms differ in one thing: Context-KV, the cascade, and position encodings."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from newllm.analysis.recall import GAIN, with_recall_gain
+from newllm.analysis.studies import base_arm, one_change_each
+from newllm.analysis.summary import summarize_arms
+from newllm.analysis.tables import COLUMNS, readable
+from newllm.config.experiment import StudyParameters
+from newllm.config.profiles import SHOWN, load_parameters
+from newllm.experiments.floor import floors_of
+from newllm.models.registry import BASELINE
+from newllm.publication.reference import LEADING_SWEEP, published_sweep, published_table
+
+CHANGE = "change of the base arm, or arm"
+STUDY_COLUMNS = (
+    CHANGE,
+    "kv_bytes",
+    "perplexity",
+    "accuracy",
+    GAIN,
+    "difference",
+    "verdict",
+    "stream_difference",
+    "convergence_rate",
+    "effective_rank",
+    "seeds",
+)
+
+
+def context_kv() -> pd.DataFrame:
+    """Write what each change of Context-KV does."""
+    return _studies("08_context_kv", published_sweep("context_kv"))
+
+
+def cascade() -> pd.DataFrame:
+    """Write what each change of the cascade does, beside the baseline that lends its embedding."""
+    lenders = published_sweep(LEADING_SWEEP)
+    records = [published_sweep("cascade"), lenders[lenders["arm"] == BASELINE]]
+    return _studies("09_cascade", pd.concat(records, ignore_index=True))
+
+
+def _studies(notebook: str, records: pd.DataFrame) -> pd.DataFrame:
+    """Write the base arm, what differs from it in one thing each, and what else was trained or counted."""
+    parameters = load_parameters(notebook, SHOWN, {})
+    if not isinstance(parameters, StudyParameters):
+        raise TypeError(f"{notebook} has no base arm")
+    base = base_arm(parameters).name
+    studies = one_change_each(records, parameters)
+    whole = summarize_arms(records, baseline=base)
+    others = whole[~whole["arm"].isin(studies["arm"])]
+    order = others["arm"].ne(base).sort_values(kind="stable").index
+    named = others.loc[order].assign(change=[_name(arm, base) for arm in others.loc[order, "arm"]])
+    # The base arm stands above its changes, and what is no change of it below.
+    rows = pd.concat([named.iloc[:1], studies.assign(change=_in_words(studies["change"])), named.iloc[1:]])
+    table = with_recall_gain(rows.rename(columns={"change": CHANGE}), records)
+    # Of another budget than the base arm: said by an empty difference.
+    table["verdict"] = table["verdict"].where(table["difference"].notna(), "")
+    written = readable(table, STUDY_COLUMNS)
+    return written.rename(columns={COLUMNS["difference"].words: "nats/token from the base arm"})
+
+
+def _name(arm: str, base: str) -> str:
+    return f"none: `{arm}`" if arm == base else f"`{arm}`"
+
+
+def _in_words(changes: pd.Series) -> Sequence[str]:
+    return [change.replace("_", " ") for change in changes]
+
+
+def position_encodings() -> pd.DataFrame:
+    """Write the perplexity of each encoding, and that in windows longer than those of the training."""
+    longer = published_table("04_position_encodings/tables/extrapolation")
+    records = published_sweep(LEADING_SWEEP)
+    records = records[records["arm"].isin(longer["arm"])]
+    by_length = longer.pivot_table("perplexity", index="arm", columns="seq_length")
+    # The same tokens are predicted at every length.
+    by_length = pd.concat([by_length, _floor_by_length(records, int(longer["tokens"].iloc[0]))])
+    table = with_recall_gain(published_table("04_position_encodings/tables/summary"), records)
+    lengths = [f"windows of {length}" for length in by_length]
+    for length, name in zip(by_length, lengths, strict=True):
+        perplexities = by_length[length].reindex(table["arm"])
+        table[name] = ["" if np.isnan(value) else f"{value:.1f}" for value in perplexities]
+    table["arm"] = [f"`{arm}`" for arm in table["arm"]]
+    written = readable(table, ["arm", *lengths, "accuracy", GAIN, "difference", "verdict", "seeds"])
+    return written.rename(columns={"arm": "model", COLUMNS["difference"].words: "nats/token from RoPE"})
+
+
+def _floor_by_length(records: pd.DataFrame, tokens: int) -> pd.DataFrame:
+    """Return the perplexity of counts on the first tokens, at the length of their windows: they look no further."""
+    return pd.DataFrame(
+        {
+            floor.seq_length: {
+                score.arm: float(np.exp(np.mean(score.window_losses[: tokens // floor.seq_length])))
+                for score in floor.scores
+            }
+            for floor in floors_of(records)
+        }
+    )
