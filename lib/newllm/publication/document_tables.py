@@ -183,28 +183,6 @@ def reversal_curse() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def latent_widths() -> pd.DataFrame:
-    """Write each latent beside the control that keeps the same bytes."""
-    beside = published_table("06_latent_attention/tables/against_controls")
-    if beside.empty:
-        raise UnpublishedError(
-            "not published yet: `newllm run 06` with arms of several widths and controls of their bytes"
-        )
-    return pd.DataFrame(
-        [
-            {
-                "KV bytes/token": f"{row['kv_bytes_per_token']:,.0f}",
-                "latent": f"`{row['arm']}`",
-                "perplexity": f"{row['perplexity']:.1f}",
-                "control": f"`{row['control']}`",
-                "perplexity of the control": f"{row['control_perplexity']:.1f}",
-                "nats/token from the control": with_interval(row, "control_difference"),
-            }
-            for _, row in beside.iterrows()
-        ]
-    )
-
-
 def exchanged_attention() -> pd.DataFrame:
     """Write what becomes of weights that are read by another attention than that of their training."""
     readings = published_table("10_key_attention_and_projected_values/tables/readings")
@@ -253,7 +231,6 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "side by side": side_by_side,
     "cache precision": cache_precision,
     "reversal curse": reversal_curse,
-    "latent widths": latent_widths,
     "position encodings": position_encodings,
     "exchanged attention": exchanged_attention,
     "context-kv": context_kv,
