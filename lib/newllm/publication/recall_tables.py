@@ -29,7 +29,7 @@ def baseline_recall() -> pd.DataFrame:
             }
         )
     measures = dict.fromkeys(measure for gains in columns.values() for measure in gains.index)
-    table = pd.DataFrame(columns).reindex(measures)
+    table = pd.DataFrame(columns).reindex([*measures])
     # Distances that do not fit into the windows of a text.
     return table.fillna("").rename_axis("measure").reset_index()
 
