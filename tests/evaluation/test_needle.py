@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from newllm.evaluation.needle import CLOSE, SENTENCES, Needle, ask_needles, known_names, make_needle, solves
+from newllm.evaluation.needle import CLOSE, COLUMNS, SENTENCES, Needle, ask_needles, known_names, make_needle, solves
 from tests.evaluation.toys import Forgets, Toy
 
 VOCABULARY = 60
@@ -112,7 +112,8 @@ def test_batches_change_nothing(distance, times, batch_size):
 
 def test_what_does_not_fit_is_left_out_and_windows_with_the_names_are_too(windows):
     assert list(ask(copied, windows, (8, LONG))["distance"]) == [8]
-    assert ask(copied, windows, (LONG,)).empty
+    nothing = ask(copied, windows, (LONG,))
+    assert nothing.empty and list(nothing) == list(COLUMNS)
     crowded = windows.copy()
     crowded[:3, :9] = NAMES[:9]
     assert ask(copied, crowded, (8,))["texts"].tolist() == [36]

@@ -27,6 +27,17 @@ CLOSE = "."
 LEAD = 16
 CHANCE = 0.5
 TEXTS_A_WINDOW = 4
+COLUMNS = (
+    "times",
+    "distance",
+    "margin",
+    "margin_low",
+    "margin_high",
+    "right",
+    "right_low",
+    "right_high",
+    "texts",
+)
 
 
 @dataclass(frozen=True)
@@ -173,7 +184,7 @@ def ask_needles(
                         "texts": margins.size,
                     }
                 )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def solves(row: pd.Series) -> bool:

@@ -19,6 +19,7 @@ from newllm.evaluation.perplexity import perplexity_of, refuse_non_finite, score
 ASKED = 8
 SHORTEST_WINDOW = 2 * ASKED
 TOKENS_AT_ONCE = 8192
+COLUMNS = ("context", "perplexity", "loss", "lost", "lost_low", "lost_high", "tokens")
 
 
 def score_truncated(
@@ -87,7 +88,7 @@ def score_truncated(
         rows.append(row | document_interval((found - whole).mean(1), owners).columns("lost") | {"tokens": found.size})
     mean = float(whole.mean())
     rows.append({"context": length, "perplexity": perplexity_of(mean), "loss": mean, "tokens": whole.size})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _whole(model: PreTrainedModel, tokens: Tensor, places: Sequence[int], rows: int) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from newllm.config.notebooks import Recall
 from newllm.data import TextData
 from newllm.data.windows import TokenWindows
+from newllm.evaluation import needle, truncation
 from newllm.evaluation.needle import CLOSE, SENTENCES, ask_needles, known_names, make_needle
 from newllm.evaluation.truncation import SHORTEST_WINDOW, score_truncated
 from newllm.experiments.weights import measure_trials
@@ -62,8 +63,7 @@ def find_needles(records: pd.DataFrame, parameters: Recall, data: TextData, fold
 
     asked = records.drop_duplicates("arm") if len(names) > 1 else records[:0]
     found = measure_trials(asked, parameters, folder, NEEDLES, settings, ask)
-    columns = ["arm", "seed", "times", "distance", "margin", "margin_low", "margin_high", "right", "right_low"]
-    return found.get(NEEDLES, pd.DataFrame(columns=[*columns, "right_high", "texts"]))
+    return found.get(NEEDLES, pd.DataFrame(columns=["arm", "seed", *needle.COLUMNS]))
 
 
 def cut_contexts(records: pd.DataFrame, parameters: Recall, windows: TokenWindows, folder: Path) -> pd.DataFrame:
@@ -99,8 +99,7 @@ def cut_contexts(records: pd.DataFrame, parameters: Recall, windows: TokenWindow
 
     scored = records.drop_duplicates("arm") if windows.seq_length >= SHORTEST_WINDOW else records[:0]
     found = measure_trials(scored, parameters, folder, TRUNCATION, settings, score)
-    columns = ["arm", "seed", "context", "perplexity", "loss", "lost", "lost_low", "lost_high", "tokens"]
-    return found.get(TRUNCATION, pd.DataFrame(columns=columns))
+    return found.get(TRUNCATION, pd.DataFrame(columns=["arm", "seed", *truncation.COLUMNS]))
 
 
 def _spread(windows: TokenWindows, count: int) -> NDArray[np.int64]:
