@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from newllm.evaluation.comparison_statistics import (
     NO_SEED_VARIANCE,
     SeedVariance,
+    document_interval,
     holm,
     seed_variance,
     two_way_difference,
@@ -143,3 +144,18 @@ def test_one_document_with_one_seed_has_no_interval():
     assert np.isnan([found.interval.low, found.interval.high]).all()
     assert found.p_value == 1
     assert found.equivalence_p(0.01) == 1
+
+
+def test_the_interval_of_one_model_is_over_documents_as_often_as_it_says():
+    generator = np.random.default_rng(3)
+    documents = np.repeat(np.arange(DOCUMENTS), WINDOWS)
+    held = 0
+    for _ in range(200):
+        values = 0.3 + generator.normal(0, 0.1, DOCUMENTS)[documents] + generator.normal(0, 0.1, len(documents))
+        found = document_interval(values, documents)
+        assert found.mean == pytest.approx(values.mean())
+        held += found.low <= 0.3 <= found.high
+    assert 180 <= held <= 199
+    assert np.isnan(document_interval([1.0, 2.0], [7, 7]).low)
+    with pytest.raises(ValueError, match="a document each"):
+        document_interval([1.0, 2.0], [7])

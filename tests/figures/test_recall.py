@@ -59,3 +59,12 @@ def test_losses_by_place_are_means_over_seeds():
     (line,) = figures.places_in_period(places.assign(half=0.5)).data
     assert list(line.y) == [2.0, 3.0]
     assert list(line.error_y.array) == [0.5, 0.5]
+
+
+def test_what_is_lost_by_truncation_is_a_line_an_arm_without_the_whole_window():
+    table = pd.DataFrame({"arm": ["a"] * 3, "context": [8, 16, 256], "lost": [0.2, 0.1, None]})
+    (line,) = figures.lost_by_truncation(table.assign(lost_low=table.lost - 0.1, lost_high=table.lost + 0.1)).data
+    assert list(line.x) == [8, 16]
+    assert list(line.error_y.array) == pytest.approx([0.1, 0.1])
+    nothing = figures.lost_by_truncation(table[2:])
+    assert not nothing.data and "weights" in nothing.layout.annotations[0].text

@@ -22,6 +22,7 @@ from newllm.config.fields import (
     Count,
     Counts,
     Lengths,
+    Names,
     Real,
     Seeds,
     SizeName,
@@ -193,6 +194,35 @@ class Recall(ExperimentParameters):
     """Notebook 11: what of the past the models use, which perplexity hides."""
 
     notebook = "11_recall"
+
+    needle_names: Names = Field(
+        (
+            "Mexico",
+            "Spain",
+            "China",
+            "France",
+            "Japan",
+            "Cuba",
+            "Russia",
+            "Germany",
+            "Panama",
+            "Britain",
+            "Nicaragua",
+            "Texas",
+            "California",
+        ),
+        description="names of which two are hidden in a text; those that are a single token of the tokenizer are used",
+    )
+    needle_distances: Counts = Field(
+        (16, 64, 128, 192),
+        description="tokens between the sentences with names and the question; those that fit into a window are asked",
+    )
+    needle_times: Counts = Field((1, 4), description="how often the sentences with names are said")
+    needle_windows: Count = Field(64, description="test windows that names are hidden in, evenly spread")
+    truncated_contexts: Counts = Field(
+        (8, 16, 32, 64, 128), description="last tokens that a model sees where its context is cut short"
+    )
+    truncated_windows: Count = Field(64, description="test windows whose tokens are predicted from cut contexts")
 
 
 class RetrofitNotebook(ExperimentParameters):

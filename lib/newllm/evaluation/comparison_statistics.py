@@ -200,3 +200,27 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min((len(p_values) - rank) * value, 1.0))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
+
+
+def document_interval(values: ArrayLike, documents: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
+    """Mean of something measured in windows of one model, with its interval over documents.
+
+    Windows of one document hang together, so documents are resampled, as in `two_way_difference`.
+
+    Parameters
+    ----------
+    values
+        Of each window (N,).
+    documents
+        The document, or the group of documents, that each belongs to (N,). A single one gives no interval.
+    confidence
+        Share of intervals that hold the true mean.
+
+    Raises
+    ------
+    ValueError
+        Where shapes do not agree, or a value is not finite.
+    """
+    row = np.asarray(values, dtype=np.float64)[None]
+    compared = two_way_difference(row, np.zeros_like(row), documents, has_seeds=(False, False), confidence=confidence)
+    return compared.interval

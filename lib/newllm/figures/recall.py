@@ -1,4 +1,4 @@
-"""Figures of recall: passages said again, pairs seen before, places in a chunk."""
+"""Figures of recall: passages said again, pairs seen before, places in a chunk, contexts cut short."""
 
 from collections.abc import Sequence
 
@@ -95,3 +95,24 @@ def places_in_period(places: pd.DataFrame) -> go.Figure:
         # Seeds read the same windows, so they do not narrow what these leave open.
         trace.error_y = {"array": rows.groupby("place")["half"].mean(), "thickness": 1}
     return finish(figure, title, "place in the chunk (tokens)", "loss (nats a token)")
+
+
+def lost_by_truncation(truncation: pd.DataFrame) -> go.Figure:
+    """Draw what a model loses when it sees its last tokens alone, by how many these are, with its interval.
+
+    Parameters
+    ----------
+    truncation
+        As `newllm.experiments.recall_study.cut_contexts` makes it: columns arm, context (tokens), lost (nats a token
+        above the whole window) with lost_low and lost_high; without rows the picture says so.
+    """
+    title = "How much of the past is used: the same tokens, contexts cut short"
+    cut = truncation[truncation["lost"].notna()]
+    if cut.empty:
+        return say_nothing(title, "neither weights nor published scores of these arms are here")
+    figure = lines(cut, "context", "lost", "arm", has_interval=True)
+    figure = finish(
+        figure, title, "last tokens that are seen", "loss above the whole window (nats a token)", log_x=True
+    )
+    figure.update_xaxes(tickvals=sorted(set(cut["context"])), dtick=None)
+    return figure.add_hline(y=0, line_dash="dot", line_color=INK)

@@ -1,0 +1,60 @@
+"""Names asked for and contexts cut of trained models: once, and taken over where their weights are gone."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from newllm.config.notebooks import Recall
+from newllm.evaluation.truncation import score_truncated
+from newllm.experiments import recall_study
+from newllm.experiments.recall_study import cut_contexts, find_needles
+from newllm.runs.saved_model import load_model
+from tests.comparison_setup import settings
+
+
+@pytest.fixture
+def asked(text_folder, text_data, tmp_path, monkeypatch):
+    """Parameters with names that the tokenizer of these texts has, the rarest of its words."""
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path))
+    vocabulary = sorted(text_data.tokenizer.get_vocab().items(), key=lambda each: -each[1])
+    names = [word[1:] for word, _ in vocabulary if re.fullmatch("Ġ[a-z]{3,}", word)][:8]
+    own = {"needle_names": [*names, "Honorificabilitudinitatibus"], "needle_distances": [4, 10_000]}
+    own |= {"needle_times": [1], "needle_windows": 6, "truncated_contexts": [8, 2], "truncated_windows": 3}
+    return Recall(**settings(text_folder).model_dump() | own)
+
+
+def records_of(finished_comparison, *arms):
+    records = finished_comparison[0].reset_index()
+    return records[records.arm.isin(arms)]
+
+
+def test_contexts_are_cut_once_and_taken_over(finished_comparison, text_data, asked, tmp_path, monkeypatch):
+    records = records_of(finished_comparison, "pythia", "dproj-oacd")
+    table = cut_contexts(records, asked, text_data.test, tmp_path / "11" / "run")
+    assert list(table["arm"]) == ["pythia"] * 3 + ["dproj-oacd"] * 3
+    assert list(table["context"][:2]) == [2, 8]
+    windows = text_data.test
+    chosen = [0, (len(windows) - 1) // 2, len(windows) - 1]
+    model = load_model(finished_comparison[1] / "pythia-seed1")
+    alone = score_truncated(model, windows.rows()[chosen], windows.document_groups[chosen], [2, 8])
+    assert list(table["loss"][:3]) == pytest.approx(list(alone["loss"]))
+    monkeypatch.setattr(recall_study, "load_model", None)
+    again = cut_contexts(records, asked, windows, tmp_path / "11" / "another")
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_names_are_asked_for_once_and_taken_over(finished_comparison, text_data, asked, tmp_path, monkeypatch):
+    records = records_of(finished_comparison, "pythia")
+    table = find_needles(records, asked, text_data, tmp_path / "11" / "run")
+    # Windows of 16 tokens have no room for the sentences.
+    assert table.empty and {"arm", "seed", "distance"} <= set(table)
+    monkeypatch.setattr(recall_study, "load_model", None)
+    again = find_needles(records, asked, text_data, tmp_path / "11" / "another")
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_without_names_of_one_token_nothing_is_asked(finished_comparison, text_data, asked, tmp_path):
+    unknown = asked.model_copy(update={"needle_names": ("Honorificabilitudinitatibus", "Antidisestablishmentarian")})
+    table = find_needles(records_of(finished_comparison, "pythia"), unknown, text_data, tmp_path / "11" / "run")
+    assert table.empty and {"arm", "margin", "right"} <= set(table)
