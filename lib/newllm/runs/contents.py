@@ -32,10 +32,11 @@ def identity_of(folder: Path) -> dict[str, Any] | None:
     """Return what is run in a folder, by the first of its two files that can be read."""
     for name in (RUN_FILE, FINISHED_FILE):
         try:
-            identity: dict[str, Any] = read_json(folder / name)["identity"]
+            identity = read_json(folder / name).get("identity")
         except (DamagedFileError, FileNotFoundError, NotADirectoryError):
             continue
-        return identity
+        if isinstance(identity, dict):
+            return identity
     return None
 
 

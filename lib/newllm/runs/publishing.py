@@ -79,9 +79,7 @@ class Publication:
         write_json(self.target / FINISHED_FILE, seal | {"files": dict(sorted(kept.items())), "trials": []})
 
 
-def plan_publication(
-    folder: Path, target: Path, files: Sequence[str], *, with_model: bool = False
-) -> Publication:
+def plan_publication(folder: Path, target: Path, files: Sequence[str], *, with_model: bool = False) -> Publication:
     """Look through a finished run of which some files shall be published; nothing is written.
 
     Parameters
@@ -105,9 +103,8 @@ def plan_publication(
     model = [name for name in seal.files if with_model and name.startswith(f"{SAVED_MODEL}/")]
     missing = [name for name in files if name not in seal.files]
     if missing or (with_model and not model):
-        raise PublishingError(
-            f"{folder} holds no {missing[0] if missing else SAVED_MODEL} of its run: run it again before it is published."
-        )
+        lacking = missing[0] if missing else SAVED_MODEL
+        raise PublishingError(f"{folder} holds no {lacking} that its run wrote: run it again before it is published.")
     weights = tuple(name for name in model if Path(name).match(WEIGHTS))
     plain = sorted({*files, *model} - set(weights))
     return Publication(folder, target, {name: seal.files[name] for name in plain}, weights)
