@@ -127,7 +127,7 @@ def records(tmp_path):
             folder.mkdir(parents=True)
             scores = {"window_losses": losses.by_seed[seed].tolist(), "window_groups": GROUPS.tolist()}
             (folder / "evaluation.json").write_text(json.dumps(scores))
-            given = {"data": "a1", "samples": 9, "seq_length": 8, "epochs": epochs, "lr": 1e-3}
+            given = {"data": "a1", "samples": 9, "seq_length": 8, "epochs": epochs, "lr": 1e-3, "matrix_lr": "adamw"}
             row = {"arm": arm, "method": arm.partition("-")[0], "seed": seed, "parameters": given, "folder": folder}
             row |= {"parameter_count": 10, "kv_bytes_per_token": 4.0, "kv_bytes": 64}
             rows.append(row | {"perplexity": float(np.exp(losses.by_seed[seed].mean()))})

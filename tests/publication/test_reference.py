@@ -57,7 +57,7 @@ def published_elsewhere(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "reference_folder", lambda: folder)
     monkeypatch.setattr(reference, "draw_reference", lambda: None)
     monkeypatch.setattr(reference, "render", lambda place: "")
-    monkeypatch.setattr(reference, "write_passage", lambda place, record: None)
+    monkeypatch.setattr(reference, "missing_passage", lambda place, record: None)
     return folder
 
 

@@ -1,6 +1,5 @@
 """Differences between arms on the same test windows: one interval over seeds and documents together, and a verdict."""
 
-import json
 import logging
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from newllm.evaluation.comparison_statistics import (
     two_way_difference,
 )
 from newllm.experiments.scoring import EVALUATION_FILE
+from newllm.files import read_plain_json
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def read_losses(records: pd.DataFrame) -> ArmLosses | None:
             by_seed[seed], own_groups = _read(file)
             if groups is not None and not np.array_equal(groups, own_groups):
                 raise ValueError("it is of other documents than that of another seed")
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, ValueError, TypeError) as error:
             logger.warning(
                 "%s holds no losses that stand beside those of other seeds (%s): no difference is taken of %s.",
                 *(file, error.strerror if isinstance(error, OSError) else error, records["arm"].iloc[0]),
@@ -101,7 +101,9 @@ def read_losses(records: pd.DataFrame) -> ArmLosses | None:
 
 def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Read the losses (N,) and document groups (N,) of the test windows of a trial; ValueError where they are none."""
-    stored = json.loads(path.read_bytes())
+    stored = read_plain_json(path)
+    if not isinstance(stored, dict) or not {"window_losses", "window_groups"} <= stored.keys():
+        raise ValueError("it names no losses of windows, or no documents of theirs")
     losses = np.asarray(stored["window_losses"], dtype=np.float64)
     groups = np.asarray(stored["window_groups"], dtype=np.int64)
     if losses.ndim != 1 or losses.shape != groups.shape or not losses.size:

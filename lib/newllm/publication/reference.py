@@ -26,7 +26,7 @@ from newllm.files import (
 )
 from newllm.models.registry import BASELINE
 from newllm.publication.leaderboard import read_board, seeds_in_words, settings_in_words
-from newllm.publication.memory_page import PAGE_FILE, render, write_passage
+from newllm.publication.memory_page import PAGE_FILE, Passage, missing_passage, render, write_passage
 from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE
 from newllm.retrofit.running import RETROFITS_FOLDER
 from newllm.runs.contents import identity_of, is_hidden
@@ -116,7 +116,7 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
     with_model = _with_models(records, targets, weights)
     publications: list[Publication] = []
     copies: dict[Path, Path] = {}
-    passages: dict[Path, Record] = {}
+    passages: dict[Path, Passage | None] = {}
     for folder, record in records.items():
         target = targets[folder]
         if (target / SAVED_MODEL).is_dir() and folder not in with_model:
@@ -126,8 +126,9 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
         # What is published in a sweep has its floor there.
         for floor in [] if floor_files(target, data) else floor_files(folder, data):
             copies[(home if is_sweep else target.parent) / FLOORS_FOLDER / floor.name] = floor
-        if is_sweep and record.arm == BASELINE and run.name not in TELL_NO_METHODS:
-            passages[target.parent] = record
+        shows_memory = is_sweep and record.arm == BASELINE and run.name not in TELL_NO_METHODS
+        if shows_memory and target.parent not in passages:
+            passages[target.parent] = missing_passage(target.parent, record)
     publications += [plan_publication(folder, home / folder.relative_to(run), tables_in(folder)) for folder in parts]
     of_retrofits = reference_folder() / RETROFITS_FOLDER
     publications += [
@@ -141,9 +142,9 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
         publication.write()
     for target, source in copies.items():
         copy_atomically(source, target)
-    for place, record in passages.items():
-        write_passage(place, record)
-    for place in passages:
+    for place, passage in passages.items():
+        if passage is not None:
+            write_passage(place, passage)
         write_atomically(place / PAGE_FILE, render(place))
     if is_sweep:
         _write_results(home)
