@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from newllm.files import UnwritableError, atomic_file, write_atomically
+from newllm.files import UnwritableError, atomic_file, digest_of_file, first_damaged, leads_inside, write_atomically
 
 
 def make_folder(path):
@@ -46,3 +46,34 @@ def test_a_link_to_a_file_is_replaced_and_the_file_is_not(tmp_path):
     (tmp_path / "link").symlink_to("file")
     write_atomically(tmp_path / "link", "new")
     assert ((tmp_path / "link").read_text(), (tmp_path / "file").read_text()) == ("new", "old")
+
+
+@pytest.fixture
+def folder_with_links(tmp_path):
+    """A folder with a file, and links to it, to a file elsewhere, to the folder above, and to themselves."""
+    folder = tmp_path / "folder"
+    (folder / "inside").mkdir(parents=True)
+    for file in (folder / "inside" / "file", tmp_path / "evil"):
+        file.write_text("text")
+    links = {"link": folder / "inside" / "file", "out": tmp_path / "evil", "up": tmp_path, "loop": folder / "loop"}
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["inside/file", "link", "not there", "inside/./file"])
+def test_a_plain_name_leads_inside(folder_with_links, name):
+    assert leads_inside(folder_with_links, name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../evil", "inside/../../evil", "/etc/passwd", "..\\evil", "out", "up/evil", "up", "a\0b"]
+)
+def test_a_name_or_a_link_that_leads_out_is_none_of_a_folder(folder_with_links, name):
+    assert not leads_inside(folder_with_links, name)
+    known = digest_of_file(folder_with_links / "inside" / "file")
+    assert first_damaged(folder_with_links, {"inside/file": known, name: known}) == folder_with_links / name
+
+
+def test_a_loop_of_links_is_damaged(folder_with_links):
+    assert first_damaged(folder_with_links, {"loop": "0"}) == folder_with_links / "loop"

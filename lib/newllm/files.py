@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pydantic_core
@@ -68,8 +68,32 @@ def _digest_of_file(path: Path, version: tuple[int, ...]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def leads_inside(folder: Path, name: str) -> bool:
+    """Tell whether a name that a file gives is that of something in a folder, whoever wrote the file.
+
+    It is not where it is empty, absolute or has "..", and where a link on its way leaves the folder.
+
+    Parameters
+    ----------
+    folder
+        Where it shall lie.
+    name
+        A path below that, with slashes.
+    """
+    written = PurePosixPath(name)
+    if not written.parts or written.is_absolute() or ".." in written.parts or "\\" in name:
+        return False
+    try:
+        found, whole = (folder / name).resolve(), folder.resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a character that no name has
+        return False
+    return found != whole and found.is_relative_to(whole)
+
+
 def first_damaged(folder: Path, digests: Mapping[str, str]) -> Path | None:
     """Return the first file of a folder that is missing, or is not what its digest says; None where all are whole.
+
+    What does not lie in the folder, by its name or by a link, is none of its files and counts as missing.
 
     Parameters
     ----------
@@ -78,8 +102,18 @@ def first_damaged(folder: Path, digests: Mapping[str, str]) -> Path | None:
     digests
         SHA-256 of each file, as `digest_of_file` gives it, by its name in the folder.
     """
-    paths = ((folder / name, known) for name, known in digests.items())
-    return next((path for path, known in paths if not path.is_file() or digest_of_file(path) != known), None)
+    for name, known in digests.items():
+        path = folder / name
+        if not leads_inside(folder, name) or not path.is_file() or digest_of_file(path) != known:
+            return path
+    return None
+
+
+def copy_atomically(source: Path, target: Path) -> Path:
+    """Copy a file so that a reader, or a killed copy, finds the whole old file or the whole new one."""
+    with atomic_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+    return target
 
 
 def different_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -127,7 +127,7 @@ def records(tmp_path):
             folder.mkdir(parents=True)
             scores = {"window_losses": losses.by_seed[seed].tolist(), "window_groups": GROUPS.tolist()}
             (folder / "evaluation.json").write_text(json.dumps(scores))
-            given = {"data": "a1", "samples": 9, "seq_length": 8, "epochs": epochs, "lr": 1e-3}
+            given = {"data": "a1", "samples": 9, "seq_length": 8, "epochs": epochs, "lr": 1e-3, "matrix_lr": "adamw"}
             row = {"arm": arm, "method": arm.partition("-")[0], "seed": seed, "parameters": given, "folder": folder}
             row |= {"parameter_count": 10, "kv_bytes_per_token": 4.0, "kv_bytes": 64}
             rows.append(row | {"perplexity": float(np.exp(losses.by_seed[seed].mean()))})
@@ -148,14 +148,53 @@ def test_unequal_budgets_stand_below_and_have_no_difference(records):
     assert "verdict" not in summarize_arms(records)
 
 
-def test_losses_that_are_damaged_or_of_other_documents_are_left_out(records, caplog):
-    arm = records[records["arm"] == "mla"]
-    first, second, third = arm["folder"]
-    (first / "evaluation.json").write_text("{}")
-    (second / "evaluation.json").unlink()
-    found = read_losses(arm)
-    assert found is not None
-    assert set(found.by_seed) == {2}
-    assert "evaluation.json holds no losses of windows" in caplog.text
-    (third / "evaluation.json").write_text('{"window_losses": [1.0, null], "window_groups": [0, 1]}')
-    assert read_losses(arm) is None
+SPOILED = {
+    "damaged": lambda text: "{}",
+    "nested": lambda text: "[" * 100_000,
+    "fewer documents": lambda text: json.dumps({"window_losses": [1.0, 2.0], "window_groups": [0, 1]}),
+    "other documents": lambda text: text.replace("19]", "20]"),
+    "not finite": lambda text: '{"window_losses": [1.0, null], "window_groups": [0, 1]}',
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_difference_is_of_the_trials_that_the_mean_is_of(records, caplog, kind, place):
+    file = records.loc[records["arm"] == "mla", "folder"].iloc[place] / "evaluation.json"
+    before = file.read_text()
+    file.write_text(SPOILED[kind](before))
+    assert file.read_text() != before
+    assert read_losses(records[records["arm"] == "mla"]) is None
+    assert "evaluation.json holds no losses that stand beside" in caplog.text
+    assert "no difference is taken of mla" in caplog.text
+    table = summarize_arms(records, baseline="pythia").set_index("arm")
+    assert table.loc["mla", "seeds"] == len(SEEDS)
+    assert np.isnan(table.loc["mla", "difference"])
+    assert table.loc["mla", "verdict"] == ""
+
+
+def test_the_losses_of_one_seed_that_are_gone_are_told_and_of_all_seeds_are_not(records, caplog):
+    first, *others = records.loc[records["arm"] == "mla", "folder"]
+    (first / "evaluation.json").unlink()
+    assert read_losses(records[records["arm"] == "mla"]) is None
+    assert str(first / "evaluation.json") in caplog.text
+    caplog.clear()
+    for folder in others:
+        (folder / "evaluation.json").unlink()
+    assert read_losses(records[records["arm"] == "mla"]) is None
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-4])
+def test_one_document_gives_no_verdict_however_many_seeds_read_it(shift):
+    windows, group = np.random.default_rng(0).normal(4, 1, 50), np.zeros(50, dtype=np.int64)
+    arms = {
+        "a": ArmLosses({0: windows, 1: windows + shift}, group),
+        "b": ArmLosses({0: windows + 0.02, 1: windows + 0.02 + shift}, group),
+    }
+    for have_same_weights in (False, True):
+        (row,) = compare_pairs(arms, [("a", "b")], have_same_weights=have_same_weights)
+        assert row["verdict"] == OPEN
+        assert row["difference_p"] == 1
+        assert np.isnan([row["difference_low"], row["difference_high"]]).all()
+        assert row["difference"] == pytest.approx(-0.02)

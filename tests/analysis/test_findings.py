@@ -30,6 +30,12 @@ def test_the_best_the_verdicts_and_the_smallest_cache_are_named_in_words():
     assert "1,024 bytes a token, 12.5% of those of `pythia`, by `mqa: 8 heads`" in smallest
 
 
+def test_one_document_gives_no_verdict():
+    rows = [(*row[:4], OPEN if row[4] else "") for row in (BASE, FULL, SMALL, SMALLEST)]
+    _, beside = findings(summary(rows).assign(difference_low=np.nan, difference_high=np.nan), "pythia")
+    assert "of one document" in beside and "no arm is called better or worse" in beside
+
+
 def test_one_seed_gives_no_verdict():
     rows = [(*row[:4], OPEN if row[4] else "") for row in (BASE, FULL, SMALL, SMALLEST)]
     _, beside, smallest = findings(summary(rows, seeds=1), "pythia")

@@ -27,4 +27,5 @@ def test_what_was_not_measured_is_empty():
     assert plus_minus({"x": math.nan}, "x", "{:.2f}") == plus_minus({}, "x", "{:.2f}") == ""
     assert with_interval({}, "difference") == with_interval({"difference": math.nan}, "difference") == ""
     row = {"difference": -0.5, "difference_low": -0.75, "difference_high": -0.25}
+    assert with_interval(row | {"difference_low": math.nan}, "difference", 2) == "-0.50"
     assert with_interval(row, "difference", 2) == "-0.50 [-0.75, -0.25]"

@@ -138,8 +138,9 @@ def test_shapes_that_do_not_agree_are_refused():
         two_way_difference(np.full((2, 3), np.nan), np.zeros((2, 3)), np.arange(3))
 
 
-def test_one_document_with_one_seed_has_no_interval():
-    found = two_way_difference([[1.0, 2.0]], [[0.5, 1.0]], [0, 0])
+@pytest.mark.parametrize("seeds", [1, 2, 9])
+def test_one_document_has_no_interval_however_many_seeds_have_read_it(seeds):
+    found = two_way_difference([[1.0, 2.0]] * seeds, [[0.5, 1.0]] * seeds, [0, 0])
     assert found.interval.mean == 0.75
     assert np.isnan([found.interval.low, found.interval.high]).all()
     assert found.p_value == 1

@@ -1,5 +1,7 @@
 """The floor: n-grams on the windows of the data, counted once, beside every comparison of them."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from newllm.analysis.summary import summarize_arms
 from newllm.evaluation.ngram import KneserNey
 from newllm.experiments import floor as floor_module
-from newllm.experiments.floor import FLOORS_FOLDER, count_floor, floors_of, make_floor
+from newllm.experiments.floor import FLOORS_FOLDER, Floor, count_floor, floor_files, floors_of, make_floor
 
 
 def windows(side):
@@ -50,6 +52,53 @@ def test_it_is_counted_once_and_found_by_the_records_of_its_data(text_data, tmp_
     assert [floor.data for floor in floors_of(pd.DataFrame(rows[1:]))] == [text_data.fingerprint]
     (tmp_path / "one" / FLOORS_FOLDER / f"{text_data.fingerprint}.json").write_text("{}")
     assert list(floors_of(pd.DataFrame(rows[:1]))) == []
+
+
+SPOILED = {
+    "no JSON": lambda stored: "{broken",
+    "not finite": lambda stored: json.dumps(stored).replace(str(stored["scores"][0]["window_losses"][0]), "NaN", 1),
+    "negative": lambda stored: with_losses(stored, [-1.0, *stored["scores"][0]["window_losses"][1:]]),
+    "too few": lambda stored: with_losses(stored, stored["scores"][0]["window_losses"][1:]),
+    "twice": lambda stored: json.dumps(stored | {"scores": stored["scores"][:1] * 2}),
+    "of another perplexity": lambda stored: json.dumps(
+        stored | {"scores": [stored["scores"][0] | {"perplexity": stored["scores"][0]["perplexity"] + 1}]}
+    ),
+    "of other data": lambda stored: json.dumps(stored | {"data": "b2"}),
+}
+
+
+def with_losses(stored, losses):
+    """The text of a floor whose first order has other losses, and the perplexity that goes with them."""
+    first = stored["scores"][0] | {"window_losses": losses, "perplexity": float(np.exp(np.mean(losses)))}
+    return json.dumps(stored | {"scores": [first, *stored["scores"][1:]]})
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_damaged_floor_is_named_and_left_out_and_counted_again(text_data, tmp_path, cache, kind, caplog):
+    make_floor(text_data, tmp_path / "one")
+    file = tmp_path / "one" / FLOORS_FOLDER / f"{text_data.fingerprint}.json"
+    whole = file.read_text()
+    trial = tmp_path / "one" / "pythia-seed0"
+    records = pd.DataFrame([{"arm": "pythia", "parameters": {"data": text_data.fingerprint}, "folder": trial}])
+    spoiled = SPOILED[kind](json.loads(whole))
+    assert spoiled != whole
+    for damaged in (file, tmp_path / "cache" / FLOORS_FOLDER / file.name):
+        damaged.write_text(spoiled)
+    assert list(floors_of(records)) == []
+    assert floor_files(trial, text_data.fingerprint) == []
+    assert f"{file} is damaged" in caplog.text
+    make_floor(text_data, tmp_path / "one")
+    (counted,) = floors_of(records)
+    assert counted.scores == Floor.model_validate_json(whole).scores
+
+
+def test_a_floor_is_read_from_its_folder_alone(text_data, tmp_path, cache):
+    make_floor(text_data, tmp_path)
+    evil = f"../elsewhere/{text_data.fingerprint}"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / FLOORS_FOLDER / f"{text_data.fingerprint}.json").rename(tmp_path / f"{evil[3:]}.json")
+    assert floor_files(tmp_path / "pythia-seed0", evil) == []
+    assert floor_files(tmp_path / "pythia-seed0", None) == []
 
 
 def test_a_comparison_has_a_row_for_each_order(finished_comparison):

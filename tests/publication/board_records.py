@@ -32,7 +32,7 @@ def write_record(
     record = Record.model_validate(
         {
             "notebook": changes.get("notebook", "02_main_training"),
-            "profile": "cpu",
+            "profile": settings["profile"],
             "arm": arm,
             "method": parsed.method,
             "size": settings["size"],

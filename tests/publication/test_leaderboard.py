@@ -127,7 +127,7 @@ BROKEN = {
     ),
     "another notebook's": (lambda text: text.replace('"epochs": 3,', ""), "its parameters do not say epochs"),
     "no model": (
-        lambda text: text.replace('"arm": "pythia"', '"arm": "pythja"'),
+        lambda text: text.replace('"pythia"', '"pythja"'),
         "names no model (did you mean 'pythia'?)",
     ),
     "infinite": (
@@ -138,7 +138,21 @@ BROKEN = {
         lambda text: text.replace('"samples": 2000', '"samples": "many"'),
         "samples: Value error, it must be a number",
     ),
-    "pretrained": (lambda text: text.replace('"arm": "pythia"', '"arm": "pretrained:somewhere"'), "trained elsewhere"),
+    "pretrained": (lambda text: text.replace('"pythia"', '"pretrained:somewhere"'), "trained elsewhere"),
+    "impossible": (lambda text: text.replace('"perplexity": 200.0', '"perplexity": -5'), "which it cannot be"),
+    "of another loss": (
+        lambda text: text.replace('"perplexity": 200.0', '"perplexity": 1.5, "loss": 5.3'),
+        "perplexity 1.5 is not that of the loss 5.3",
+    ),
+    "a leak": (lambda text: text.replace('"max_change": 1e-15', '"max_change": 1e9'), "max_change: Input should be"),
+    "a word": (lambda text: text.replace('"passed": true', '"passed": "yes"'), "passed: Input should be"),
+    "another size": (lambda text: text.replace('"size": "mini"', '"size": "tiny"', 1), "its parameters say mini"),
+    "another method": (lambda text: text.replace('"method": "pythia"', '"method": "mla"'), "but its arm is pythia"),
+    "another arm": (lambda text: text.replace('"arm": "pythia"', '"arm": "mla"'), "its parameters say arms"),
+    "another seed": (lambda text: text.replace('"seed": 0', '"seed": 4'), "its parameters say seeds [0]"),
+    "no zone": (lambda text: text.replace("00:00:00Z", "00:00:00"), "finished_at: Input should have timezone info"),
+    "a way out": (lambda text: text.replace('"02_main_training"', '"../../evil"'), "notebook: String should match"),
+    "nested": (lambda text: "[" * 100_000, "not a record of this version"),
 }
 
 
@@ -197,6 +211,16 @@ def test_one_odd_record_takes_nothing_down(tmp_path_factory, data):
     assert len(arms) + len(board.set_apart) >= 2
     assert render(board, folder / "page.html")
     show(board)
+
+
+@pytest.mark.parametrize("name", ["arm", "seed", "method", "folder", "places"])
+def test_a_metric_takes_the_place_of_no_column(tmp_path, name):
+    write_record(tmp_path / "good", "mla")
+    file = write_record(tmp_path / "bad")
+    file.write_text(file.read_text().replace('"bits_per_byte": 2.0', f'"bits_per_byte": 2.0, "{name}": 1.0'))
+    board = read_board([tmp_path])
+    assert [list(budget.summary["arm"]) for budget in board.budgets] == [["mla"]]
+    assert list(board.set_apart["reason"]) == [f"a metric has the name of another column: {name}"]
 
 
 def test_a_failed_certificate_still_names_its_arm(tmp_path):

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -6,13 +7,18 @@ import pytest
 from newllm.config.errors import ParameterError
 from newllm.experiments import comparison, reuse
 from newllm.experiments.comparison import compare
-from newllm.files import project_root, reference_folder
+from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
+from newllm.files import digest_of_file, project_root, read_json, reference_folder, write_json
 from newllm.publication import reference
 from newllm.publication.leaderboard import read_board
 from newllm.runs import parts
-from newllm.runs.folder import SWEEPS_FOLDER
+from newllm.runs.contents import why_unfinished
+from newllm.runs.folder import SWEEPS_FOLDER, Run
 from newllm.runs.parts import Part, do_part
+from newllm.runs.publishing import PublishingError, publish_run
+from newllm.runs.record import RECORD_FILE, read_record
 from tests.comparison_setup import settings
+from tests.publication.board_records import write_record
 
 
 def test_reference_records_are_of_one_comparison():
@@ -51,7 +57,7 @@ def published_elsewhere(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "reference_folder", lambda: folder)
     monkeypatch.setattr(reference, "draw_reference", lambda: None)
     monkeypatch.setattr(reference, "render", lambda place: "")
-    monkeypatch.setattr(reference, "write_passage", lambda place, record: None)
+    monkeypatch.setattr(reference, "missing_passage", lambda place, record: None)
     return folder
 
 
@@ -84,8 +90,9 @@ def test_a_comparison_is_published_once_with_the_weights_that_are_named(
     monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "fresh"))
     monkeypatch.setattr(comparison, "run_trial", lambda *_: pytest.fail("a published trial was run again"))
     fresh = tmp_path / "fresh" / "06_latent_attention" / "cpu-5678abcd"
+    # Taken over when its weights were not published yet.
+    publish_run(run / "pythia-seed1", fresh / "pythia-seed1", reference.KEPT_FILES)
     compare(settings(text_folder, arms=["pythia", "narrow"]), text_data, fresh)
-    shutil.rmtree(fresh / "pythia-seed1" / "model")
     reference.publish(fresh)
     assert [path.name for path in published_elsewhere.iterdir() if path.is_dir()] == ["02_main_training"] or not list(
         (published_elsewhere / "06_latent_attention").rglob("record.json")
@@ -109,6 +116,81 @@ def test_a_floor_that_stands_with_its_sweep_is_not_published_again_by_a_notebook
     assert [path.parent for path in published_elsewhere.rglob("floors/*.json")] == [
         published_elsewhere / "sweeps" / "small" / "floors"
     ]
+
+
+def finished_trial(folder: Path, seed: int = 0) -> Path:
+    """A trial as a comparison leaves it, as far as it is published."""
+    record = read_record(write_record(folder.parent / ".drawn", seed=seed).parent)
+    run = Run(folder, record.parameters)
+    run.start()
+    run.write_json(EVALUATION_FILE, {"window_losses": [1.0, 2.0], "window_groups": [0, 1]})
+    run.write_json(HISTORY_FILE, {"main": []})
+    run.finish(1.0, record)
+    return folder
+
+
+@pytest.fixture
+def two_trials(tmp_path):
+    """A comparison of one arm with two seeds."""
+    run = tmp_path / "outputs" / "02_main_training" / "cpu-1234abcd"
+    for seed in (0, 1):
+        finished_trial(run / f"pythia-seed{seed}", seed)
+    return run
+
+
+def test_two_finished_trials_are_published(two_trials, published_elsewhere):
+    reference.publish(two_trials)
+    published = published_elsewhere / "02_main_training"
+    assert [path.name for path in sorted(published.iterdir())] == ["pythia-seed0", "pythia-seed1"]
+    assert all(why_unfinished(path) is None for path in published.iterdir())
+
+
+def _change_record(trial):
+    file = trial / RECORD_FILE
+    file.write_text(file.read_text().replace('"perplexity": 200.0', '"perplexity": 150.0'))
+
+
+def _link_evaluation(trial):
+    file = trial / EVALUATION_FILE
+    file.rename(trial.parents[1] / "elsewhere.json")
+    file.symlink_to(trial.parents[1] / "elsewhere.json")
+
+
+def _link_table(trial):
+    (trial.parent / "tables").mkdir()
+    (trial.parents[1] / "evil.csv").write_text("x")
+    (trial.parent / "tables" / "results.csv").symlink_to(trial.parents[1] / "evil.csv")
+
+
+SPOILED = {
+    "a changed record": (_change_record, r"record\.json is damaged or missing"),
+    "no mark": (lambda trial: (trial / "finished.json").unlink(), "it is not finished"),
+    "no losses": (lambda trial: (trial / EVALUATION_FILE).unlink(), r"evaluation\.json is damaged or missing"),
+    "losses elsewhere": (_link_evaluation, r"evaluation\.json is damaged or missing"),
+    "a table elsewhere": (_link_table, r"results\.csv is no file of this run"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_of_a_run_with_one_spoiled_trial_nothing_is_published(two_trials, published_elsewhere, kind):
+    spoil, message = SPOILED[kind]
+    spoil(two_trials / "pythia-seed1")
+    with pytest.raises(PublishingError, match=message):
+        reference.publish(two_trials)
+    assert not published_elsewhere.exists()
+
+
+def test_a_part_writes_nothing_outside_the_reference_folder(tmp_path, published_elsewhere):
+    run = tmp_path / "outputs" / "03_causal_masks" / "cpu-1234abcd"
+    part = do_part(Part("leak", {"lr": 1}), run, lambda _: {"scores": pd.DataFrame({"perplexity": [1.5]})}).folder
+    (tmp_path / "evil.txt").write_text("evil")
+    name = "tables/../../../../../evil.txt"
+    assert (part / name).is_file()
+    mark = read_json(part / "finished.json")
+    write_json(part / "finished.json", mark | {"files": mark["files"] | {name: digest_of_file(part / name)}})
+    with pytest.raises(PublishingError, match="damaged or missing"):
+        reference.publish(run)
+    assert not published_elsewhere.exists()
 
 
 @pytest.mark.parametrize("sweep", reference.TELL_NO_METHODS)

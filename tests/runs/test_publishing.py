@@ -7,7 +7,7 @@ import torch
 
 from newllm.models import create
 from newllm.runs.folder import Run, finished_runs
-from newllm.runs.publishing import publish_run, published_size
+from newllm.runs.publishing import PublishingError, publish_run, published_size
 from newllm.runs.saved_model import LoadingError, load_model
 
 
@@ -56,8 +56,18 @@ def test_a_published_file_that_was_changed_is_not_taken_over(tmp_path, published
 def test_what_is_not_finished_is_not_published(tmp_path):
     run = Run(tmp_path / "outputs" / "mla-seed0", {})
     run.start()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(PublishingError, match="it is not finished"):
         publish_run(run.folder, tmp_path / "reference" / "mla-seed0", [])
+    assert not (tmp_path / "reference").exists()
+
+
+def test_a_file_that_the_run_did_not_write_is_not_published(tmp_path):
+    run = Run(tmp_path / "outputs" / "mla-seed0", {})
+    run.start()
+    run.finish(1.0)
+    (run.folder / "evaluation.json").write_text("{}")
+    with pytest.raises(PublishingError, match=r"holds no evaluation\.json that its run wrote"):
+        publish_run(run.folder, tmp_path / "reference" / "mla-seed0", ["evaluation.json"])
     assert not (tmp_path / "reference").exists()
 
 

@@ -1,6 +1,5 @@
 """Differences between arms on the same test windows: one interval over seeds and documents together, and a verdict."""
 
-import json
 import logging
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from newllm.evaluation.comparison_statistics import (
     two_way_difference,
 )
 from newllm.experiments.scoring import EVALUATION_FILE
+from newllm.files import read_plain_json
 
 logger = logging.getLogger(__name__)
 
@@ -64,36 +64,53 @@ class ArmLosses:
 
 
 def read_losses(records: pd.DataFrame) -> ArmLosses | None:
-    """Read the losses of the seeds of one arm; None, with a warning where files are damaged, where there are none.
+    """Read the losses of the seeds of one arm, of all of them or of none.
+
+    A mean beside a difference is of the same trials: where the losses of one seed are missing, damaged, or of other
+    documents, no difference is taken of the arm, and a warning names the file.
 
     Parameters
     ----------
     records
         Rows of `newllm.experiments.comparison.compare`, of one arm.
+
+    Returns
+    -------
+    ArmLosses or None
+        None, without a warning, where no seed has any.
     """
+    files = {int(record["seed"]): Path(record["folder"]) / EVALUATION_FILE for _, record in records.iterrows()}
+    if not any(file.exists() for file in files.values()):
+        return None
     by_seed: dict[int, NDArray[np.float64]] = {}
     groups: NDArray[np.int64] | None = None
-    for _, record in records.iterrows():
-        found = _read(Path(record["folder"]) / EVALUATION_FILE)
-        if found is None or (groups is not None and not np.array_equal(groups, found[1])):
-            continue
-        by_seed[int(record["seed"])], groups = found
+    for seed, file in files.items():
+        try:
+            by_seed[seed], own_groups = _read(file)
+            if groups is not None and not np.array_equal(groups, own_groups):
+                raise ValueError("it is of other documents than that of another seed")
+        except (OSError, ValueError, TypeError) as error:
+            logger.warning(
+                "%s holds no losses that stand beside those of other seeds (%s): no difference is taken of %s.",
+                *(file, error.strerror if isinstance(error, OSError) else error, records["arm"].iloc[0]),
+            )
+            return None
+        groups = own_groups
     return None if groups is None else ArmLosses(by_seed, groups)
 
 
-def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-    """Read the losses (N,) and document groups (N,) of the test windows of a trial."""
-    try:
-        stored = json.loads(path.read_bytes())
-        losses = np.asarray(stored["window_losses"], dtype=np.float64)
-        groups = np.asarray(stored["window_groups"], dtype=np.int64)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        logger.warning("%s holds no losses of windows (%r): no difference is taken of it.", path, error)
-        return None
-    is_whole = losses.ndim == 1 and losses.shape == groups.shape and losses.size and np.isfinite(losses).all()
-    return (losses, groups) if is_whole else None
+def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Read the losses (N,) and document groups (N,) of the test windows of a trial; ValueError where they are none."""
+    stored = read_plain_json(path)
+    if not isinstance(stored, dict) or not {"window_losses", "window_groups"} <= stored.keys():
+        raise ValueError("it names no losses of windows, or no documents of theirs")
+    losses = np.asarray(stored["window_losses"], dtype=np.float64)
+    groups = np.asarray(stored["window_groups"], dtype=np.int64)
+    if losses.ndim != 1 or losses.shape != groups.shape or not losses.size:
+        raise ValueError(f"losses of shape {losses.shape}, document groups of shape {groups.shape}")
+    if not np.isfinite(losses).all():
+        raise ValueError("a loss that is not finite")
+    return losses, groups
 
 
 def compare_pairs(

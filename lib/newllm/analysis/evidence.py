@@ -18,6 +18,7 @@ from newllm.analysis.differences import (
     knows_seeds,
     read_losses,
 )
+from newllm.analysis.wording import plus_minus
 from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.experiments.arms import Arm
 from newllm.experiments.floor import floors_of
@@ -65,8 +66,8 @@ class Compared:
     def words(self) -> str:
         """The difference in words."""
         found = self.found
-        half = (found["difference_high"] - found["difference_low"]) / 2
-        return f"{self.arm} from {self.base} {found['difference']:+.3f} ± {half:.3f} nats ({found['verdict']})"
+        said = plus_minus(found, "difference", "{:+.3f}")
+        return f"{self.arm} from {self.base} {said} nats ({found['verdict']})"
 
     @property
     def where(self) -> str:

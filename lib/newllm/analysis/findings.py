@@ -40,6 +40,11 @@ def findings(summary: pd.DataFrame, baseline: str | None) -> list[str]:
     compared = [row for row in arms if base is not None and not pd.isna(row["difference"])]
     if base is None or not compared:
         said.append("There is no other arm beside a baseline, so none is called better or worse.")
+    elif all(pd.isna(row["difference_low"]) for row in compared):
+        said.append(
+            "The test windows are of one document, so that no difference has an interval, and no arm is called better "
+            "or worse."
+        )
     elif seeds_can_tell(summary):
         groups = {verdict: [row for row in compared if row["verdict"] == verdict] for verdict in VERDICTS}
         said.append(f"Beside {_named(base)}, {_each(groups, {verdict: verdict for verdict in VERDICTS})}.")

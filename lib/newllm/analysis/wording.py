@@ -35,11 +35,10 @@ def plus_minus(row: Row, name: str, pattern: str) -> str:
 
 
 def with_interval(row: Row, name: str, digits: int = 3) -> str:
-    """Write a difference with its 95 % interval, ``+0.012 [-0.003, +0.027]``; empty where there is none."""
-    if pd.isna(row.get(name)):
-        return ""
-    ends = f"[{row[f'{name}_low']:+.{digits}f}, {row[f'{name}_high']:+.{digits}f}]"
-    return f"{row[name]:+.{digits}f} {ends}"
+    """Write a difference with its 95 % interval, where there is one: ``+0.012 [-0.003, +0.027]``."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    mean = number(row.get(name), f"{{:+.{digits}f}}")
+    return mean if not mean or pd.isna(low) or pd.isna(high) else f"{mean} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def text_in_words(parameters: Mapping[str, Any]) -> str:

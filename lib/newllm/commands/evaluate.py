@@ -17,8 +17,9 @@ from newllm.commands.terminal_table import as_text
 from newllm.data.hub import HubUnavailableError
 from newllm.evaluation.causality import certify
 from newllm.files import SAVED_MODEL, local_folder, outputs_folder, reference_folder
-from newllm.runs.record import RECORD_FILE, Record, read_record
+from newllm.runs.record import RECORD_FILE, Record
 from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model
+from newllm.runs.sealed_record import read_sealed_record
 from newllm.runtime import move, usable_device
 
 logger = logging.getLogger(__name__)
@@ -109,12 +110,7 @@ def _record_of(model: str) -> Record | None:
     folder = _trial_folder(model)
     if folder is None or not (folder / RECORD_FILE).is_file():
         return None
-    try:
-        return read_record(folder)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{folder / RECORD_FILE} is damaged ({str(error).splitlines()[0]}): run the trial again."
-        ) from error
+    return read_sealed_record(folder)
 
 
 def _output(model: str, asked: Path | None) -> Path:

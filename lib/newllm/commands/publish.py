@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from newllm.files import reference_folder
+from newllm.files import UnwritableError, reference_folder
 from newllm.publication.document_tables import renew_tables
 from newllm.publication.reference import publish
 
@@ -16,8 +16,18 @@ def main(options: argparse.Namespace) -> int:
         if options.folder is not None:
             publish(options.folder, options.weights)
         renew_tables()
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
+    except (ValueError, RuntimeError) as error:
         logger.error("%s", error)
+        return 2
+    except OSError as error:
+        logger.error("%s", _in_words(error))
         return 2
     logger.info("The records are in %s; README and RESULTS show them.", reference_folder())
     return 0
+
+
+def _in_words(error: OSError) -> str:
+    """Say what the system refused; an error of ours says it by itself."""
+    if error.errno is None or isinstance(error, UnwritableError):
+        return str(error)
+    return f"{error.filename} cannot be read or written ({error.strerror}): mend that and publish again."

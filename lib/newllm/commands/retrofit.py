@@ -19,8 +19,8 @@ from newllm.files import SAVED_MODEL
 from newllm.retrofit.report import FEW_COLUMNS, REPORT_FILE, report_table
 from newllm.retrofit.running import MEASURED_BY, RetrofitPlan, run_retrofit
 from newllm.runs.lock import RunError
-from newllm.runs.record import RECORD_FILE, read_record
 from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model
+from newllm.runs.sealed_record import record_beside
 from newllm.runtime import usable_device
 
 logger = logging.getLogger(__name__)
@@ -134,4 +134,5 @@ def _read(group: type[Group], values: Mapping[str, Any], given: Mapping[str, Any
 
 def _trial_of(folder: Path) -> dict[str, Any]:
     """Return the parameters of the trial that trained a saved model; none where it is no trial's."""
-    return read_record(folder.parent).parameters if (folder.parent / RECORD_FILE).is_file() else {}
+    record = record_beside(folder)
+    return {} if record is None else record.parameters

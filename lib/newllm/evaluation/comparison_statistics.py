@@ -26,7 +26,7 @@ class Difference:
     interval
         The difference and its 95 % interval over seeds and documents together; negative: the first is better.
     standard_error
-        Of the difference.
+        Of the difference; NaN, as the ends of the interval, where there is one document alone.
     freedom
         Degrees of freedom of the standard error.
     p_value
@@ -102,7 +102,8 @@ def two_way_difference(
     together, and seeds of each arm with replacement. A bootstrap of n values finds (n - 1) / n of their variance: that
     of documents is brought to its whole, and that of seeds is replaced by the pooled variance, or by what these seeds
     show where there is none. Variances that are known from few documents and from fewer seeds make a wider interval:
-    their degrees of freedom are joined by Satterthwaite's formula (1946).
+    their degrees of freedom are joined by Satterthwaite's formula (1946). Of one document alone nothing is known but
+    the difference itself: it has no interval, and the p-value is 1.
 
     Parameters
     ----------
@@ -134,23 +135,23 @@ def two_way_difference(
     if not all(np.isfinite(arm).all() for arm in arms):
         raise ValueError("losses must be finite")
     count = int(groups.max()) + 1
+    mean = float(arms[0].mean() - arms[1].mean())
+    if count == 1:
+        # How far another document would be from this one nobody knows, however many seeds have read it.
+        return Difference(Interval(mean, np.nan, np.nan, count), np.nan, 0.0, 1.0)
     windows = np.bincount(groups, minlength=count).astype(np.float64)
     generator = np.random.default_rng(seed)
     # How often each document is drawn: (draws, documents).
     documents_drawn = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
     drawn = [_drawn_means(arm, groups, windows, documents_drawn, generator) for arm in arms]
-    mean = float(arms[0].mean() - arms[1].mean())
     own = [(float(arm.mean(1).var(ddof=1)), len(arm)) for arm in arms if len(arm) > 1]
     found_by_bootstrap = sum(variance * (seeds - 1) / seeds**2 for variance, seeds in own)
-    of_documents = max(float((drawn[0] - drawn[1]).var(ddof=1)) - found_by_bootstrap, 0.0) * count / max(count - 1, 1)
+    of_documents = max(float((drawn[0] - drawn[1]).var(ddof=1)) - found_by_bootstrap, 0.0) * count / (count - 1)
     of_seeds = _joint([(variance / seeds, seeds - 1) for variance, seeds in own])
     if pooled_seed_variance.freedom:
         shares = sum(1 / len(arm) for arm, has in zip(arms, has_seeds, strict=True) if has)
         of_seeds = pooled_seed_variance.value * shares, pooled_seed_variance.freedom
-    variance, freedom = _joint([of_seeds, (of_documents, max(count - 1, 1))])
-    if count == 1 and len(arms[0]) == len(arms[1]) == 1:
-        # One document read with one seed: how far another one would be from it, nobody knows.
-        return Difference(Interval(mean, np.nan, np.nan, count), np.nan, freedom, 1.0)
+    variance, freedom = _joint([of_seeds, (of_documents, count - 1)])
     error = float(np.sqrt(variance))
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
     p_value = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)

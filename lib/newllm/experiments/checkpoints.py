@@ -16,8 +16,9 @@ from newllm.experiments.scoring import Subject, pretrained_arm
 from newllm.files import SAVED_MODEL, local_folder, local_gguf, outputs_folder, read_json, reference_folder
 from newllm.retrofit.report import RESULT_FILE
 from newllm.runs.folder import Run, finished_runs
-from newllm.runs.record import RECORD_FILE, Record, read_record
+from newllm.runs.record import Record
 from newllm.runs.saved_model import check_pretrained, find_saved_model, load_trained_model, model_digest
+from newllm.runs.sealed_record import record_beside
 from newllm.runtime import choose_device, move
 
 # Parameters of a record that say what a model was trained with, and which shape it has.
@@ -42,9 +43,9 @@ class Lineage:
     @classmethod
     def of(cls, model: Path) -> "Lineage":
         """Read what lies beside the folder of a saved model."""
-        run = model.parent
-        if (run / RECORD_FILE).is_file():
-            return cls(read_record(run).parameters)
+        record, run = record_beside(model), model.parent
+        if record is not None:
+            return cls(record.parameters)
         if (run / RESULT_FILE).is_file():
             found = read_json(run / RESULT_FILE)
             # Of the last stage, whose model is saved.

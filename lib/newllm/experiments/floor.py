@@ -8,17 +8,17 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from newllm.data import TextData
 from newllm.data.tokenizers import bytes_per_token
 from newllm.evaluation.ngram import KEY_BITS, KneserNey
 from newllm.evaluation.perplexity import perplexity_of
-from newllm.files import cache_folder, reference_folder, to_json, write_atomically
+from newllm.files import cache_folder, leads_inside, reference_folder, to_json, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,10 @@ WINDOWS_AT_ONCE = 4_096
 
 # Of a published loss: a millionth of a nat is far below any difference.
 LOSS_DIGITS = 6
+LARGEST_ROUNDING = 2 * 10.0**-LOSS_DIGITS
+
+WindowLoss = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Group = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class NGramScore(BaseModel):
@@ -40,9 +44,18 @@ class NGramScore(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     order: int = Field(ge=1)
-    perplexity: float
-    bits_per_byte: float
-    window_losses: tuple[float, ...] = Field(description="mean loss of each test window, nats per token")
+    perplexity: float = Field(ge=1, allow_inf_nan=False)
+    bits_per_byte: float = Field(ge=0, allow_inf_nan=False)
+    window_losses: tuple[WindowLoss, ...] = Field(
+        min_length=1, description="mean loss of each test window, nats per token"
+    )
+
+    @model_validator(mode="after")
+    def _must_agree(self) -> Self:
+        loss = float(np.mean(self.window_losses))
+        if abs(math.log(self.perplexity) - loss) > LARGEST_ROUNDING:
+            raise ValueError(f"perplexity {self.perplexity:g} is not that of its losses, {perplexity_of(loss):g}")
+        return self
 
     @property
     def arm(self) -> str:
@@ -56,10 +69,22 @@ class Floor(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str = Field(description="fingerprint of the data")
-    seq_length: int
-    window_groups: tuple[int, ...] = Field(description="number of the document group of each test window")
+    seq_length: int = Field(gt=0)
+    window_groups: tuple[Group, ...] = Field(description="number of the document group of each test window")
     scores: tuple[NGramScore, ...]
-    duration_seconds: float
+    duration_seconds: float = Field(ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _must_be_of_the_same_windows(self) -> Self:
+        for score in self.scores:
+            if len(score.window_losses) != len(self.window_groups):
+                raise ValueError(
+                    f"{score.arm} has losses of {len(score.window_losses)} windows, but there are "
+                    f"{len(self.window_groups)}"
+                )
+        if len({score.order for score in self.scores}) < len(self.scores):
+            raise ValueError("an order is there twice")
+        return self
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each order, in the columns of a record; bytes, seeds and the like do not apply."""
@@ -86,7 +111,7 @@ def make_floor(data: TextData, folder: Path) -> None:
     """
     name = f"{data.fingerprint}.json"
     target = folder / FLOORS_FOLDER / name
-    if target.is_file():
+    if _read(target) is not None:
         return
     tokens = len(data.train.token_ids)
     if tokens > MOST_TOKENS:
@@ -158,25 +183,49 @@ def floors_of(records: pd.DataFrame) -> Iterator[Floor]:
         if data is None or data in seen:
             continue
         seen.add(data)
-        # <comparison>/<trial>, or <sweep>/<settings>/<trial>
-        above = list(Path(record["folder"]).parents)[:2]
-        found = (_read(folder / FLOORS_FOLDER / f"{data}.json") for folder in above)
-        floor = next((floor for floor in found if floor is not None), None)
+        floor = next((floor for _, floor in _floors_above(Path(record["folder"]), data)), None)
         if floor is not None:
             yield floor
 
 
-def floor_files(record_folder: Path, data: str) -> list[Path]:
-    """Return the files of the floor that belongs to a record, one at most, to be published with it."""
-    files = (folder / FLOORS_FOLDER / f"{data}.json" for folder in list(record_folder.parents)[:2])
-    return [path for path in files if path.is_file()][:1]
+def floor_files(record_folder: Path, data: Any) -> list[Path]:
+    """Return the files of the floor that belongs to a record, one at most, to be published with it.
+
+    Parameters
+    ----------
+    record_folder
+        Of the trial.
+    data
+        What its record says of its data; without a fingerprint there is no floor.
+    """
+    return [path for path, _ in _floors_above(record_folder, data)][:1]
+
+
+def _floors_above(record_folder: Path, data: Any) -> Iterator[tuple[Path, Floor]]:
+    """Find the floors of some data above a record, of those that can be read."""
+    # <comparison>/<trial>, or <sweep>/<settings>/<trial>
+    for folder in list(record_folder.parents)[:2]:
+        place = folder / FLOORS_FOLDER
+        if isinstance(data, str) and leads_inside(place, f"{data}.json"):
+            floor = _read(place / f"{data}.json")
+            if floor is not None:
+                yield place / f"{data}.json", floor
 
 
 def _read(path: Path) -> Floor | None:
+    """Read the floor of the data that a file is named after; None, with a warning, where it is damaged."""
     try:
-        return Floor.model_validate_json(path.read_bytes())
+        floor = Floor.model_validate_json(path.read_bytes())
+        if floor.data == path.stem:
+            return floor
+        reason = f"it is of the data {floor.data}"
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
-        logger.warning("%s is damaged (%s): it is left out", path, str(error).splitlines()[0])
-        return None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = "".join(f"{part}: " for part in problem["loc"])
+        reason = f"{where}{problem['msg'].removeprefix('Value error, ')}"
+    except OSError as error:
+        reason = f"it cannot be read: {error.strerror}"
+    logger.warning("%s is damaged (%s): it is left out", path, reason)
+    return None

@@ -17,8 +17,8 @@ from newllm.retrofit.report import Scores
 from newllm.retrofit.running import RetrofitPlan, run_retrofit
 from newllm.retrofit.text_files import check_files
 from newllm.runs.folder import Run, finished_runs
-from newllm.runs.record import RECORD_FILE, read_record
 from newllm.runs.saved_model import find_saved_model, load_trained_model
+from newllm.runs.sealed_record import record_beside
 from newllm.runtime import choose_device
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,8 @@ def plan_retrofits(
         As for `run_retrofits`.
     """
     trained, model = load_trained_model(parent), find_saved_model(parent)
-    known = read_record(model.parent).parameters if (model.parent / RECORD_FILE).is_file() else None
+    record = record_beside(model)
+    known = None if record is None else record.parameters
     evaluation = EvaluationParameters(**{name: getattr(parameters, name) for name in EvaluationParameters.model_fields})
     if not isinstance(text, RetrofitFiles):
         text = DataParameters(**{name: getattr(text, name) for name in DataParameters.model_fields})

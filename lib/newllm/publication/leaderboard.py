@@ -29,7 +29,7 @@ from newllm.experiments.scoring import is_loaded, is_pretrained
 from newllm.figures.comparison import quality_against_bytes
 from newllm.figures.pareto import Canvas, alike, on_front
 from newllm.figures.style import say_where
-from newllm.files import outputs_folder, reference_folder
+from newllm.files import DamagedFileError, outputs_folder, read_plain_json, reference_folder
 from newllm.runs.record import RECORD_FILE
 from newllm.runs.records_table import read_records
 
@@ -261,8 +261,8 @@ def _filter_rows(budget: Budget, filters: LeaderboardFilters) -> Budget | None:
 def _refused(path: Path, reason: str) -> dict[str, Any]:
     """Describe a file that is no record, with the arm and the seed that it names, if it does."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        stored = read_plain_json(path)
+    except (OSError, DamagedFileError):
         stored = None
     named = stored if isinstance(stored, Mapping) else {}
     arm, seed = (named.get(key) if isinstance(named.get(key), str | int) else None for key in ("arm", "seed"))

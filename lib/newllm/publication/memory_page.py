@@ -123,11 +123,17 @@ def make_passage(record: Record) -> Passage:
     return Passage(data.fingerprint, given["source"], texts, hits.tolist())
 
 
-def write_passage(folder: Path, record: Record) -> None:
-    """Write the passage of a record's data beside the published trials, where it is not there yet."""
+def missing_passage(folder: Path, record: Record) -> Passage | None:
+    """Make the passage of a record's data; None where it lies beside the published trials already."""
     file = folder / PASSAGE_FILE
-    if not file.is_file() or read_json(file)["data"] != record.parameters["data"]:
-        write_json(file, asdict(make_passage(record)))
+    if file.is_file() and read_json(file)["data"] == record.parameters.get("data"):
+        return None
+    return make_passage(record)
+
+
+def write_passage(folder: Path, passage: Passage) -> None:
+    """Write a passage beside the published trials."""
+    write_json(folder / PASSAGE_FILE, asdict(passage))
 
 
 def render(folder: Path) -> str:

@@ -1,7 +1,6 @@
 """The reference results: records, tables and pictures of finished runs, small enough to be committed."""
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,22 +19,33 @@ from newllm.figures.style import say_where
 from newllm.files import (
     FINISHED_FILE,
     SAVED_MODEL,
-    DamagedFileError,
-    read_json,
+    copy_atomically,
+    leads_inside,
     reference_folder,
     write_atomically,
 )
 from newllm.models.registry import BASELINE
 from newllm.publication.leaderboard import read_board, seeds_in_words, settings_in_words
-from newllm.publication.memory_page import PAGE_FILE, render, write_passage
+from newllm.publication.memory_page import PAGE_FILE, Passage, missing_passage, render, write_passage
 from newllm.retrofit.report import LOSSES_FILE, REPORT_FILE, RESULT_FILE
 from newllm.retrofit.running import RETROFITS_FOLDER
+from newllm.runs.contents import identity_of, is_hidden
 from newllm.runs.folder import SWEEPS_FOLDER, TABLES_FOLDER, Run, finished_runs
 from newllm.runs.parts import is_part
 from newllm.runs.pictures import FIGURES_FOLDER, write_pictures
-from newllm.runs.publishing import MOST_WEIGHTS, WEIGHTS, publish_run, published_size, tables_in
-from newllm.runs.record import RECORD_FILE, Record, read_record
+from newllm.runs.publishing import (
+    MOST_WEIGHTS,
+    WEIGHTS,
+    Publication,
+    PublishingError,
+    plan_publication,
+    published_size,
+    refuse_unfinished,
+    tables_in,
+)
+from newllm.runs.record import RECORD_FILE, Record
 from newllm.runs.records_table import load_records
+from newllm.runs.sealed_record import read_sealed_record
 
 logger = logging.getLogger(__name__)
 
@@ -80,12 +90,18 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
     Raises
     ------
     ValueError
-        Before anything is written, where the folder holds neither record, part nor retrofit, one of ``weights`` is no
-        arm of it, or all published weights together would be too large.
+        Before anything is written, where the folder holds neither record, part nor retrofit, one of them is not
+        finished or not as its run left it, one of ``weights`` is no arm of it, or all published weights together would
+        be too large.
     """
-    retrofits = [path.parent for path in sorted(run.rglob(RESULT_FILE))]
-    records = {path.parent: read_record(path.parent) for path in sorted(run.rglob(RECORD_FILE))}
-    parts = [path.parent for path in sorted(run.rglob(FINISHED_FILE)) if _is_part(path)]
+    run = run.absolute()
+    if (run / FINISHED_FILE).is_file():
+        refuse_unfinished(run)
+    retrofits, trials, parts = (_folders_of(run, name) for name in (RESULT_FILE, RECORD_FILE, FINISHED_FILE))
+    for folder in (*trials, *retrofits):
+        refuse_unfinished(folder)
+    parts = [folder for folder in parts if _is_part(folder)]
+    records = {folder: read_sealed_record(folder) for folder in trials}
     if not records and not parts and not retrofits:
         raise ValueError(f"{run} holds no record: give the folder of a finished run.")
     is_sweep = run.parent.name == SWEEPS_FOLDER
@@ -98,36 +114,66 @@ def publish(run: Path, weights: Sequence[str] = ()) -> None:
         for folder, record in records.items()
     }
     with_model = _with_models(records, targets, weights)
-    pages: set[Path] = set()
+    publications: list[Publication] = []
+    copies: dict[Path, Path] = {}
+    passages: dict[Path, Passage | None] = {}
     for folder, record in records.items():
         target = targets[folder]
         if (target / SAVED_MODEL).is_dir() and folder not in with_model:
             continue  # published with its weights, which are not here
-        publish_run(folder, target, KEPT_FILES, with_model=folder in with_model)
-        data = record.parameters["data"]
+        publications.append(plan_publication(folder, target, KEPT_FILES, with_model=folder in with_model))
+        data = record.parameters.get("data")
         # What is published in a sweep has its floor there.
         for floor in [] if floor_files(target, data) else floor_files(folder, data):
-            beside = (home if is_sweep else target.parent) / FLOORS_FOLDER / floor.name
-            beside.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(floor, beside)
-        if is_sweep and record.arm == BASELINE and run.name not in TELL_NO_METHODS:
-            write_passage(target.parent, record)
-            pages.add(target.parent)
-    for folder in parts:
-        publish_run(folder, home / folder.relative_to(run), tables_in(folder))
-    for folder in retrofits:
-        target = reference_folder() / RETROFITS_FOLDER / folder.name
-        publish_run(folder, target, (RESULT_FILE, REPORT_FILE, LOSSES_FILE))
-    for place in pages:
+            copies[(home if is_sweep else target.parent) / FLOORS_FOLDER / floor.name] = floor
+        shows_memory = is_sweep and record.arm == BASELINE and run.name not in TELL_NO_METHODS
+        if shows_memory and target.parent not in passages:
+            passages[target.parent] = missing_passage(target.parent, record)
+    publications += [plan_publication(folder, home / folder.relative_to(run), tables_in(folder)) for folder in parts]
+    of_retrofits = reference_folder() / RETROFITS_FOLDER
+    publications += [
+        plan_publication(folder, of_retrofits / folder.name, (RESULT_FILE, REPORT_FILE, LOSSES_FILE))
+        for folder in retrofits
+    ]
+    copies |= {home / kept: run / kept for kept in _tables_and_pictures(run)}
+
+    # Nothing is refused from here on.
+    for publication in publications:
+        publication.write()
+    for target, source in copies.items():
+        copy_atomically(source, target)
+    for place, passage in passages.items():
+        if passage is not None:
+            write_passage(place, passage)
         write_atomically(place / PAGE_FILE, render(place))
-    for kept, pattern in KEPT_FOLDERS.items():
-        for path in sorted((run / kept).glob(pattern)):
-            target = home / kept
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / path.name)
     if is_sweep:
         _write_results(home)
     draw_reference()
+
+
+def _folders_of(run: Path, name: str) -> list[Path]:
+    """Return the folders in a run that hold a file of this name, but for copies that are being made."""
+    return [path.parent for path in sorted(run.rglob(name)) if not is_hidden(path, run)]
+
+
+def _tables_and_pictures(run: Path) -> list[str]:
+    """Return the names of the tables and pictures that lie in a run itself.
+
+    Raises
+    ------
+    PublishingError
+        Where one is a link to a file elsewhere.
+    """
+    names = [
+        f"{kept}/{path.name}"
+        for kept, pattern in KEPT_FOLDERS.items()
+        for path in sorted((run / kept).glob(pattern))
+        if not path.name.startswith(".")
+    ]
+    for name in names:
+        if not leads_inside(run, name) or not (run / name).is_file():
+            raise PublishingError(f"{run / name} is no file of this run: put the file itself there, or delete it.")
+    return names
 
 
 def _write_results(sweep: Path) -> None:
@@ -157,11 +203,13 @@ def _write_rates(sweep: Path, records: pd.DataFrame) -> None:
     write_pictures([say_where(figure, where)], [picture], scale=2)
 
 
-def _is_part(mark: Path) -> bool:
-    try:
-        return is_part(read_json(mark)["identity"])
-    except (DamagedFileError, KeyError):
+def _is_part(folder: Path) -> bool:
+    """Tell whether a finished run is a part; refuses one that is not as it was left, and leaves out what is no run."""
+    identity = identity_of(folder)
+    if identity is None or not is_part(identity):
         return False
+    refuse_unfinished(folder)
+    return True
 
 
 def _of_notebook(folder: Path, run: Path, record: Record) -> Path:

@@ -4,12 +4,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from newllm.files import FINISHED_FILE, RUN_FILE, DamagedFileError, first_damaged, read_json, read_plain_json
+from newllm.files import (
+    FINISHED_FILE,
+    RUN_FILE,
+    DamagedFileError,
+    first_damaged,
+    leads_inside,
+    read_json,
+    read_plain_json,
+)
 from newllm.runs.lock import LOCK_FILE
 from newllm.runs.progress import PROGRESS_FILE
-from newllm.runs.record import RECORD_FILE, read_record
+from newllm.runs.record import RECORD_FILE
+from newllm.runs.seal import read_seal
+from newllm.runs.sealed_record import read_sealed_record
 
 # What is no result of the run, or may change after it: executed notebooks, and what evaluations add to a trial.
 NOT_SEALED = (RUN_FILE, FINISHED_FILE, PROGRESS_FILE, "*.ipynb", "evaluation-*.json")
@@ -24,10 +32,11 @@ def identity_of(folder: Path) -> dict[str, Any] | None:
     """Return what is run in a folder, by the first of its two files that can be read."""
     for name in (RUN_FILE, FINISHED_FILE):
         try:
-            identity: dict[str, Any] = read_json(folder / name)["identity"]
+            identity = read_json(folder / name).get("identity")
         except (DamagedFileError, FileNotFoundError, NotADirectoryError):
             continue
-        return identity
+        if isinstance(identity, dict):
+            return identity
     return None
 
 
@@ -43,20 +52,23 @@ def is_a_strangers(path: Path) -> bool:
 def why_unfinished(folder: Path) -> str | None:
     """Return why a started run counts as unfinished: empty where it never was finished; None where it is."""
     try:
-        stored = read_json(folder / FINISHED_FILE)
-        damaged = first_damaged(folder, stored["files"])
+        seal = read_seal(folder)
+        damaged = first_damaged(folder, seal.files)
         if damaged is not None:
             return f"{damaged} is damaged or missing"
-        if RECORD_FILE in stored["files"]:
-            read_record(folder)
+        if RECORD_FILE in seal.files:
+            read_sealed_record(folder)
     except FileNotFoundError:
         return ""
     except (DamagedFileError, OSError) as error:
         return str(error)
-    except ValidationError as error:
-        return f"{folder / RECORD_FILE} is no record of this version ({error.errors()[0]['msg']})"
-    reasons = (why_unfinished(folder / name) for name in stored["trials"])
-    return next((reason or "a trial is gone" for reason in reasons if reason is not None), None)
+    for name in seal.trials:
+        if not leads_inside(folder, name):
+            return f"{folder / FINISHED_FILE} names a trial that is not in its folder ({name})"
+        reason = why_unfinished(folder / name)
+        if reason is not None:
+            return reason or "a trial is gone"
+    return None
 
 
 def visible(folder: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from newllm.runtime import commit, git
 
@@ -34,7 +34,7 @@ class Provenance(BaseModel):
     has_uncommitted_changes: bool | None
     versions: dict[str, str]
     machine: dict[str, str | int]
-    finished_at: datetime
+    finished_at: AwareDatetime
 
     @classmethod
     def collect(cls) -> Self:

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-from pydantic import ValidationError
 
 from newllm.runs.contents import is_hidden
-from newllm.runs.record import RECORD_FILE, Record, read_record
+from newllm.runs.record import RECORD_FILE, Record
+from newllm.runs.sealed_record import RecordError, read_sealed_record
 
 logger = logging.getLogger(__name__)
+
+# What is added to a row by who reads and groups records.
+ADDED_COLUMNS = ("folder", "row", "places", "settings", "budget", "encoding")
 
 
 def load_records(folder: Path) -> pandas.DataFrame:
@@ -44,15 +47,16 @@ def read_records(folder: Path) -> tuple[pandas.DataFrame, dict[Path, str]]:
         if is_hidden(path, folder):
             continue
         try:
-            record = read_record(path.parent)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = "".join(f"{part}: " for part in problem["loc"])
-            refused[path] = f"not a record of this version: {where}{problem['msg'].removeprefix('Value error, ')}"
-        except OSError as error:
-            refused[path] = f"it cannot be read: {error.strerror}"
-        else:
-            rows.append({**_row(record), "folder": path.parent})
+            record = read_sealed_record(path.parent)
+        except RecordError as error:
+            refused[path] = error.reason
+            continue
+        own_columns = _row(record.model_copy(update={"metrics": {}}))
+        taken = sorted(record.metrics.keys() & {*own_columns, *ADDED_COLUMNS})
+        if taken:
+            refused[path] = f"a metric has the name of another column: {', '.join(taken)}"
+            continue
+        rows.append({**_row(record), "folder": path.parent})
     order = ["notebook", "profile", "arm", "seed"]
     frame = pandas.DataFrame(rows).sort_values(order, ignore_index=True) if rows else pandas.DataFrame(columns=order)
     return frame, refused
