@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 
-from newllm.models.position import PositionEncoding, PositionEncodingConfig
+from newllm.models.position import COMPUTED_IN, PositionEncoding, PositionEncodingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -265,8 +265,11 @@ class DecoderConfig(LanguageModelConfig):
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
             )
-        if PositionEncodingConfig.parse(self.position).alibi_slope == 0:
-            raise ValueError("alibi_slope=0 adds nothing to any score: take position none instead of alibi")
+        slope = PositionEncodingConfig.parse(self.position).alibi_slope
+        if slope < COMPUTED_IN.tiny:
+            raise ValueError(
+                f"alibi_slope={slope:g} adds nothing to any score in float32: take position none instead of alibi"
+            )
         self.build_position(self.hidden_size // self.num_attention_heads)
 
 
