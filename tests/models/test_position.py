@@ -57,6 +57,14 @@ def test_rotary_width_is_even(head_dim):
     assert PositionEncodingConfig().build(head_dim, 1).rotary_dim % 2 == 0
 
 
+@given(st.integers(2, 2048), st.floats(0, 1, exclude_min=True), st.sampled_from([0.25, 1.0]))
+def test_what_turns_alike_is_said_in_one_way(head_dim, fraction, usual):
+    given_one = PositionEncodingConfig(rotary_fraction=fraction)
+    said = given_one.in_whole_pairs(head_dim, usual)
+    assert said.build(head_dim, 1).rotary_dim == given_one.build(head_dim, 1).rotary_dim
+    assert said.in_whole_pairs(head_dim, usual) == said
+
+
 def test_slopes_by_head_are_those_of_the_paper():
     encoding = PositionEncodingConfig(type="alibi", alibi_slopes_by_head=True).build(head_dim=8, num_heads=8)
     assert encoding.slopes(torch.device("cpu")).tolist() == [2.0**-exponent for exponent in range(1, 9)]

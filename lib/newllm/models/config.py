@@ -235,8 +235,14 @@ class DecoderConfig(LanguageModelConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.require_choice("backbone", list(ROTARY_FRACTIONS))
-        self.position = PositionEncodingConfig.parse(self.position, ROTARY_FRACTIONS[self.backbone])
+        self.position = self.read_position(self.position)
         super().__post_init__(**kwargs)
+
+    def read_position(self, position: PositionEncodingConfig | dict | str) -> PositionEncodingConfig:
+        """Read a position encoding, in one way to say it, so that equal models have equal configurations."""
+        usual = ROTARY_FRACTIONS[self.backbone]
+        head_dim = self.hidden_size // max(1, self.num_attention_heads)
+        return PositionEncodingConfig.parse(position, usual).in_whole_pairs(head_dim, usual)
 
     def bias_of_attention(self) -> str:
         """Which linear maps of attention have a bias, one of `ATTENTION_BIASES`: as is usual for the backbone."""

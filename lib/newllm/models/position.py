@@ -5,7 +5,7 @@ is added to the attention scores. A new encoding is a subclass with a ``type``; 
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -66,8 +66,8 @@ class PositionEncodingConfig:
             raise ValueError(f"alibi_slope={self.alibi_slope} does nothing beside alibi_slopes_by_head: leave one out")
         if not 0 <= self.alibi_slope <= COMPUTED_IN.max:
             raise ValueError(
-                f"alibi_slope={self.alibi_slope} must be a number that float32 holds, and not negative: a negative slope "
-                "favours far tokens"
+                f"alibi_slope={self.alibi_slope} must be a number that float32 holds, and not negative: a negative "
+                "slope favours far tokens"
             )
 
     @classmethod
@@ -114,6 +114,27 @@ class PositionEncodingConfig:
         # What only says the default again would be refused where another encoding has no such setting.
         changed = {name: item for name, item in whole.to_dict().items() if item != defaults[name]}
         return {"type": whole.type, **changed, **given}
+
+    def in_whole_pairs(self, head_dim: int, usual: float) -> "PositionEncodingConfig":
+        """Return the encoding with the share of a head that RoPE turns, so that what turns alike is equal.
+
+        Parameters
+        ----------
+        head_dim
+            Width of a head.
+        usual
+            The share that says it where as many entries are turned: published models have it, whether it is pairs or
+            not.
+        """
+        turned = turned_entries(head_dim, self.rotary_fraction)
+        if self.type != RotaryEncoding.type or head_dim < 2:
+            return self
+        if turned == turned_entries(head_dim, usual):
+            return replace(self, rotary_fraction=usual)
+        share = turned / head_dim
+        # Dividing and multiplying again may come out a last digit below.
+        share = share if turned_entries(head_dim, share) == turned else math.nextafter(share, 1.0)
+        return replace(self, rotary_fraction=share)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain dictionary that ``config.json`` holds."""
@@ -179,6 +200,11 @@ class PositionEncoding:
         return None
 
 
+def turned_entries(head_dim: int, rotary_fraction: float) -> int:
+    """Entries of a head that RoPE turns: pairs, so an odd share is rounded down (but never to nothing)."""
+    return max(2, int(head_dim * rotary_fraction) // 2 * 2)
+
+
 class RotaryEncoding(PositionEncoding):
     """RoPE (Su et al. 2021, eq. 34) on the first part of each head, in the half-split form of GPT-NeoX."""
 
@@ -189,8 +215,7 @@ class RotaryEncoding(PositionEncoding):
         super().__init__(config, head_dim, num_heads)
         if head_dim < 2:
             raise ValueError(f"heads of width {head_dim} are too narrow for RoPE, which turns pairs: take fewer heads")
-        # Rotated dimensions come in pairs, so an odd share is rounded down (but never to nothing).
-        self.rotary_dim = max(2, int(head_dim * config.rotary_fraction) // 2 * 2)
+        self.rotary_dim = turned_entries(head_dim, config.rotary_fraction)
 
     def exponents(self, heads: int, device: torch.device) -> Tensor:
         """Exponents of the base, one a pair: (rotary_dim / 2,), or (heads, 1, rotary_dim / 2) where heads differ."""
