@@ -101,6 +101,11 @@ def test_one_parameter_is_enough():
     assert checked("09_cascade", arms="[cascade@num_blocks=4]").base_arm == "cascade@num_blocks=4"
 
 
+def test_settings_that_just_fit_into_a_window_are_taken():
+    arms = "[window@window=250, context-kv@chunk_size=255]"
+    assert checked("02_main_training", arms=arms, stream_tokens=9000).seq_length == 256
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -108,6 +113,13 @@ def test_one_parameter_is_enough():
         ({"arms": "cascade", "embedding_source": "/nowhere"}, "no such file or folder"),
         ({"arms": "cascade", "embedding_source": "random"}, "must come from a trained model"),
         ({"arms": "context-kv", "stream_tokens": "50"}, "stream_tokens=50 must be larger"),
+        (
+            {"arms": "window@window=251"},
+            "which is pythia: take a window of at most 250, or a seq_length of at least 257",
+        ),
+        ({"arms": "window", "seq_length": "32", "position_bands": "16"}, "take a window of at most 26, or"),
+        ({"arms": "context-kv@chunk_size=256", "stream_tokens": "9000"}, "chunk_size=256 leaves no whole chunk"),
+        ({"arms": "[dproj]", "proj_dim": "37"}, "proj_dim is 37, but there it is rounded to 40"),
         ({"arms": "cascade", "gradient_checkpointing": "true"}, "has no blocks to make activations of again"),
         ({"samples": "1000000000"}, "12.2 MB of text"),
         ({"source": "pile", "samples": "1000000000000", "val_samples": "9", "test_samples": "9"}, "the disk has"),

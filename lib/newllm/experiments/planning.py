@@ -92,11 +92,13 @@ def check_arms(arms: Iterable[Arm], parameters: ExperimentParameters) -> None:
         lender = lender_of(trial)
         if lender is not None:
             _on_meta(lender.arm, parameters)
-        if isinstance(model, BorrowedEmbeddingModel):
-            try:
+        try:
+            model.refuse_short_windows(parameters.seq_length)
+            _refuse_rounding(arm, model, parameters)
+            if isinstance(model, BorrowedEmbeddingModel):
                 _check_stream(arm, model, parameters)
-            except ValueError as error:
-                raise ValueError(f"arm {arm.name!r}: {error}") from error
+        except ValueError as error:
+            raise ArmError(f"arm {arm.name!r}: {error}") from error
 
 
 def check_text(parameters: DataParameters) -> None:
@@ -174,6 +176,18 @@ def _refuse_larger_than_memory(size: int, what: str) -> None:
         raise ValueError(
             f"{what} take {size / 1e9:,.0f} GB, but this machine has {there / 1e9:,.0f} GB of memory: ask for less"
         )
+
+
+def _refuse_rounding(arm: Arm, model: LanguageModel, parameters: ExperimentParameters) -> None:
+    """Refuse a parameter that the arm rounds: trials of other values would have other names and train the same."""
+    own = dict(arm.overrides)
+    for name, value in arm.settings(parameters).items():
+        if name in type(parameters).model_fields and name not in own and getattr(model.config, name) != value:
+            rounded = getattr(model.config, name)
+            raise ValueError(
+                f"{name} is {value}, but there it is rounded to {rounded}: write {name}={rounded}, or one that fits "
+                "in every arm"
+            )
 
 
 def _check_stream(arm: Arm, model: BorrowedEmbeddingModel, parameters: ExperimentParameters) -> None:

@@ -49,6 +49,20 @@ class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
         """
         return 1
 
+    def refuse_short_windows(self, seq_length: int) -> None:
+        """Refuse windows in which its way of remembering makes no difference: they would be another model's.
+
+        Parameters
+        ----------
+        seq_length
+            Tokens of the windows that it is to be trained on and scored on.
+
+        Raises
+        ------
+        ValueError
+            Names the setting that is too large for them.
+        """
+
     def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
         """Tie the head where the config says so. What a loaded file says otherwise is followed, or refused.
 
