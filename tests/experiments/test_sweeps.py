@@ -13,7 +13,8 @@ from newllm.config.errors import ParameterError
 from newllm.config.profiles import available_sweeps, profiles, sweep_path
 from newllm.experiments import comparison as experiment
 from newllm.experiments.arms import Arm, ArmError
-from newllm.experiments.sweeps import Sweep, idle_parameters, load_sweep, plan
+from newllm.experiments.idle import idle_parameters
+from newllm.experiments.sweeps import Sweep, load_sweep, plan
 
 BASE = {"question": "Which?", "notebook": "02_main_training", "profile": "smoke"}
 
@@ -110,6 +111,16 @@ def test_settings_of_arms_are_axes_and_those_that_say_what_is_so_anyway_are_left
             {"arm": ["dproj"], "seed": [0], "proj_dim": [None, 40]},
             {},
             "and dproj-oacd, proj_dim=40, which train the same",
+        ),
+        (
+            {"arm": ["pythia"], "seed": [0]},
+            {"parameters": {"stream_lr": 5}},
+            "stream_lr is given, but does nothing for py",
+        ),
+        (
+            {"arm": ["mla"], "seed": [0], "lr": [1e-3]},
+            {"parameters": {"lr": 5}},
+            "lr is among the parameters and an axis",
         ),
         ({"arm": ["window"], "window": [4, 500], "seed": [0]}, {}, "forget nothing in windows of seq_length=32"),
         ({"arm": ["mla"], "alibi_slopes_by_head": ["nope"], "seed": [0]}, {}, "must be true or false"),

@@ -20,6 +20,8 @@ from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters
 from newllm.config.values import ValueFormatError, read_file, write_value
 from newllm.experiments.arms import Arm
+from newllm.experiments.idle import changed as changed_values
+from newllm.experiments.idle import idle_for_all, idle_parameters, said_of
 from newllm.experiments.planning import check_arms, check_text
 from newllm.files import digest_of_json
 from newllm.models.registry import find
@@ -219,6 +221,7 @@ def plan(sweep: Sweep) -> list[PlannedTrial]:
             # Grids may overlap; what they share is run once.
             planned.setdefault((trial.arm, trial.seed, trial.parameters), trial)
     _refuse_twins(planned.values())
+    _refuse_in_vain(sweep, list(planned.values()))
     texts = {text_of(trial.parameters): trial.parameters for trial in planned.values()}
     for parameters in texts.values():
         check_text(parameters)
@@ -246,6 +249,16 @@ def _refuse_twins(planned: Iterable[PlannedTrial]) -> None:
             raise ParameterError(
                 f"the grid has {names[key]} and {name}, which train the same with seed {trial.seed}: leave one out."
             )
+
+
+def _refuse_in_vain(sweep: Sweep, planned: Sequence[PlannedTrial]) -> None:
+    """Refuse parameters of the file, or given, that no trial uses, or that an axis replaces in every grid."""
+    for name in sweep.parameters:
+        if all(name in grid for grid in sweep.grid):
+            raise ParameterError(f"{name} is among the parameters and an axis of every grid: leave one out.")
+    idle = set.intersection(*(idle_for_all([trial.arm], trial.parameters) for trial in planned))
+    for name in changed_values(idle, sweep.notebook, sweep.profile, sweep.parameters):
+        raise ParameterError(said_of(name, list(dict.fromkeys(trial.arm.name for trial in planned))))
 
 
 def text_of(parameters: DataParameters) -> tuple[Any, ...]:
@@ -292,21 +305,3 @@ def _with_settings(text: str, settings: Mapping[str, Any], sweep: Sweep) -> Arm:
             )
     written = ",".join(f"{name}={write_value(value)}" for name, value in settings.items())
     return Arm.parse(f"{text}{',' if arm.overrides else '@'}{written}") if written else arm
-
-
-def idle_parameters(arm: Arm) -> set[str]:
-    """Return the parameters that make no difference to an arm.
-
-    Parameters
-    ----------
-    arm
-        An arm of a comparison.
-    """
-    idle = set(COMPARISON) - ExperimentParameters.reaching(
-        trains_projection=arm.trains_projection, reads_stream=arm.reads_stream
-    )
-    if arm.reads_stream:
-        replaced = {name.removeprefix("stream_") for name in COMPARISON if name.startswith("stream_")}
-        idle |= {"batch_size", *replaced} & set(COMPARISON)
-    # These set the field of the same name in the model's config, where there is one.
-    return idle | ({"proj_dim"} - find(arm.method).settings)
