@@ -241,7 +241,7 @@ def tiny(home: Path, grid) -> str:
         written(
             home,
             grid,
-            parameters=text | {"seq_length": 16, "val_samples": 4, "test_samples": 4, "projection_samples": 8},
+            parameters=text | {"seq_length": 16, "val_samples": 4, "test_samples": 4},
         )
     )
 

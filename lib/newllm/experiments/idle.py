@@ -6,7 +6,7 @@ from typing import Any
 
 from newllm.config.errors import ParameterError
 from newllm.config.experiment import BENCHMARKS, CHECKPOINT, ExperimentParameters
-from newllm.config.groups import ProjectionParameters, RunParameters
+from newllm.config.groups import RunParameters
 from newllm.config.profiles import load_parameters
 from newllm.experiments.arms import Arm, trained_arms
 from newllm.experiments.trial import Trial, lender_of
@@ -29,8 +29,6 @@ def idle_parameters(arm: Arm) -> set[str]:
     idle = set(COMPARISON) - ExperimentParameters.reaching(
         trains_projection=arm.trains_projection, reads_stream=arm.reads_stream
     )
-    if not arm.trains_projection:
-        idle |= {f"stream_{name}" for name in ProjectionParameters.model_fields} & set(COMPARISON)
     if arm.reads_stream:
         replaced = {name.removeprefix("stream_") for name in COMPARISON if name.startswith("stream_")}
         idle |= {"batch_size", *replaced} & set(COMPARISON)
