@@ -115,6 +115,8 @@ def test_settings_that_just_fit_into_a_window_are_taken():
         ({"arms": "cascade", "embedding_source": "/nowhere"}, "no such file or folder"),
         ({"arms": "cascade", "embedding_source": "random"}, "must come from a trained model"),
         ({"arms": "context-kv", "stream_tokens": "50"}, "stream_tokens=50 must be larger"),
+        ({"micro_batch_size": "100", "batch_size": "8"}, "micro_batch_size is 100, but a step has 8 windows"),
+        ({"repeat_distances": "[64, 100000]"}, "repeat_distances holds 100000, but a passage of 32 tokens"),
         (
             {"arms": "window@window=251"},
             "which is pythia: take a window of at most 250, or a seq_length of at least 257",
