@@ -7,10 +7,12 @@ import pytest
 
 from newllm import cli
 from newllm.commands import models
+from newllm.commands.run import _without_what_is_idle
 from newllm.commands.shared import full_name, read_assignments
 from newllm.config.errors import ParameterError
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters
+from newllm.experiments.idle import refuse_in_vain
 from newllm.experiments.planning import check_before_work
 
 FUZZED = 400
@@ -101,6 +103,11 @@ def test_one_parameter_is_enough():
     assert checked("09_cascade", arms="[cascade@num_blocks=4]").base_arm == "cascade@num_blocks=4"
 
 
+def test_settings_that_just_fit_into_a_window_are_taken():
+    arms = "[window@window=250, context-kv@chunk_size=255]"
+    assert checked("02_main_training", arms=arms, stream_tokens=9000).seq_length == 256
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -108,6 +115,15 @@ def test_one_parameter_is_enough():
         ({"arms": "cascade", "embedding_source": "/nowhere"}, "no such file or folder"),
         ({"arms": "cascade", "embedding_source": "random"}, "must come from a trained model"),
         ({"arms": "context-kv", "stream_tokens": "50"}, "stream_tokens=50 must be larger"),
+        ({"micro_batch_size": "100", "batch_size": "8"}, "micro_batch_size is 100, but a step has 8 windows"),
+        ({"repeat_distances": "[64, 100000]"}, "repeat_distances holds 100000, but a passage of 32 tokens"),
+        (
+            {"arms": "window@window=251"},
+            "which is pythia: take a window of at most 250, or a seq_length of at least 257",
+        ),
+        ({"arms": "window", "seq_length": "32", "position_bands": "16"}, "take a window of at most 26, or"),
+        ({"arms": "context-kv@chunk_size=256", "stream_tokens": "9000"}, "chunk_size=256 leaves no whole chunk"),
+        ({"arms": "[dproj]", "proj_dim": "37"}, "proj_dim is 37, but there it is rounded to 40"),
         ({"arms": "cascade", "gradient_checkpointing": "true"}, "has no blocks to make activations of again"),
         ({"samples": "1000000000"}, "12.2 MB of text"),
         ({"source": "pile", "samples": "1000000000000", "val_samples": "9", "test_samples": "9"}, "the disk has"),
@@ -126,6 +142,44 @@ def test_what_would_fail_late_is_refused_early(given, said):
     with pytest.raises(ParameterError, match=said) as caught:
         checked("02_main_training", **given)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"arms": "pythia", "stream_lr": "5"}, "^stream_lr is given, but does nothing for pythia: leave it out"),
+        ({"arms": "[pythia, mla]", "max_iterations": "7"}, "does nothing for pythia or mla"),
+        ({"arms": "pythia", "embedding_source": "/etc/passwd"}, "embedding_source is given, but does nothing"),
+        ({"arms": "dproj-random", "projection_lr": "1"}, "does nothing for dproj-random"),
+        ({"arms": "dproj@proj_dim=32", "proj_dim": "40"}, "proj_dim is given, but does nothing"),
+    ],
+)
+def test_what_is_given_and_does_nothing_is_refused_and_what_the_profile_says_is_not(given, said):
+    parameters = load_parameters("02_main_training", "smoke", given)
+    with pytest.raises(ParameterError, match=said):
+        refuse_in_vain(parameters, given)
+    usual = load_parameters("02_main_training", "smoke", {})
+    as_papermill = usual.model_dump(mode="json", exclude={"profile"}) | {"arms": given["arms"], "samples": 32}
+    refuse_in_vain(load_parameters("02_main_training", "smoke", as_papermill), as_papermill)
+    refuse_in_vain(parameters, dict.fromkeys(given))
+
+
+def test_what_lends_its_embedding_uses_what_it_is_given():
+    given = {"arms": ["cascade"], "lr": 1e-3, "batch_size": 4, "stream_lr": 1e-2, "max_iterations": None}
+    refuse_in_vain(load_parameters("02_main_training", "smoke", given), given)
+
+
+def test_several_notebooks_leave_out_what_only_some_of_them_use(capsys):
+    given = {"max_iterations": "7"}
+    planned = [load_parameters(notebook, "smoke", given) for notebook in ("02_main_training", "04_position_encodings")]
+    kept, given_of = _without_what_is_idle(planned, given)
+    assert [each.max_iterations for each in kept] == [
+        7,
+        load_parameters("04_position_encodings", "smoke", {}).max_iterations,
+    ]
+    assert given_of == {"02_main_training": given, "04_position_encodings": {}}
+    with pytest.raises(ParameterError, match="max_iterations is given, but does nothing for"):
+        _without_what_is_idle(planned[1:], given)
 
 
 def random_value(generator):

@@ -29,7 +29,7 @@ def home(tmp_path, monkeypatch):
 
 def arguments(home, arm: str, *more: str) -> list[str]:
     given = {"source": "text", "text_files": f"[{home}/*.txt]", "tokenizer": "bpe:300", "samples": 16, "seq_length": 16}
-    given |= {"val_samples": 4, "test_samples": 4, "projection_samples": 8, "device": "cpu"}
+    given |= {"val_samples": 4, "test_samples": 4, "device": "cpu"}
     assignments = [part for key, value in given.items() for part in ("-p", f"{key}={value}")]
     return ["train", arm, "--profile", "smoke", "--seed", "2", *assignments, *more]
 

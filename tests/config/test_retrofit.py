@@ -43,3 +43,16 @@ def test_what_is_said_of_healing_is_read_for_the_budgets_that_heal():
         assert parameters.read_retrofit(healed, tokens) == RetrofitParameters(**conversion, **more)
     with pytest.raises(ValueError, match="do nothing without healing_tokens"):
         load_parameters("12_retrofit", "smoke", given | {"healing_tokens": [0]})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mla@keep=0.5,keep=0.25", "gives a setting twice: leave one out"),
+        ("mqa@method=mla", "has its method before the @: leave method out"),
+        ("mqa@ method = mqa", "has its method before the @"),
+    ],
+)
+def test_a_retrofit_says_everything_once(text, said):
+    with pytest.raises(ValueError, match=said):
+        RetrofitParameters.parse(text)

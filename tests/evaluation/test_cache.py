@@ -153,3 +153,9 @@ def test_growth_is_measured_over_whole_periods(chunk_size):
     report = measure(create("context-kv", "tiny", chunk_size=chunk_size, context_dims=[20]), 64)
     assert report.bytes_per_token == pytest.approx(4 * 20 / chunk_size)
     assert report.state_bytes == pytest.approx(4 * 20)
+
+
+@pytest.mark.parametrize("tokens", [2.5, True, 0, "3"])
+def test_a_length_is_a_whole_number(tokens):
+    with pytest.raises(ValueError, match=f"^tokens={tokens!r} must be a whole number, 1 or more$"):
+        measure(create("pythia", "tiny"), tokens)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from newllm.evaluation import later_tokens
 from newllm.evaluation.causality import certify
 from newllm.evaluation.certificate import Certificate
 from newllm.evaluation.later_tokens import check_later_tokens
@@ -249,3 +250,11 @@ def test_states_are_compared_instead_of_logits_where_the_head_makes_the_logits()
     way = next(iter(ways_to_run(model, 40)))
     assert check_later_tokens(model.double(), way, 40, probe_generator()).passed
     assert sum(seen) <= 2 * 40
+
+
+def test_of_long_periods_decoding_vouches_for_the_full_pass_and_for_no_leak(monkeypatch):
+    monkeypatch.setattr(later_tokens, "MANY_OFFSETS_OF_FULL_PASS", 40)
+    sound = certify(toys.Toy(), period=30)
+    assert sound.passed
+    assert sound.checks[0].detail.endswith("11 changed positions of 62, and every position is as in decoding")
+    assert failed(certify(toys.SeesOneTokenAheadOnce(), period=30)) >= {"full pass"}

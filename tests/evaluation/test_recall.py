@@ -133,3 +133,20 @@ def test_a_measure_tells_nothing_where_the_baseline_gains_nothing():
     assert can_tell(Interval(0.2, 0.1, 0.3, 10))
     assert not can_tell(Interval(0.2, -0.1, 0.5, 10))
     assert not can_tell(Interval(0.2, float("nan"), float("nan"), 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 0}, "^batch_size=0 must be a whole number"),
+        ({"passages": 1.5}, "^passages=1.5 must be"),
+        ({"distances": [True]}, "distances.0.=True must be"),
+        ({"distances": []}, "distances is empty"),
+        ({"tokens_a_step": 0}, "tokens_a_step=0 must be"),
+        ({"stream": np.arange(400) / 2}, "one row of whole ids, got float64"),
+        ({"stream": np.zeros((4, 100), dtype=int)}, "one row of whole ids"),
+    ],
+)
+def test_what_is_no_number_of_passages_is_refused_in_one_sentence(changes, said):
+    with pytest.raises(ValueError, match=said):
+        repeated_passages(Copier(), **{"stream": np.arange(400), "distances": [8]} | changes)

@@ -72,6 +72,12 @@ def test_settings_that_say_what_is_so_anyway_make_no_other_arm():
         "mla@position={rotary_fraction: 1.0}": "mla@position=rope",
         "pythia@rotary_fraction=0.25": "pythia",
         "cla@layers_sharing=2": "cla",
+        "unified@rotary_fraction=0.3": "pythia",
+        "pythia@rotary_fraction=0.6": "pythia@rotary_fraction=0.5",
+        "pythia@rotary_fraction=1": "pythia@rotary_fraction=1.0",
+        "dproj@rotary_fraction=0.2": "dproj-oacd",
+        "mla@alibi_slope=1": "mla@alibi_slope=1.0",
+        "cla@num_key_value_heads=4": "cla@num_key_value_heads=null",
     }
     assert {text: Arm.parse(text).as_trained(TINY).name for text in said} == said
     assert Arm.parse("mla@kv_dim=16").as_trained(Parameters(size="mini")).name == "mla@kv_dim=16"
@@ -83,6 +89,9 @@ def test_settings_that_say_what_is_so_anyway_make_no_other_arm():
         (["dproj", "dproj-oacd"], "dproj-oacd"),
         (["pythia", "mla", "unified@position=rope"], "pythia"),
         (["mla@kv_dim=16", "mla"], "mla"),
+        (["pythia", "unified@rotary_fraction=0.3"], "pythia"),
+        (["pythia@rotary_fraction=0.5", "pythia@rotary_fraction=0.6"], "pythia@rotary_fraction=0.5"),
+        (["mla@alibi_slope=1", "mla@alibi_slope=1.0"], "mla@alibi_slope=1.0"),
     ],
 )
 def test_two_names_of_one_arm_are_refused(names, arm):

@@ -13,7 +13,8 @@ from newllm.config.errors import ParameterError
 from newllm.config.profiles import available_sweeps, profiles, sweep_path
 from newllm.experiments import comparison as experiment
 from newllm.experiments.arms import Arm, ArmError
-from newllm.experiments.sweeps import Sweep, idle_parameters, load_sweep, plan
+from newllm.experiments.idle import idle_parameters
+from newllm.experiments.sweeps import Sweep, load_sweep, plan
 
 BASE = {"question": "Which?", "notebook": "02_main_training", "profile": "smoke"}
 
@@ -74,6 +75,8 @@ def test_settings_of_arms_are_axes_and_those_that_say_what_is_so_anyway_are_left
         "mla@kv_dim=8,position=rope,rotary_dim=8",
         "mla@position=rope,rotary_dim=8",
     ]
+    slopes = plan(sweep({"arm": ["mla"], "alibi_slopes_by_head": [True, False], "seed": [0]}))
+    assert [trial.arm.name for trial in slopes] == ["mla@alibi_slopes_by_head=true", "mla"]
     (lists,) = plan(sweep({"arm": ["context-kv"], "context_dims": [[20, 12]], "seed": [0]}))
     assert dict(lists.arm.overrides) == {"context_dims": (20, 12)}
 
@@ -99,6 +102,30 @@ def test_settings_of_arms_are_axes_and_those_that_say_what_is_so_anyway_are_left
         ({"arm": ["pythia"], "seed": [0], "stream_lr": [0.1]}, {}, "stream_lr does nothing for pythia"),
         ({"arm": ["dproj@proj_dim=32"], "seed": [0], "proj_dim": [16]}, {}, "which sets it itself"),
         ({"arm": ["pythia"], "seed": [0]}, {"profile": "smok"}, "profile is 'smok'"),
+        (
+            {"arm": ["dproj"], "seed": [0], "proj_dim": [40, 37]},
+            {},
+            "proj_dim is 37, .* rounded to 40: write proj_dim=40",
+        ),
+        (
+            {"arm": ["dproj"], "seed": [0], "proj_dim": [None, 40]},
+            {},
+            "and dproj-oacd, proj_dim=40, which train the same",
+        ),
+        (
+            {"arm": ["pythia"], "seed": [0]},
+            {"parameters": {"stream_lr": 5}},
+            "stream_lr is given, but does nothing for py",
+        ),
+        (
+            {"arm": ["mla"], "seed": [0], "lr": [1e-3]},
+            {"parameters": {"lr": 5}},
+            "lr is among the parameters and an axis",
+        ),
+        ({"arm": ["window"], "window": [4, 500], "seed": [0]}, {}, "forget nothing in windows of seq_length=32"),
+        ({"arm": ["mla"], "alibi_slopes_by_head": ["nope"], "seed": [0]}, {}, "must be true or false"),
+        ({"arm": ["cascade"], "alibi_slope": [0.5], "seed": [0]}, {}, "nor a setting of cascade"),
+        ({"arm": ["mla"], "vocab_size": [64], "seed": [0]}, {}, "follows from the tokenizer"),
     ],
 )
 def test_what_cannot_be_run_is_refused(grid, changes, message):
@@ -214,7 +241,7 @@ def tiny(home: Path, grid) -> str:
         written(
             home,
             grid,
-            parameters=text | {"seq_length": 16, "val_samples": 4, "test_samples": 4, "projection_samples": 8},
+            parameters=text | {"seq_length": 16, "val_samples": 4, "test_samples": 4},
         )
     )
 

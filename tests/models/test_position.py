@@ -57,6 +57,14 @@ def test_rotary_width_is_even(head_dim):
     assert PositionEncodingConfig().build(head_dim, 1).rotary_dim % 2 == 0
 
 
+@given(st.integers(2, 2048), st.floats(0, 1, exclude_min=True), st.sampled_from([0.25, 1.0]))
+def test_what_turns_alike_is_said_in_one_way(head_dim, fraction, usual):
+    given_one = PositionEncodingConfig(rotary_fraction=fraction)
+    said = given_one.in_whole_pairs(head_dim, usual)
+    assert said.build(head_dim, 1).rotary_dim == given_one.build(head_dim, 1).rotary_dim
+    assert said.in_whole_pairs(head_dim, usual) == said
+
+
 def test_slopes_by_head_are_those_of_the_paper():
     encoding = PositionEncodingConfig(type="alibi", alibi_slopes_by_head=True).build(head_dim=8, num_heads=8)
     assert encoding.slopes(torch.device("cpu")).tolist() == [2.0**-exponent for exponent in range(1, 9)]
@@ -71,11 +79,35 @@ def test_slopes_by_head_are_those_of_the_paper():
         ({"type": "alibi", "alibi_slope": float("nan")}, "not negative"),
         ({"type": "rope", "rotary_base": float("inf")}, "larger than 1"),
         ({"type": "rope", "rotary_fraction": 0.0}, r"\(0, 1\]"),
+        ({"type": "alibi", "alibi_slopes_by_head": "no"}, "alibi_slopes_by_head='no' must be true or false"),
+        ({"type": "alibi", "alibi_slopes_by_head": 1}, "=1 must be true or false"),
+        ({"type": "alibi", "alibi_slopes_by_head": 0.5}, "true or false"),
+        ({"type": "alibi", "alibi_slopes_by_head": None}, "true or false"),
+        ({"type": "alibi", "alibi_slope": True}, "alibi_slope=True must be a number"),
+        ({"type": "alibi", "alibi_slope": 1e39}, "that float32 holds"),
+        ({"type": "rope", "rotary_fraction": True}, "rotary_fraction=True must be a number"),
+        ({"type": "rope", "rotary_base": "10000"}, "rotary_base='10000' must be a number"),
+        ({"type": "rope", "rotary_base": [1]}, "must be a number"),
+        ({"type": "rope", "rotary_base": 10**400}, "not one of hundreds of digits"),
+        ({"type": "rope", "rotary_base": 1e39}, "as float32 holds it"),
+        ({"type": "rope", "rotary_base": 1 + 1e-12}, "larger than 1, and finite, as float32"),
+        ({"type": ["rope"]}, "choose one of"),
     ],
 )
 def test_impossible_encodings_are_refused(value, reason):
     with pytest.raises(ValueError, match=reason):
         PositionEncodingConfig.parse(value)
+
+
+def test_whole_numbers_are_the_numbers_that_they_are():
+    whole = PositionEncodingConfig(type="rope", rotary_fraction=1, rotary_base=500)
+    assert repr(whole) == repr(PositionEncodingConfig(type="rope", rotary_fraction=1.0, rotary_base=500.0))
+
+
+@pytest.mark.parametrize("slope", [0, 1e-300])
+def test_a_slope_that_adds_nothing_is_refused(slope):
+    with pytest.raises(ValueError, match="adds nothing to any score"):
+        create("unified", "tiny", position="alibi", alibi_slope=slope)
 
 
 @pytest.mark.parametrize(

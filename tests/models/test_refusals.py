@@ -82,3 +82,18 @@ def test_quantised_weights_are_not_read_as_weights(tmp_path, kind):
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=f"{name} is stored as .*before it was quantised"):
         type(model).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (IDS.float(), "must be whole numbers, int64 or int32, got torch.float32"),
+        (IDS.bool(), "must be whole numbers"),
+        (IDS + 512, "but this model reads ids from 0 to 511"),
+        (IDS - 600, "but this model reads ids from 0 to 511"),
+    ],
+)
+@pytest.mark.parametrize("name", ["pythia", "cascade"])
+def test_what_is_no_id_is_refused_in_one_sentence(name, ids, said):
+    with pytest.raises(ValueError, match=said):
+        create(name, "tiny")(ids)

@@ -127,6 +127,18 @@ def test_no_field_of_transformers_is_a_setting(name, field):
         configure(name, SIZE, **{field: OTHER_INHERITED.get(field, 1)})
 
 
+@pytest.mark.parametrize("name", names())
+def test_a_value_of_another_type_is_refused_in_one_sentence(name):
+    whole = configure(name, SIZE).to_dict()
+    before = whole | dict(whole.get("position", {}))
+    for field in sorted(find(name).settings - {"position", "embedding_source"}):
+        for value in ("no", "1", [True], {"a": 1}, *((True,) if not isinstance(before[field], bool) else (0, 1, 0.5))):
+            with pytest.raises(ValueError) as caught:
+                configure(name, SIZE, **{field: value})
+            said = str(caught.value)
+            assert field in said and "not supported between" not in said and "\n" not in said, said
+
+
 @given(name=st.sampled_from(names()), field=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=20))
 def test_an_unknown_setting_is_refused_in_one_sentence(name, field):
     if field not in find(name).settings:

@@ -18,6 +18,8 @@ from newllm.commands.terminal_table import terminal_width
 from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters
+from newllm.config.profiles import load_parameters
+from newllm.experiments.idle import given_in_vain, refuse_in_vain
 from newllm.experiments.planning import check_before_work
 from newllm.notebook.kernel import KernelDiedError, kernel_of_this_python
 from newllm.notebook.tables import show_arms
@@ -38,15 +40,18 @@ def main(options: argparse.Namespace) -> int:
         show_notebooks()
         return 0
     given = given_parameters(options)
-    planned = planned_runs(options)
     try:
+        planned = planned_runs(options)
         for parameters in planned:
             notebook_run(parameters)
             check_before_work(parameters)
+        planned, given_of = _without_what_is_idle(planned, given)
     except (ParameterError, RunError) as error:
         logger.error("%s", error)
         return 2
-    failed = [parameters.notebook for parameters in planned if not run_notebook(parameters, given)]
+    failed = [
+        parameters.notebook for parameters in planned if not run_notebook(parameters, given_of[parameters.notebook])
+    ]
     show_results(planned)
     if failed:
         logger.error(
@@ -54,6 +59,33 @@ def main(options: argparse.Namespace) -> int:
             ", ".join(failed),
         )
     return 1 if failed else 0
+
+
+def _without_what_is_idle(
+    planned: Sequence[RunParameters], given: Mapping[str, Any]
+) -> tuple[list[RunParameters], dict[str, Mapping[str, Any]]]:
+    """Leave out for each notebook what does nothing for its arms; ParameterError where no notebook has a use for it.
+
+    So ``newllm run all -p max_iterations=10`` is for those that train a projection.
+    """
+    in_vain = {parameters.notebook: given_in_vain(parameters, given) for parameters in planned}
+    used = {
+        name
+        for each in planned
+        for name in given
+        if name in type(each).model_fields and name not in in_vain[each.notebook]
+    }
+    given_of: dict[str, Mapping[str, Any]] = {}
+    kept: list[RunParameters] = []
+    for parameters in planned:
+        idle = in_vain[parameters.notebook]
+        if not set(idle) <= used:
+            refuse_in_vain(parameters, {name: value for name, value in given.items() if name not in used})
+        own = {name: value for name, value in given.items() if name not in idle}
+        given_of[parameters.notebook] = own
+        known = {name: value for name, value in own.items() if name in type(parameters).model_fields}
+        kept.append(load_parameters(parameters.notebook, parameters.profile, known) if idle else parameters)
+    return kept, given_of
 
 
 def show_notebooks() -> None:

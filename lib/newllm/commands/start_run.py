@@ -19,6 +19,7 @@ from newllm.commands.run import run_notebook, show_results
 from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
 from newllm.config.experiment import ExperimentParameters
+from newllm.experiments.idle import refuse_in_vain
 from newllm.experiments.planning import check_before_work
 from newllm.files import SAVED_MODEL
 from newllm.publication.report import REPORT_FILE
@@ -53,6 +54,7 @@ def run(options: argparse.Namespace, view: PageView) -> int:
     except RunError as error:
         raise ParameterError(str(error)) from error
     check_before_work(parameters)
+    refuse_in_vain(parameters, given_parameters(options))
     view.beside = view_of_this_terminal()
     view.update(state="The text is read and cut into tokens.")
     with _filled_in(view):

@@ -6,6 +6,7 @@ import os
 
 from newllm.analysis.summary import summarize_arms
 from newllm.commands.arguments.train import planned_parameters
+from newllm.commands.shared import read_assignments
 from newllm.commands.terminal_table import terminal_width
 from newllm.commands.terminal_view import view_of_this_terminal
 from newllm.config.errors import ParameterError
@@ -13,6 +14,7 @@ from newllm.config.experiment import ExperimentParameters
 from newllm.data import NotEnoughTextError, prepare_data
 from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import run_trials
+from newllm.experiments.idle import refuse_in_vain
 from newllm.experiments.planning import check_before_work
 from newllm.experiments.reuse import take_over
 from newllm.experiments.running import train_beside
@@ -35,6 +37,7 @@ def main(options: argparse.Namespace) -> int:
     try:
         parameters = planned_parameters(options)
         check_before_work(parameters)
+        refuse_in_vain(parameters, read_assignments(options.parameters))
         with joined(choose_device(parameters.device)):
             if not is_first():
                 logging.getLogger("newllm").setLevel(logging.ERROR)

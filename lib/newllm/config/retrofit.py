@@ -110,6 +110,11 @@ class RetrofitParameters(_Group):
         pairs = [item.partition("=") for item in split_items(settings)] if settings else []
         if not all(key.strip() and equals and value.strip() for key, equals, value in pairs):
             raise ValueError(f"retrofit {text!r} has settings that are not of the form @setting=value,setting=value")
+        names = [key.strip() for key, _, _ in pairs]
+        if "method" in names:
+            raise ValueError(f"retrofit {text!r} has its method before the @: leave method out of its settings")
+        if len(set(names)) < len(names):
+            raise ValueError(f"retrofit {text!r} gives a setting twice: leave one out")
         given = {key.strip(): read_value(value) for key, _, value in pairs}
         try:
             return cls(**{"method": method.strip(), **more, **given})

@@ -14,6 +14,7 @@ from newllm.evaluation.probing import (
     probe_copy,
     probe_generator,
     random_tokens,
+    refuse_no_count,
     untouched_randomness,
 )
 from newllm.models.growing_layer import GrowingLayer
@@ -84,8 +85,7 @@ def measure(model: PreTrainedModel, tokens: int, dtype: torch.dtype = torch.floa
     ValueError
         Where ``tokens`` is no positive number.
     """
-    if tokens < 1:
-        raise ValueError(f"tokens={tokens} must be 1 or more")
+    refuse_no_count(tokens=tokens)
     probed = probe_copy(model, dtype)
     period = period_of(probed)
     step = period * -(-LEAST_GROWTH // period)

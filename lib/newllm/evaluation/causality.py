@@ -42,7 +42,8 @@ def certify(model: PreTrainedModel, *, period: int | None = None) -> Certificate
     - changing one later token changes no earlier logit, at every offset of two periods: in a full pass, with an
       attention mask, with left padding, in chunked prefill, in both, and in token-by-token decoding. Where periods are
       long, a way that equals the full pass at every position, on random rows of tokens, is as causal as that pass is
-      found to be, and has only some of its tokens changed; one that does not equal it has all of them changed;
+      found to be, and has only some of its tokens changed; one that does not equal it has all of them changed. Where
+      periods are of hundreds of tokens, decoding, which is given one token at a time, vouches so for the full pass;
     - what stands at padded positions changes nothing;
     - the gradient of a position reaches no later input;
     - labels are shifted exactly once and never leak into logits;

@@ -20,6 +20,9 @@ STATES_AT_ONCE = 2**21
 POSITIONS_AS_LOGITS = 32
 # From so many changed positions on, comparing with the full pass costs less than changing them all.
 MANY_OFFSETS = 24
+# And from so many on with decoding, which gives each of them anew: changing each would cost their cube, days where a
+# way of remembering repeats after thousands of tokens. What is published has fewer, and all of them changed.
+MANY_OFFSETS_OF_FULL_PASS = 512
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,9 @@ def check_later_tokens(
 ) -> Check:
     """Change one token a row; nothing before it may move, it and some token after it must.
 
+    The plain way of more than `MANY_OFFSETS_OF_FULL_PASS` tokens is compared with decoding instead: each row draws
+    all of its tokens anew, so a position that sees a later token shows it there too, see `equals_full_pass`.
+
     Where the logits of the unchanged tokens are a linear map of states, states are compared in their place, which costs
     a fraction; what moved most of them is turned into logits too.
 
@@ -138,12 +144,18 @@ def check_later_tokens(
         others are changed, each under every padding.
     """
     unchanged = _run_unchanged(model, way, length, generator)
-    is_as_full_pass = False
+    compared: Way | None = None
     if full_pass_is_causal and len(way.offsets) >= MANY_OFFSETS:
-        as_states, at_once = unchanged.head is not None, unchanged.rows_at_once
-        is_as_full_pass = equals_full_pass(model, way, length, generator, as_states=as_states, rows_at_once=at_once)
+        compared = way
+    elif way.is_plain and len(way.offsets) >= MANY_OFFSETS_OF_FULL_PASS:
+        # Decoding cannot see a later token, which it was not given yet: a full pass that equals it does not either.
+        compared = Way("token-by-token decoding", pieces=[1] * length)
+    as_states, at_once = unchanged.head is not None, unchanged.rows_at_once
+    is_vouched_for = compared is not None and equals_full_pass(
+        model, compared, length, generator, as_states=as_states, rows_at_once=at_once
+    )
     # Where nothing else vouches for a way, what it does has to be found in it alone, wherever it pads.
-    way = way.at_few_offsets() if is_as_full_pass else way.under_every_padding()
+    way = way.at_few_offsets() if is_vouched_for else way.under_every_padding()
     length = unchanged.tokens.shape[1]
     columns = torch.arange(length, device=model.device)
     leak, excess, where, own, memory = 0.0, 0.0, (0, 0), math.inf, 0.0
@@ -180,7 +192,7 @@ def check_later_tokens(
         detail = f"no power: a token changed its own logits by {own:.2g} and the next position's by {memory:.2g}"
     else:
         detail = f"no earlier logit moved over {len(way.offsets)} changed positions of {length}"
-        detail += ", and every position is as in the full pass" if is_as_full_pass else ""
+        detail += f", and every position is as in {'decoding' if way.is_plain else 'the full pass'}" * is_vouched_for
     return Check(way.name, is_causal and has_power, leak, min(own, memory), detail)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -87,6 +88,13 @@ def other_tokens(model: PreTrainedModel, tokens: Tensor, generator: torch.Genera
     size = vocabulary_size(model)
     step = torch.randint(1, size, tuple(tokens.shape), generator=generator).to(tokens.device)
     return (tokens + step) % size
+
+
+def refuse_no_count(**counts: Any) -> None:
+    """Raise ValueError, in one sentence, for the first of these values that is no whole number of 1 or more."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+            raise ValueError(f"{name}={count!r} must be a whole number, 1 or more")
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from transformers import PreTrainedModel
 
 from newllm.evaluation.perplexity import score_rows, scoring
+from newllm.evaluation.probing import refuse_no_count
 from newllm.evaluation.statistics import Interval, mean_interval
 
 Ids = NDArray[np.integer]
@@ -214,11 +215,21 @@ def repeated_passages(
     Raises
     ------
     ValueError
-        Where the stream is too short for different passages and what stands between them.
+        Where the stream is no row of ids, or too short for different passages and what stands between them, or a
+        number is no count.
     """
-    ids = np.asarray(stream).astype(np.int64)
+    given = np.asarray(stream)
+    if not np.issubdtype(given.dtype, np.integer) or given.ndim != 1:
+        raise ValueError(f"stream must be one row of whole ids, got {given.dtype} of shape {given.shape}")
+    if not len(distances):
+        raise ValueError("distances is empty: give one or more")
+    refuse_no_count(passage_tokens=passage_tokens, passages=passages, batch_size=batch_size)
+    refuse_no_count(**{f"distances[{place}]": distance for place, distance in enumerate(distances)})
+    if tokens_a_step is not None:
+        refuse_no_count(tokens_a_step=tokens_a_step)
+    ids = given.astype(np.int64)
     longest = max(distances)
-    if min(distances) < 1 or passage_tokens <= WARM_UP or len(ids) < 2 * passage_tokens + longest + passages:
+    if passage_tokens <= WARM_UP or len(ids) < 2 * passage_tokens + longest + passages:
         raise ValueError(
             f"{len(ids)} ids are too few for {passages} passages of {passage_tokens} with {longest} tokens between"
         )

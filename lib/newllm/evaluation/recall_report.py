@@ -88,7 +88,7 @@ def most_passages(windows: TokenWindows, parameters: EvaluationParameters) -> in
     parameters
         Distances of the repeated passages.
     """
-    distances = _fitting(parameters, windows.seq_length)
+    distances = fitting_distances(parameters, windows.seq_length)
     return len(windows.token_ids) - 2 * PASSAGE_TOKENS - max(distances) if distances else None
 
 
@@ -108,7 +108,7 @@ def refuse_too_many_passages(windows: TokenWindows, parameters: EvaluationParame
         )
 
 
-def _fitting(parameters: EvaluationParameters, length: int) -> list[int]:
+def fitting_distances(parameters: EvaluationParameters, length: int) -> list[int]:
     """Return the distances at which a passage and its repetition fit into a window."""
     return [each for each in parameters.repeat_distances if each + 2 * PASSAGE_TOKENS <= length]
 
@@ -130,7 +130,7 @@ def measure_recall(
         Distances and number of the repeated passages.
     """
     ids, length, period = data.test.token_ids, data.test.seq_length, model.period
-    distances = _fitting(parameters, length)
+    distances = fitting_distances(parameters, length)
     passages = pd.DataFrame()
     if distances:
         passages = repeated_passages(model, ids, distances, passages=parameters.repeated_passages, device=model.device)

@@ -26,6 +26,11 @@ class Way:
     mask: Tensor | None = None
     mask_rows: Sequence[int] | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all tokens go through at once, without a mask."""
+        return self.pieces is None and self.mask is None
+
     def at_few_offsets(self) -> "Way":
         """Return the same way with at most about a dozen of its offsets, both ends among them."""
         kept = few(range(len(self.offsets)))

@@ -157,19 +157,22 @@ class Arm:
     def as_trained(self, parameters: ModelParameters) -> Self:
         """Return the arm by the name of what it trains: settings that say what is so anyway make no other arm.
 
-        ``unified@position=rope`` is ``pythia``, and ``mla@kv_dim=64`` is ``mla`` where 64 is its size's width.
+        ``unified@position=rope`` is ``pythia``, and ``mla@kv_dim=64`` is ``mla`` where 64 is its size's width. What is
+        rounded has the name of what it is rounded to.
 
         Raises
         ------
         ArmError
             Where there is no such model.
         """
-        wanted = self.configure(parameters).to_dict()
+        config = self.configure(parameters)
+        wanted = config.to_dict()
         if self.frozen_embedding and wanted.get("freeze_embedding"):
             return replace(self, frozen_embedding=False).as_trained(parameters)
-        if dict(self.overrides).get("proj_dim", wanted.get("proj_dim")) != wanted.get("proj_dim"):
-            rounded = {**dict(self.overrides), "proj_dim": wanted["proj_dim"]}
-            return replace(self, overrides=tuple(sorted(rounded.items()))).as_trained(parameters)
+        read = tuple((name, _frozen(_setting_of(config, name))) for name, _ in self.overrides)
+        # By their forms, too: 1 is equal to 1.0, but not the same name.
+        if repr(read) != repr(self.overrides):
+            return replace(self, overrides=read).as_trained(parameters)
         model_class = find(self.method).model_class
         for method in sorted(models.names(), key=lambda name: name != BASELINE):
             if find(method).model_class is model_class:
@@ -227,6 +230,14 @@ def trained_arms(parameters: ExperimentParameters) -> list[Arm]:
 def has_recurrence(method: str) -> bool:
     """Tell whether a model has a recurrence, as its class declares; nothing is built."""
     return find(method).model_class.recurrence
+
+
+def _setting_of(config: PreTrainedConfig, name: str) -> Any:
+    """Return what a config made of a setting: a field of it, or of its position encoding."""
+    if name not in PositionEncodingConfig.settings() | {"position"}:
+        return getattr(config, name)
+    position = PositionEncodingConfig.parse(config.position)
+    return position.type if name == "position" else getattr(position, name)
 
 
 def _overrides(text: str, settings: str) -> tuple[tuple[str, Any], ...]:

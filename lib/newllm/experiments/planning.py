@@ -19,6 +19,8 @@ from newllm.data.preparation import ASKED, refuse_endless
 from newllm.data.sources import HUB_DATASETS, open_source
 from newllm.data.tokenizers import read_saved_tokenizer
 from newllm.evaluation.calculator import calculate
+from newllm.evaluation.recall import PASSAGE_TOKENS
+from newllm.evaluation.recall_report import fitting_distances
 from newllm.experiments.arms import Arm, ArmError, trained_arms
 from newllm.experiments.benchmark_study import check_benchmark_files
 from newllm.experiments.checkpoints import checkpoints_of, refuse_twins
@@ -37,6 +39,9 @@ from newllm.training.stream import refuse_short_stretches
 UNKNOWN_VOCABULARY = 512
 
 BYTES_A_TOKEN_ID = 4
+
+# Tokens of a window in which notebook 12 scores its Llama.
+WINDOW_OF_LLAMA = 512
 
 
 def check_before_work(parameters: RunParameters) -> None:
@@ -63,6 +68,7 @@ def check_before_work(parameters: RunParameters) -> None:
             _check_checkpoint(parameters)
             check_benchmark_files(parameters)
             check_arms(trained_arms(parameters), parameters)
+            _refuse_sizes_without_effect(parameters)
             if isinstance(parameters, RetrofitNotebook):
                 check_retrofits(parameters)
             _check_saved_models(parameters)
@@ -92,11 +98,13 @@ def check_arms(arms: Iterable[Arm], parameters: ExperimentParameters) -> None:
         lender = lender_of(trial)
         if lender is not None:
             _on_meta(lender.arm, parameters)
-        if isinstance(model, BorrowedEmbeddingModel):
-            try:
+        try:
+            model.refuse_short_windows(parameters.seq_length)
+            _refuse_rounding(arm, model, parameters)
+            if isinstance(model, BorrowedEmbeddingModel):
                 _check_stream(arm, model, parameters)
-            except ValueError as error:
-                raise ValueError(f"arm {arm.name!r}: {error}") from error
+        except ValueError as error:
+            raise ArmError(f"arm {arm.name!r}: {error}") from error
 
 
 def check_text(parameters: DataParameters) -> None:
@@ -174,6 +182,41 @@ def _refuse_larger_than_memory(size: int, what: str) -> None:
         raise ValueError(
             f"{what} take {size / 1e9:,.0f} GB, but this machine has {there / 1e9:,.0f} GB of memory: ask for less"
         )
+
+
+def _refuse_sizes_without_effect(parameters: ExperimentParameters) -> None:
+    """Refuse parts of steps that are larger than any step, and distances between passages that no window has room for.
+
+    The defaults of the distances serve windows of every length.
+    """
+    steps = [parameters.batch_size]
+    if any(arm.reads_stream for arm in trained_arms(parameters)):
+        steps.append(round(parameters.stream_tokens / parameters.seq_length))
+    if parameters.micro_batch_size is not None and parameters.micro_batch_size > max(steps):
+        raise ValueError(
+            f"micro_batch_size is {parameters.micro_batch_size}, but a step has {max(steps)} windows: give fewer, or "
+            "leave it out"
+        )
+    longest = max(parameters.seq_length, WINDOW_OF_LLAMA if isinstance(parameters, RetrofitNotebook) else 0)
+    known = {*fitting_distances(parameters, longest), *type(parameters).model_fields["repeat_distances"].default}
+    beyond = [distance for distance in parameters.repeat_distances if distance not in known]
+    if beyond:
+        raise ValueError(
+            f"repeat_distances holds {beyond[0]}, but a passage of {PASSAGE_TOKENS} tokens, so many others and the "
+            f"passage again do not fit into a window of {longest}: leave it out, or take a larger seq_length"
+        )
+
+
+def _refuse_rounding(arm: Arm, model: LanguageModel, parameters: ExperimentParameters) -> None:
+    """Refuse a parameter that the arm rounds: trials of other values would have other names and train the same."""
+    own = dict(arm.overrides)
+    for name, value in arm.settings(parameters).items():
+        if name in type(parameters).model_fields and name not in own and getattr(model.config, name) != value:
+            rounded = getattr(model.config, name)
+            raise ValueError(
+                f"{name} is {value}, but there it is rounded to {rounded}: write {name}={rounded}, or one that fits "
+                "in every arm"
+            )
 
 
 def _check_stream(arm: Arm, model: BorrowedEmbeddingModel, parameters: ExperimentParameters) -> None:

@@ -6,8 +6,8 @@ parameters but arm and seed. So a grid that has grown finds its finished trials 
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -20,7 +20,10 @@ from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters
 from newllm.config.values import ValueFormatError, read_file, write_value
 from newllm.experiments.arms import Arm
+from newllm.experiments.idle import changed as changed_values
+from newllm.experiments.idle import idle_for_all, idle_parameters, said_of
 from newllm.experiments.planning import check_arms, check_text
+from newllm.files import digest_of_json
 from newllm.models.registry import find
 
 ARM, SEED = "arm", "seed"
@@ -217,11 +220,45 @@ def plan(sweep: Sweep) -> list[PlannedTrial]:
             trial = _plan_trial(sweep, dict(zip(grid, values, strict=True)))
             # Grids may overlap; what they share is run once.
             planned.setdefault((trial.arm, trial.seed, trial.parameters), trial)
+    _refuse_twins(planned.values())
+    _refuse_in_vain(sweep, list(planned.values()))
     texts = {text_of(trial.parameters): trial.parameters for trial in planned.values()}
     for parameters in texts.values():
         check_text(parameters)
     seeds = list(dict.fromkeys(trial.seed for trial in planned.values()))
     return sorted(planned.values(), key=lambda trial: seeds.index(trial.seed))
+
+
+def _refuse_twins(planned: Iterable[PlannedTrial]) -> None:
+    """Refuse points of the grid that train the same: one of them says what is so anyway, such as proj_dim."""
+    names: dict[str, str] = {}
+    for trial in planned:
+        arm, settings = trial.arm, find(trial.arm.method).settings
+        identity = trial.parameters.trial_identity(
+            arm.name, trial.seed, trains_projection=arm.trains_projection, reads_stream=arm.reads_stream
+        )
+        # What sets a field of the model's is seen there.
+        shared = {name: value for name, value in identity.items() if name not in settings}
+        treated = replace(arm, overrides=()).name
+        config = arm.configure(trial.parameters).to_dict()
+        key = digest_of_json({**shared, "arms": [treated], "config": config})
+        name = ", ".join(
+            [str(arm.name), *(f"{axis}={write_value(getattr(trial.parameters, axis))}" for axis in trial.axes)]
+        )
+        if names.setdefault(key, name) != name:
+            raise ParameterError(
+                f"the grid has {names[key]} and {name}, which train the same with seed {trial.seed}: leave one out."
+            )
+
+
+def _refuse_in_vain(sweep: Sweep, planned: Sequence[PlannedTrial]) -> None:
+    """Refuse parameters of the file, or given, that no trial uses, or that an axis replaces in every grid."""
+    for name in sweep.parameters:
+        if all(name in grid for grid in sweep.grid):
+            raise ParameterError(f"{name} is among the parameters and an axis of every grid: leave one out.")
+    idle = set.intersection(*(idle_for_all([trial.arm], trial.parameters) for trial in planned))
+    for name in changed_values(idle, sweep.notebook, sweep.profile, sweep.parameters):
+        raise ParameterError(said_of(name, list(dict.fromkeys(trial.arm.name for trial in planned))))
 
 
 def text_of(parameters: DataParameters) -> tuple[Any, ...]:
@@ -258,32 +295,13 @@ def _plan_trial(sweep: Sweep, point: dict[str, Any]) -> PlannedTrial:
 def _with_settings(text: str, settings: Mapping[str, Any], sweep: Sweep) -> Arm:
     """Parse an arm and put the settings of the grid's axes in."""
     arm = Arm.parse(text)
-    known = find(arm.method).config_class.__dataclass_fields__
+    known = find(arm.method).settings
     for name in settings:
         if name not in known:
-            every = [ARM, SEED, *COMPARISON, *known]
+            every = [ARM, SEED, *COMPARISON, *sorted(known)]
             raise ParameterError(
                 f"the axis {name} is neither a parameter of {sweep.notebook} nor a setting of {arm.method}"
                 f"{nearest(name, every)}"
             )
     written = ",".join(f"{name}={write_value(value)}" for name, value in settings.items())
     return Arm.parse(f"{text}{',' if arm.overrides else '@'}{written}") if written else arm
-
-
-def idle_parameters(arm: Arm) -> set[str]:
-    """Return the parameters that make no difference to an arm.
-
-    Parameters
-    ----------
-    arm
-        An arm of a comparison.
-    """
-    idle = set(COMPARISON) - ExperimentParameters.reaching(
-        trains_projection=arm.trains_projection, reads_stream=arm.reads_stream
-    )
-    if arm.reads_stream:
-        replaced = {name.removeprefix("stream_") for name in COMPARISON if name.startswith("stream_")}
-        idle |= {"batch_size", *replaced} & set(COMPARISON)
-    # These set the field of the same name in the model's config, where there is one.
-    fields = set(find(arm.method).config_class.__dataclass_fields__)
-    return idle | ({"proj_dim"} - fields)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 
-from newllm.models.position import PositionEncoding, PositionEncodingConfig
+from newllm.models.position import COMPUTED_IN, PositionEncoding, PositionEncodingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -235,8 +235,14 @@ class DecoderConfig(LanguageModelConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.require_choice("backbone", list(ROTARY_FRACTIONS))
-        self.position = PositionEncodingConfig.parse(self.position, ROTARY_FRACTIONS[self.backbone])
+        self.position = self.read_position(self.position)
         super().__post_init__(**kwargs)
+
+    def read_position(self, position: PositionEncodingConfig | dict | str) -> PositionEncodingConfig:
+        """Read a position encoding, in one way to say it, so that equal models have equal configurations."""
+        usual = ROTARY_FRACTIONS[self.backbone]
+        head_dim = self.hidden_size // max(1, self.num_attention_heads)
+        return PositionEncodingConfig.parse(position, usual).in_whole_pairs(head_dim, usual)
 
     def bias_of_attention(self) -> str:
         """Which linear maps of attention have a bias, one of `ATTENTION_BIASES`: as is usual for the backbone."""
@@ -265,8 +271,11 @@ class DecoderConfig(LanguageModelConfig):
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
             )
-        if PositionEncodingConfig.parse(self.position).alibi_slope == 0:
-            raise ValueError("alibi_slope=0 adds nothing to any score: take position none instead of alibi")
+        slope = PositionEncodingConfig.parse(self.position).alibi_slope
+        if slope < COMPUTED_IN.tiny:
+            raise ValueError(
+                f"alibi_slope={slope:g} adds nothing to any score in float32: take position none instead of alibi"
+            )
         self.build_position(self.hidden_size // self.num_attention_heads)
 
 

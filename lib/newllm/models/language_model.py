@@ -49,6 +49,20 @@ class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
         """
         return 1
 
+    def refuse_short_windows(self, seq_length: int) -> None:
+        """Refuse windows in which its way of remembering makes no difference: they would be another model's.
+
+        Parameters
+        ----------
+        seq_length
+            Tokens of the windows that it is to be trained on and scored on.
+
+        Raises
+        ------
+        ValueError
+            Names the setting that is too large for them.
+        """
+
     def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
         """Tie the head where the config says so. What a loaded file says otherwise is followed, or refused.
 
@@ -258,7 +272,15 @@ class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
         assert input_ids is not None
         if input_ids.ndim != 2:
             raise ValueError(f"input_ids must be (batch, tokens), got {tuple(input_ids.shape)}")
-        return self.get_input_embeddings()(input_ids)
+        if input_ids.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"input_ids must be whole numbers, int64 or int32, got {input_ids.dtype}")
+        try:
+            return self.get_input_embeddings()(input_ids)
+        except IndexError:
+            # Not asked beforehand: a GPU would have to be waited for at every token.
+            low, high = (int(end) for end in input_ids.aminmax())
+            last = self.config.vocab_size - 1
+            raise ValueError(f"input_ids go from {low} to {high}, but this model reads ids from 0 to {last}") from None
 
     def _read_labels(self, labels: Tensor, shape: tuple[int, int]) -> Tensor:
         """Labels (B, T) as int64; ValueError where they are not the tokens again, or are none of the vocabulary."""

@@ -5,11 +5,14 @@ is added to the attention scores. A new encoding is a subclass with a ``type``; 
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+# Angles and biases are computed in it, whatever the model's dtype.
+COMPUTED_IN = torch.finfo(torch.float32)
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,18 @@ class PositionEncodingConfig:
     alibi_slopes_by_head: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            # A truth value or a text in the place of a number would be computed with: any text is true.
+            object.__setattr__(self, field.name, _read_as(type(field.default), field.name, getattr(self, field.name)))
         allowed = sorted(ENCODINGS)
         if self.type not in allowed:
             raise ValueError(f"position encoding type={self.type!r} is unknown: choose one of {allowed}")
         if not 0 < self.rotary_fraction <= 1:
             raise ValueError(f"rotary_fraction={self.rotary_fraction} must lie in (0, 1]")
-        if not 1 < self.rotary_base < math.inf:
-            raise ValueError(f"rotary_base={self.rotary_base} must be a number larger than 1")
+        if not 1 + COMPUTED_IN.eps <= self.rotary_base <= COMPUTED_IN.max:
+            raise ValueError(
+                f"rotary_base={self.rotary_base} must be a number larger than 1, and finite, as float32 holds it"
+            )
         unused = [
             name
             for name, field in type(self).__dataclass_fields__.items()
@@ -56,9 +64,10 @@ class PositionEncodingConfig:
             )
         if self.alibi_slopes_by_head and self.alibi_slope != type(self).alibi_slope:
             raise ValueError(f"alibi_slope={self.alibi_slope} does nothing beside alibi_slopes_by_head: leave one out")
-        if not 0 <= self.alibi_slope < math.inf:
+        if not 0 <= self.alibi_slope <= COMPUTED_IN.max:
             raise ValueError(
-                f"alibi_slope={self.alibi_slope} must be a number and not negative: a negative slope favours far tokens"
+                f"alibi_slope={self.alibi_slope} must be a number that float32 holds, and not negative: a negative "
+                "slope favours far tokens"
             )
 
     @classmethod
@@ -106,6 +115,27 @@ class PositionEncodingConfig:
         changed = {name: item for name, item in whole.to_dict().items() if item != defaults[name]}
         return {"type": whole.type, **changed, **given}
 
+    def in_whole_pairs(self, head_dim: int, usual: float) -> "PositionEncodingConfig":
+        """Return the encoding with the share of a head that RoPE turns, so that what turns alike is equal.
+
+        Parameters
+        ----------
+        head_dim
+            Width of a head.
+        usual
+            The share that says it where as many entries are turned: published models have it, whether it is pairs or
+            not.
+        """
+        turned = turned_entries(head_dim, self.rotary_fraction)
+        if self.type != RotaryEncoding.type or head_dim < 2:
+            return self
+        if turned == turned_entries(head_dim, usual):
+            return replace(self, rotary_fraction=usual)
+        share = turned / head_dim
+        # Dividing and multiplying again may come out a last digit below.
+        share = share if turned_entries(head_dim, share) == turned else math.nextafter(share, 1.0)
+        return replace(self, rotary_fraction=share)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plain dictionary that ``config.json`` holds."""
         return asdict(self)
@@ -113,6 +143,20 @@ class PositionEncodingConfig:
     def build(self, head_dim: int, num_heads: int) -> "PositionEncoding":
         """Make the strategy for heads of width ``head_dim``."""
         return ENCODINGS[self.type](self, head_dim, num_heads)
+
+
+def _read_as(kind: type, name: str, value: Any) -> Any:
+    """Return a setting as that type, whole numbers as floats; ValueError for whatever else."""
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be true or false")
+    if kind is not float:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}={value!r} must be a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that float32 holds, not one of hundreds of digits") from None
 
 
 class PositionEncoding:
@@ -156,6 +200,11 @@ class PositionEncoding:
         return None
 
 
+def turned_entries(head_dim: int, rotary_fraction: float) -> int:
+    """Entries of a head that RoPE turns: pairs, so an odd share is rounded down (but never to nothing)."""
+    return max(2, int(head_dim * rotary_fraction) // 2 * 2)
+
+
 class RotaryEncoding(PositionEncoding):
     """RoPE (Su et al. 2021, eq. 34) on the first part of each head, in the half-split form of GPT-NeoX."""
 
@@ -166,8 +215,7 @@ class RotaryEncoding(PositionEncoding):
         super().__init__(config, head_dim, num_heads)
         if head_dim < 2:
             raise ValueError(f"heads of width {head_dim} are too narrow for RoPE, which turns pairs: take fewer heads")
-        # Rotated dimensions come in pairs, so an odd share is rounded down (but never to nothing).
-        self.rotary_dim = max(2, int(head_dim * config.rotary_fraction) // 2 * 2)
+        self.rotary_dim = turned_entries(head_dim, config.rotary_fraction)
 
     def exponents(self, heads: int, device: torch.device) -> Tensor:
         """Exponents of the base, one a pair: (rotary_dim / 2,), or (heads, 1, rotary_dim / 2) where heads differ."""

@@ -8,6 +8,7 @@ from newllm.config.errors import ParameterError
 from newllm.config.groups import RunParameters
 from newllm.config.profiles import load_parameters
 from newllm.config.values import write_value
+from newllm.experiments.idle import refuse_in_vain
 from newllm.experiments.planning import check_before_work
 from newllm.figures.arm_words import arm_in_words
 from newllm.notebook.first_cell import executed_cells
@@ -30,7 +31,7 @@ def from_notebook(notebook: str, namespace: Mapping[str, Any]) -> RunParameters:
     Raises
     ------
     ParameterError
-        As `load_parameters` and `check_before_work`, and where the cells before were not run.
+        As `load_parameters`, `check_before_work` and `refuse_in_vain`, and where the cells before were not run.
     """
     names: set[str] = set()
     cells = [(source, _assigned_names(source)) for source in executed_cells]
@@ -47,6 +48,7 @@ def from_notebook(notebook: str, namespace: Mapping[str, Any]) -> RunParameters:
     given = {name: namespace.get(name) for name in sorted(names)}
     parameters = load_parameters(notebook, str(given.pop("profile")), given)
     check_before_work(parameters)
+    refuse_in_vain(parameters, given)
     return parameters
 
 

@@ -156,6 +156,14 @@ class ContextKVAttentionLLM(BorrowedEmbeddingModel):
         """A chunk."""
         return self.config.chunk_size
 
+    def refuse_short_windows(self, seq_length: int) -> None:
+        """Refuse windows in which no token has a whole chunk before its own, so that none is ever read."""
+        if seq_length <= self.period:
+            raise ValueError(
+                f"chunk_size={self.period} leaves no whole chunk to attend to in windows of seq_length={seq_length} "
+                f"tokens: take a chunk_size of at most {seq_length - 1}, or a seq_length of at least {self.period + 1}"
+            )
+
     def encode(self, step: Step) -> Tensor:
         """Run the recurrences from the state in the cache, attention to the chunks so far, and the MLP: (B, T, d)."""
         memory = ChunkContextLayer() if step.cache is None else step.cache.layers[0]

@@ -20,20 +20,6 @@ ROTARY_DIM = 16
 ATTENTION_PATHS = ("auto", "absorbed", "expanded")
 
 
-def _with_whole_rotary_key(position: PositionEncodingConfig | dict | str) -> PositionEncodingConfig:
-    """Read a position encoding; RoPE turns the whole of the rotary key, and ValueError is raised for a share of it."""
-    parsed = PositionEncodingConfig.parse(position)
-    if parsed.type != "rope":
-        return parsed
-    given = position.get("rotary_fraction") if isinstance(position, dict) else None
-    if given not in (None, 1.0) or parsed.rotary_fraction not in (PositionEncodingConfig.rotary_fraction, 1.0):
-        raise ValueError(
-            f"rotary_fraction={parsed.rotary_fraction} is not free, the whole of the rotary key is turned: leave it "
-            "out, and set rotary_dim for another width"
-        )
-    return replace(parsed, rotary_fraction=1.0)
-
-
 @strict
 class MLAPythiaConfig(DecoderConfig):
     """Pythia's shape with latent attention.
@@ -83,11 +69,29 @@ class MLAPythiaConfig(DecoderConfig):
     not_settings = frozenset({"attention_path", "kv_dims", "rotary_pairs", "rotary_width"})
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.position = _with_whole_rotary_key(self.position)
         # One way to say what is usual, so that equal models have equal configurations.
         if self.key_dim == self.hidden_size // max(1, self.num_attention_heads):
             self.key_dim = None
         super().__post_init__(**kwargs)
+
+    def read_position(self, position: PositionEncodingConfig | dict | str) -> PositionEncodingConfig:
+        """Read a position encoding; RoPE turns the whole of the rotary key, and ValueError is raised for a share of it.
+
+        Parameters
+        ----------
+        position
+            In any form that `PositionEncodingConfig.parse` accepts.
+        """
+        parsed = PositionEncodingConfig.parse(position)
+        if parsed.type != "rope":
+            return parsed
+        given = position.get("rotary_fraction") if isinstance(position, dict) else None
+        if given not in (None, 1.0) or parsed.rotary_fraction not in (PositionEncodingConfig.rotary_fraction, 1.0):
+            raise ValueError(
+                f"rotary_fraction={parsed.rotary_fraction} is not free, the whole of the rotary key is turned: leave "
+                "it out, and set rotary_dim for another width"
+            )
+        return replace(parsed, rotary_fraction=1.0)
 
     def bias_of_attention(self) -> str:
         """Which linear maps of attention have a bias."""

@@ -314,6 +314,17 @@ class WindowPythiaModel(Decoder):
         """Tokens after which the first one is forgotten."""
         return self.config.window + self.config.sinks
 
+    def refuse_short_windows(self, seq_length: int) -> None:
+        """Refuse windows whose last token still sees every other one, as pythia's does."""
+        if seq_length < self.period + 2:
+            largest = seq_length - 2 - self.config.sinks
+            narrower = f"a window of at most {largest}, or " if largest > 0 else ""
+            raise ValueError(
+                f"window={self.config.window} and sinks={self.config.sinks} forget nothing in windows of "
+                f"seq_length={seq_length} tokens, which is pythia: take {narrower}a seq_length of at least "
+                f"{self.period + 2}"
+            )
+
     def cache_layout(self) -> list[type[CacheLayerMixin]]:
         """One window a block."""
         return [WindowLayer] * self.config.num_hidden_layers

@@ -1,0 +1,104 @@
+"""Parameters that do nothing for an arm: refused where they are given, because who gives one expects an effect."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from newllm.config.errors import ParameterError
+from newllm.config.experiment import BENCHMARKS, CHECKPOINT, ExperimentParameters
+from newllm.config.groups import RunParameters
+from newllm.config.profiles import load_parameters
+from newllm.experiments.arms import Arm, trained_arms
+from newllm.experiments.trial import Trial, lender_of
+from newllm.models.registry import find
+
+COMPARISON = ExperimentParameters.model_fields
+# They act beside the arms, or are checked with a sentence of their own.
+BESIDE_THE_ARMS = {"pretrained", BENCHMARKS, CHECKPOINT}
+MOST_NAMED = 4
+
+
+def idle_parameters(arm: Arm) -> set[str]:
+    """Return the parameters that make no difference to an arm.
+
+    Parameters
+    ----------
+    arm
+        An arm of a comparison.
+    """
+    idle = set(COMPARISON) - ExperimentParameters.reaching(
+        trains_projection=arm.trains_projection, reads_stream=arm.reads_stream
+    )
+    if arm.reads_stream:
+        replaced = {name.removeprefix("stream_") for name in COMPARISON if name.startswith("stream_")}
+        idle |= {"batch_size", *replaced} & set(COMPARISON)
+    # These set the field of the same name in the model's config, where there is one.
+    return idle | ({"proj_dim"} - find(arm.method).settings)
+
+
+def idle_for_all(arms: Sequence[Arm], parameters: ExperimentParameters) -> set[str]:
+    """Return the parameters that make no difference to any of these arms, nor to what lends one its embedding.
+
+    Parameters
+    ----------
+    arms
+        Arms that are trained.
+    parameters
+        What they are trained with.
+    """
+    seed = parameters.seeds[0] if parameters.seeds else 0
+    lenders = [lender_of(Trial(arm, seed, parameters, Path(), "")) for arm in arms]
+    every = [*arms, *(lender.arm for lender in lenders if lender is not None)]
+    own = [idle_parameters(arm) | {name for name, _ in arm.overrides} for arm in every]
+    return set.intersection(*own) - BESIDE_THE_ARMS if own else set()
+
+
+def changed(names: set[str], notebook: str, profile: str, given: Mapping[str, Any]) -> list[str]:
+    """Return those of the names that were given another value than the profile's, which papermill passes as given too.
+
+    Parameters
+    ----------
+    names
+        Of parameters.
+    notebook, profile
+        Whose they are.
+    given
+        Values by name; None leaves what the profile says.
+    """
+    asked = [name for name in sorted(names) if given.get(name) is not None]
+    if not asked:
+        return []
+    usual = load_parameters(notebook, profile, {})
+    read = {name: getattr(load_parameters(notebook, profile, {name: given[name]}), name) for name in asked}
+    return [name for name, value in read.items() if value != getattr(usual, name)]
+
+
+def given_in_vain(parameters: RunParameters, given: Mapping[str, Any]) -> list[str]:
+    """Return what was given and does nothing for any arm of a comparison.
+
+    Parameters
+    ----------
+    parameters
+        Checked.
+    given
+        What was given beside the profile.
+    """
+    if not isinstance(parameters, ExperimentParameters):
+        return []
+    idle = idle_for_all(trained_arms(parameters), parameters)
+    return changed(idle, parameters.notebook, parameters.profile, given)
+
+
+def refuse_in_vain(parameters: RunParameters, given: Mapping[str, Any]) -> None:
+    """Refuse what was given and does nothing for any arm, by a ParameterError that names the arms."""
+    names = given_in_vain(parameters, given)
+    if names:
+        assert isinstance(parameters, ExperimentParameters)
+        raise ParameterError("\n".join(said_of(name, [arm.name for arm in trained_arms(parameters)]) for name in names))
+
+
+def said_of(name: str, arms: Sequence[str]) -> str:
+    """Say in one sentence that a parameter does nothing for these arms."""
+    several = len(arms) > MOST_NAMED
+    named = f"any of the {len(arms)} arms" if several else f"{', '.join(arms[:-1])}{' or ' * (len(arms) > 1)}{arms[-1]}"
+    return f"{name} is given, but does nothing for {named}: leave it out, or add an arm that uses it."
