@@ -20,18 +20,17 @@ def baseline_recall() -> pd.DataFrame:
         records = published_sweep(name)
         text = text_in_words(records.loc[records["arm"] == BASELINE, "parameters"].iloc[0])
         gains = baseline_gains(records, BASELINE).set_index("measure")
-        columns[text] = pd.Series(
-            {
-                measure: ", ".join(
-                    [with_interval(row, "gain"), RANKS if row["verdict"] == CAN_TELL else row["verdict"]]
-                )
-                for measure, row in gains.iterrows()
-            }
-        )
-    measures = dict.fromkeys(measure for gains in columns.values() for measure in gains.index)
-    table = pd.DataFrame(columns).reindex([*measures])
+        columns[text] = gains.apply(_gain, axis="columns")
+    measures = list(dict.fromkeys(measure for gains in columns.values() for measure in gains.index))
+    table = pd.DataFrame(columns).reindex(measures)
     # Distances that do not fit into the windows of a text.
     return table.fillna("").rename_axis("measure").reset_index()
+
+
+def _gain(row: pd.Series) -> str:
+    """Write a gain, and whether the measure tells anything; windows that are too short for it leave no gain."""
+    verdict = RANKS if row["verdict"] == CAN_TELL else str(row["verdict"])
+    return ", ".join(part for part in (with_interval(row, "gain"), verdict) if part)
 
 
 def recall() -> pd.DataFrame:
