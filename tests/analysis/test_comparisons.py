@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from newllm.analysis.comparisons import against_controls, extrapolations
+from newllm.analysis.comparisons import against_controls, against_full_attention, extrapolations
 from newllm.config.notebooks import PositionEncodings
 from newllm.data.windows import TokenWindows
 from newllm.evaluation.perplexity import extrapolate
@@ -48,6 +48,25 @@ def test_each_arm_stands_beside_the_controls_of_its_bytes(tmp_path):
     assert list(table["control_difference"]) == pytest.approx([0.2, -0.2])
     assert (table["control_difference_low"] < table["control_difference"]).all()
     assert (table["control_perplexity"] > table["perplexity"]).tolist() == [False, True]
+
+
+def test_each_arm_stands_beside_full_attention_of_its_encoding(tmp_path):
+    slopes = "alibi_slopes_by_head=true,position=alibi"
+    arms = {
+        "pythia": (8192.0, 0.0),
+        f"unified@{slopes}": (8192.0, -0.3),
+        "mqa": (2048.0, 0.1),
+        f"mqa@{slopes}": (2048.0, -0.4),
+        "mla": (1024.0, 0.5),
+    }
+    rows = [trial(tmp_path, arm, seed, *what) for arm, what in arms.items() for seed in (0, 1)]
+    table = against_full_attention(pd.DataFrame(rows))
+    assert dict(zip(table["arm"], table["full_attention"], strict=True)) == {
+        f"mqa@{slopes}": f"unified@{slopes}",
+        "mqa": "pythia",
+    }
+    assert list(table["difference"]) == pytest.approx([-0.1, 0.1])
+    assert (table["full_perplexity"] > table["perplexity"]).tolist() == [True, False]
 
 
 def test_without_equal_bytes_nothing_is_compared(tmp_path):

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from newllm.analysis.encodings import encoding_of, memory_by_encoding, with_encodings
+from newllm.analysis.encodings import encoding_of, full_attention_of, memory_by_encoding, with_encodings
 from newllm.experiments.arms import Arm
 from newllm.figures.arm_words import ENCODINGS
 
@@ -37,6 +37,12 @@ def test_what_was_trained_with_one_encoding_alone_is_left_out():
         "ALiBi, one slope, 4 heads": {"full attention": "", "mla": "54.7 (1,024)"},
         "no encoding, 4 heads": {"full attention": "75.6 (8,192)", "mla": ""},
     }
+
+
+def test_full_attention_beside_an_arm_has_its_encoding_and_its_heads():
+    eight = "num_attention_heads=8,position=alibi,alibi_slopes_by_head=true"
+    arms = ["pythia", f"unified@{eight}", "mqa", f"mqa@{eight}", "mqa@num_attention_heads=8", "mla", "cascade"]
+    assert full_attention_of(arms) == {"mqa": "pythia", f"mqa@{eight}": f"unified@{eight}"}
 
 
 def test_without_such_arms_there_is_no_row():

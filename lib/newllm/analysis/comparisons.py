@@ -3,10 +3,12 @@
 import math
 from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference, read_losses
+from newllm.analysis.encodings import full_attention_of
 from newllm.analysis.summary import summarize_arms
 from newllm.analysis.tables import INTERVAL_ENDS
 from newllm.config.notebooks import PositionEncodings
@@ -16,6 +18,40 @@ from newllm.experiments.weights import measure_trials
 from newllm.models.registry import controls
 from newllm.runs.saved_model import load_model
 from newllm.runtime import choose_device
+
+
+def against_full_attention(records: pd.DataFrame) -> pd.DataFrame:
+    """Set every arm beside full attention of its own position encoding and number of heads: what its cache costs alone.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an arm that has such a one among the records, the widest cache first: ``kv_bytes_per_token``, ``arm``,
+        ``perplexity``, ``seeds``, ``full_attention`` and its ``full_perplexity``, and the columns of
+        `newllm.analysis.differences.compare_pairs`, whose verdicts pay for all of these rows.
+    """
+    summary: dict[Hashable, dict[Hashable, Any]] = summarize_arms(records).set_index("arm").to_dict("index")
+    losses: dict[Hashable, ArmLosses | None] = {
+        arm: read_losses(group) for arm, group in records.groupby("arm", sort=False)
+    }
+    pairs: list[tuple[Hashable, Hashable]] = list(full_attention_of(map(str, losses)).items())
+    rows = [
+        {
+            **{name: summary[arm][name] for name in ("kv_bytes_per_token", "perplexity", "seeds")},
+            "arm": arm,
+            "full_attention": full,
+            "full_perplexity": summary[full]["perplexity"],
+            **found,
+        }
+        for (arm, full), found in zip(pairs, compare_pairs(losses, pairs), strict=True)
+    ]
+    table = pd.DataFrame(rows)
+    return table.sort_values(["kv_bytes_per_token", "perplexity"], ascending=[False, True], ignore_index=True)
 
 
 def against_controls(records: pd.DataFrame) -> pd.DataFrame:

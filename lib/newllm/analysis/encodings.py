@@ -1,5 +1,6 @@
 """How arms know the order of tokens, apart from what they keep: the two things that a comparison of caches mixes."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pandas as pd
@@ -85,6 +86,31 @@ def memory_by_encoding(summary: pd.DataFrame) -> pd.DataFrame:
     written = written.reindex(columns=most_first).fillna("")
     written.index = pd.Index([f"{encoding}, {heads} heads" for encoding, heads in written.index])
     return written
+
+
+def full_attention_of(arms: Iterable[str]) -> dict[str, str]:
+    """Find for each arm the one of full attention that has its position encoding and as many query heads.
+
+    Parameters
+    ----------
+    arms
+        Names of arms; those of full attention are compared with, and have no row.
+
+    Returns
+    -------
+    dict of str to str
+        Arms that have such a one among the others, in their order.
+    """
+    parsed = {name: Arm.parse(name) for name in arms}
+    kinds = {
+        name: (encoding_of(arm), _config(arm).num_attention_heads)
+        for name, arm in parsed.items()
+        if getattr(_config(arm), "position", None) is not None
+    }
+    full = {kinds[name]: name for name, arm in parsed.items() if name in kinds and arm.method in FULL_ATTENTION}
+    return {
+        name: full[kind] for name, kind in kinds.items() if parsed[name].method not in FULL_ATTENTION and kind in full
+    }
 
 
 def _config(arm: Arm) -> PreTrainedConfig:

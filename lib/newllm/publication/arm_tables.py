@@ -4,12 +4,13 @@ import math
 
 import pandas as pd
 
-from newllm.analysis.comparisons import against_controls
+from newllm.analysis.comparisons import against_controls, against_full_attention
 from newllm.analysis.encodings import FULL_ATTENTION, memory_by_encoding
 from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
 from newllm.analysis.recall import GAIN, with_recall_gain
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
+from newllm.analysis.wording import plus_minus
 from newllm.config.errors import ParameterError
 from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE, controls
@@ -91,6 +92,26 @@ def savings() -> pd.DataFrame:
     written = readable(table, [*columns, "verdict"])
     bytes_column = COLUMNS["kv_bytes_per_token"].words
     return written[["arm", bytes_column, *(name for name in written if name not in ("arm", bytes_column))]]
+
+
+def same_encoding() -> pd.DataFrame:
+    """Write what each cache costs alone: beside full attention of the same encoding and as many heads."""
+    table = against_full_attention(published_sweep(LEADING_SWEEP))
+    return pd.DataFrame(
+        [
+            {
+                "arm": f"`{row['arm']}`",
+                COLUMNS["kv_bytes_per_token"].words: f"{row['kv_bytes_per_token']:,.0f}",
+                "perplexity": f"{row['perplexity']:.1f}",
+                "full attention of its encoding": f"`{row['full_attention']}`",
+                "its perplexity": f"{row['full_perplexity']:.1f}",
+                "nats/token from it": plus_minus(row, "difference", "{:+.3f}"),
+                "verdict": row["verdict"],
+                "seeds": f"{row['seeds']:.0f}",
+            }
+            for row in table.to_dict("records")
+        ]
+    )
 
 
 def learning_rates() -> pd.DataFrame:

@@ -14,6 +14,7 @@ from newllm.publication.arm_tables import (
     encodings,
     glance,
     learning_rates,
+    same_encoding,
     savings,
     sotu,
     stdlib,
@@ -50,6 +51,7 @@ DOCUMENTS = ("README.md", "RESULTS.md")
 # Columns of words, which stand on the left.
 WORDS = (
     "verdict",
+    "full attention of its encoding",
     "text",
     "experiment",
     "numbers",
@@ -208,6 +210,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "sotu": sotu,
     "what pythia gains": baseline_recall,
     "recall": recall,
+    "same encoding": same_encoding,
     "savings": savings,
     "stdlib": stdlib,
     "recall in code": recall_in_code,
