@@ -32,6 +32,7 @@ from newllm.publication.cost_tables import (
 )
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
+from newllm.publication.recall_tables import truncated_contexts
 from newllm.publication.reference import (
     UnpublishedError,
     published_evidence,
@@ -268,6 +269,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "encodings": encodings,
     "sotu": sotu,
     "recall": recall,
+    "truncated contexts": truncated_contexts,
     "stdlib": stdlib,
     "recall in code": recall_in_code,
     "learning rates": learning_rates,
