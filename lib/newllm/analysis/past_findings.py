@@ -31,7 +31,7 @@ def needle_findings(needles: pd.DataFrame, baseline: str) -> list[str]:
     if own.empty:
         return [f"`{baseline}` was not asked for a needle, so nobody knows whether it can be found: {CANNOT_TELL}."]
     found = own[pd.Series([solves(row) for _, row in own.iterrows()], index=own.index)]
-    best = own.sort_values("margin").iloc[-1]
+    best = own.sort_values("margin", ascending=False).iloc[0]
     measured = (
         f"at best it likes the right name by {with_interval(best, 'margin')} nats, and chooses it in "
         f"{best['right']:.1%} of {best['texts']:,.0f} texts"

@@ -68,6 +68,10 @@ COLUMNS = {
     "cache_error": Column("cached - uncached", "{:.0e}"),
     "validation_loss": Column("validation loss (nats)", "{:.4f}"),
     "seq_length": Column("window (tokens)", "{:,.0f}"),
+    "context": Column("last tokens that are seen", "{:,.0f}"),
+    "lost": Column("loss above the whole window (nats/token)", "{:.3f}"),
+    "margin": Column("margin of the right name (nats)", "{:.4f}"),
+    "right": Column("right name chosen", "{:.1%}"),
     # What rounds to nothing has no sign.
     **{words: Column(words, "{:z.3f}") for words in MEASURES.values()},
 }

@@ -53,9 +53,10 @@ def score_truncated(
     Returns
     -------
     pandas.DataFrame
-        One row a context, the shortest first, and a last one for the whole window: ``context`` (tokens; T in the last
-        row), ``perplexity``, ``loss`` (nats a token), ``lost`` (nats a token above the whole window) with ``lost_low``
-        and ``lost_high`` (95 %, over documents; empty in the last row, and with a single document), ``tokens``.
+        One row a context, the shortest first, and a last one for all of the window that lies before a token, more than
+        half of it: ``context`` (tokens; T in the last row), ``perplexity``, ``loss`` (nats a token), ``lost`` (nats a
+        token above the last row) with ``lost_low`` and ``lost_high`` (95 %, over documents; empty in the last row, and
+        with a single document), ``tokens``.
 
     Raises
     ------

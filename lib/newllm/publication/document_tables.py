@@ -31,7 +31,7 @@ from newllm.publication.cost_tables import (
 from newllm.publication.hours_tables import budgets, hours, hours_by_trial
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
-from newllm.publication.recall_tables import baseline_recall, recall, recall_in_code
+from newllm.publication.recall_tables import baseline_recall, recall, recall_in_code, truncated_contexts
 from newllm.publication.recipe_tables import first_tables, optimisers, text_budgets
 from newllm.publication.reference import (
     UnpublishedError,
@@ -210,6 +210,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "sotu": sotu,
     "what pythia gains": baseline_recall,
     "recall": recall,
+    "truncated contexts": truncated_contexts,
     "same encoding": same_encoding,
     "savings": savings,
     "stdlib": stdlib,

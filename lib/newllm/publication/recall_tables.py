@@ -6,7 +6,7 @@ from newllm.analysis.recall import CAN_TELL, CANNOT_TELL, baseline_gains, cannot
 from newllm.analysis.tables import readable
 from newllm.analysis.wording import text_in_words, with_interval
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import published_sweep
+from newllm.publication.reference import published_sweep, published_table
 
 # Every text on which tables of arms say what is recalled.
 SWEEPS = ("sotu", "context_kv", "stdlib")
@@ -49,3 +49,20 @@ def _recall(name: str) -> pd.DataFrame:
     table = readable(ranked_recall(records, BASELINE))
     table["arm"] = [f"`{arm}`" for arm in table["arm"]]
     return table.rename(columns={column: f"{column}: {CANNOT_TELL}" for column in cannot_rank(records, BASELINE)})
+
+
+def truncated_contexts() -> pd.DataFrame:
+    """Write what each trained model loses when it sees its last tokens alone."""
+    table = published_table("11_recall/tables/truncation")
+    return pd.DataFrame(
+        [
+            {
+                "arm": f"`{row['arm']}`",
+                "last tokens that are seen": f"{row['context']:,.0f}",
+                "perplexity": f"{row['perplexity']:.1f}",
+                "nats/token above the whole window": with_interval(row, "lost"),
+                "tokens": f"{row['tokens']:,.0f}",
+            }
+            for row in table.to_dict("records")
+        ]
+    )
