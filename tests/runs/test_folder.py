@@ -13,11 +13,13 @@ import pytest
 from newllm.config.profiles import load_parameters
 from newllm.files import write_atomically
 from newllm.runs import pictures
+from newllm.runs.contents import why_unfinished
 from newllm.runs.folder import Run, earlier_seconds, finished_runs, open_run
 from newllm.runs.lock import RunError
 from newllm.runs.pictures import draw_pictures, save_figure
 from newllm.runs.record import Record
 from newllm.runs.records_table import load_records
+from newllm.runs.seal import read_seal
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +131,15 @@ class TestRun:
         assert not again.is_finished
         assert not part.folder.exists()
         assert (run.folder / "notebook.ipynb").is_file()
+
+    def test_what_is_only_begun_in_its_folder_is_no_part_of_a_finished_run(self):
+        run = open_run(load_parameters("02_main_training", "smoke", {}))
+        for name in ("pythia-0", "mla-0"):
+            Run(run.folder / name, {"arm": name}).start()
+        Run(run.folder / "pythia-0", {"arm": "pythia-0"}).finish(1.0, record())
+        run.finish(2.0)
+        assert read_seal(run.folder).trials == ("pythia-0",)
+        assert why_unfinished(run.folder) is None
 
     def test_a_run_that_was_started_is_not_replaced_by_one_from_elsewhere(self, tmp_path):
         finished = Run(tmp_path / "a" / "trial", {"lr": 1.0})

@@ -168,7 +168,9 @@ class Run:
         if record is not None:
             self.write_json(RECORD_FILE, record)
         files = {name: digest_of_file(self.folder / name) for name in sealed_files(self.folder)}
-        trials = [path.parent.relative_to(self.folder).as_posix() for path in runs_inside(self.folder)]
+        # What is only begun belongs to another run of this folder, such as a sweep that was asked for more arms.
+        inside = [path.parent for path in runs_inside(self.folder) if (path.parent / FINISHED_FILE).is_file()]
+        trials = [trial.relative_to(self.folder).as_posix() for trial in inside]
         content = {"identity": self.identity, "seconds": seconds, "files": files, "trials": trials}
         write_json(self.folder / FINISHED_FILE, content)
         self._is_finished = True
