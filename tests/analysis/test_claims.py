@@ -241,9 +241,10 @@ def test_arms_that_counts_beat_are_named(published):
         published.add(arm, loss)
     limits = {2: math.exp(4.5), 3: published.rows[-1]["perplexity"] - 1, 4: published.rows[0]["perplexity"] + 1}
     scores = tuple(
-        NGramScore(order=order, perplexity=limit, bits_per_byte=1, window_losses=()) for order, limit in limits.items()
+        NGramScore(order=order, perplexity=limit, bits_per_byte=1, window_losses=(math.log(limit),))
+        for order, limit in limits.items()
     )
-    floor = Floor(data="a1", seq_length=256, window_groups=(), scores=scores, duration_seconds=1)
+    floor = Floor(data="a1", seq_length=256, window_groups=(0,), scores=scores, duration_seconds=1)
     (published.folder / "floors").mkdir()
     (published.folder / "floors/a1.json").write_text(floor.model_dump_json())
     assert f"worse than counts of 3-grams ({limits[3]:.1f}): mla" in published.judged(10)["numbers"]

@@ -24,7 +24,7 @@ def write_record(
 ) -> Path:
     """Write a record, finished on that day, and return its file; ``changes`` are other parameters."""
     parsed = Arm.parse(arm)
-    own = {key: value for key, value in changes.items() if key not in {"notebook", "data"}}
+    own = {key: value for key, value in changes.items() if key not in {"notebook", "processor", "data"}}
     identity = ExperimentParameters(**{**SETTINGS, "arms": [arm], **own}).trial_identity(
         arm, seed, trains_projection=parsed.trains_projection, reads_stream=parsed.reads_stream
     )
@@ -54,7 +54,7 @@ def write_record(
                 "commit": "0123456789abcdef0123456789abcdef01234567",
                 "has_uncommitted_changes": False,
                 "versions": {"python": "3.11.7", "torch": "2.13.0"},
-                "machine": {"system": "Linux", "processor": "Some Processor", "cpu_count": 2},
+                "machine": {"system": "Linux", "processor": changes.get("processor", "Some Processor"), "cpu_count": 2},
                 "finished_at": START + timedelta(days=day),
             },
         }

@@ -23,7 +23,7 @@ def page(tmp_path):
     write_record(tmp_path / "runs" / "cascade", "cascade-oacd", 0, 2.3, kept=0.0)
     write_record(tmp_path / "runs" / "narrow", "narrow", 0, 2.1, kept=5120.0)
     write_record(tmp_path / "runs" / "tiny", "pythia", 0, 3.1, size="tiny")
-    write_record(tmp_path / "runs" / "evil", "ka", 0, 2.2, kept=9000.0, notebook='<script>alert("x")</script>')
+    write_record(tmp_path / "runs" / "evil", "ka", 0, 2.2, kept=9000.0, processor='<script>alert("x")</script>')
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "record.json").write_text('{"arm": "<img src=x>"}')
     target = tmp_path / "pages" / "leaderboard.html"
