@@ -27,7 +27,7 @@ def test_the_best_the_verdicts_and_the_smallest_cache_are_named_in_words():
     assert "better: 1 (`unified: ALiBi`)" in beside
     assert "cannot be told: 1 (`mqa: 8 heads`)" in beside
     assert "worse: 1 (`mla`)" in beside
-    assert "1,024 bytes a token, 12.5% of those of `pythia`, by `mqa: 8 heads`" in smallest
+    assert "1,024 bytes a token, 12.5% of those of `pythia`, by `mqa: 8 heads` (cannot be told, which is no" in smallest
 
 
 def test_one_document_gives_no_verdict():
@@ -42,7 +42,7 @@ def test_one_seed_gives_no_verdict():
     assert "With one seed this is no verdict" in beside
     assert "lower loss: 1 (`unified: ALiBi`)" in beside and "higher loss: 1 (`mla`)" in beside
     assert "better" not in beside and "worse" not in beside
-    assert "mqa: 8 heads" in smallest
+    assert smallest.endswith("by `mqa: 8 heads` (cannot be told, which is no proof that it is as good).")
 
 
 def test_of_many_arms_the_furthest_are_named():
@@ -60,6 +60,17 @@ def test_arms_behind_counts_are_named_and_rows_of_another_budget_never():
     assert "gpt2" not in " ".join(said)
 
 
+def test_an_arm_behind_counts_has_no_cache_to_recommend():
+    trained, weak = ("mla", 1024.0, 47.0, -0.02, BETTER), ("mqa", 512.0, 60.0, 0.02, OPEN)
+    counts = ("4-gram", np.nan, 53.0, 0.1, WORSE)
+    *_, smallest, behind = findings(summary([BASE, trained, weak, counts]), "pythia")
+    assert smallest.endswith("1,024 bytes a token, 12.5% of those of `pythia`, by `mla` (better).")
+    assert behind.endswith("1 (`mqa`).")
+    # Nothing is said of caches where no smaller one is left, nor where the baseline is behind counts itself.
+    for rows in ([BASE, weak, counts], [BASE, FULL, weak, counts], [(*BASE[:2], 70.0, *BASE[3:]), trained, counts]):
+        assert "cache" not in " ".join(findings(summary(rows), "pythia"))
+
+
 def test_without_a_baseline_or_another_arm_nothing_is_compared():
     for rows, baseline in (([FULL, SMALL], None), ([BASE], "pythia")):
         best, alone = findings(summary(rows), baseline)
@@ -69,7 +80,7 @@ def test_without_a_baseline_or_another_arm_nothing_is_compared():
 
 def test_a_state_of_fixed_size_is_no_bytes_a_token():
     *_, smallest = findings(summary([BASE, ("cascade", 0.0, 49.0, 0.005, OPEN)]), "pythia")
-    assert "a state of fixed size, by `cascade`" in smallest
+    assert "a state of fixed size, by `cascade` (cannot be told" in smallest
 
 
 def test_where_no_arm_keeps_less_no_cache_is_called_small():

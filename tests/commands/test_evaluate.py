@@ -13,12 +13,14 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from newllm import cli
+from newllm.benchmarks import scores
 from newllm.benchmarks.lambada import evaluate_lambada
 from newllm.benchmarks.scores import BenchmarkRecord
 from newllm.benchmarks.texts import evaluate_text_file
 from newllm.benchmarks.wikitext import evaluate_wikitext
 from newllm.commands import evaluate as command
 from newllm.data.facts import FACTS, load_facts
+from newllm.data.hub import HubUnavailableError
 from newllm.data.tokenizers import load_tokenizer
 from newllm.evaluation.certificate import Certificate, Check
 from newllm.evaluation.reversal import evaluate_reversal_curse
@@ -280,6 +282,19 @@ def test_nothing_is_written_where_something_is_wrong(
     assert message in shown
     assert len(shown.strip().splitlines()) == 1, "one sentence"
     assert sorted(trial.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("option", "read"), [("--lambada", "read_passages"), ("--wikitext", "read_wikitext")])
+def test_a_hub_that_does_not_answer_is_known_before_a_model_is_loaded(
+    trial: Path, option: str, read: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(path: Path | None = None) -> None:
+        raise HubUnavailableError("the hub did not answer")
+
+    monkeypatch.setattr(scores, read, silent)
+    monkeypatch.setattr(command, "load_trained_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert cli.main(["evaluate", str(trial), option]) == 2
+    assert capsys.readouterr().out.strip() == "the hub did not answer"
 
 
 def test_models_that_are_not_there_are_refused(

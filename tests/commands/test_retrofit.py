@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -280,6 +282,16 @@ def test_text_that_is_calibrated_on_is_not_scored_in_silence(checkpoint, files, 
     asked = with_files(checkpoint, files, tmp_path / "out", "-p", "scored_windows=4", "-p", "controls=false")
     assert cli.main(asked) == 0
     assert "1 of the 20 documents of scored_file are in calibration_file too" in capsys.readouterr().out
+
+
+def test_windows_of_no_file_are_refused_before_anything_is_loaded(checkpoint, text_folder, tmp_path):
+    asked = arguments(checkpoint, text_folder, tmp_path / "out", "-p", "scored_windows=8")
+    code = (
+        "import sys\nfrom newllm import cli\ndone = cli.main(sys.argv[1:])\n"
+        "assert 'torch' not in sys.modules\nsys.exit(done)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True)
+    assert done.returncode == 2 and "scored_windows does nothing without scored_file" in done.stdout + done.stderr
 
 
 def test_nothing_is_read_that_nobody_named(checkpoint, text_folder, tmp_path, capsys):

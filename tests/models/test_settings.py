@@ -16,7 +16,7 @@ from tests.experiments.test_arms import TINY
 
 SIZE = "tiny"
 IDS = torch.randint(1, 512, (2, 21), generator=torch.Generator().manual_seed(0))
-# A value other than the one that a tiny model has.
+# A value other than the one that a tiny model has, where that does not follow from it: see `values_to_try`.
 OTHER = {
     "attention_biases": "inputs",
     "attention_path": "absorbed",
@@ -96,26 +96,51 @@ def described(model: LanguageModel) -> tuple:
     return model.num_parameters(), trainable, model.cached_values(40), model(IDS).logits.double().sum().item()
 
 
-def test_a_value_is_known_for_every_field():
-    assert {field for _, field in every_field()} - {"embedding_digest", "tie_word_embeddings"} <= set(OTHER)
+def values_to_try(name: str, field: str, usual: Any) -> list[Any]:
+    """Values that a field may have instead of its usual one: those known, or what a switch or a number could be."""
+    if (name, field) in OTHER_OF:
+        return [OTHER_OF[name, field]]
+    if field in OTHER:
+        return [OTHER[field]]
+    if isinstance(usual, bool):
+        return [not usual]
+    if isinstance(usual, int):
+        return [value for value in (2 * usual, usual // 2, usual + 1, usual - 1) if value != usual]
+    return [2 * usual, usual / 2, usual + 0.5] if isinstance(usual, float) else []
+
+
+def in_another_way(name: str, field: str, usual: Any, **beside) -> LanguageModel:
+    """Build a model with the first value of a field that it accepts."""
+    tried = values_to_try(name, field, usual)
+    assert tried, f"what else may {field} of {name} be than {usual!r}? Say it in OTHER, in {__file__}"
+    for value in tried[:-1]:
+        try:
+            return build(name, **beside, **{field: value})
+        except ValueError:
+            continue
+    return build(name, **beside, **{field: tried[-1]})
+
+
+@pytest.mark.parametrize("usual", [True, False, 0, 1, 4, 0.0, 0.5])
+def test_a_switch_or_a_number_needs_no_value_in_the_table(usual):
+    tried = values_to_try("any", "field-of-a-new-method", usual)
+    assert any(value != usual for value in tried) and {type(value) for value in tried} == {type(usual)}
+    assert values_to_try("any", "field-of-a-new-method", "words") == []
 
 
 @pytest.mark.parametrize(("name", "field"), every_field())
 def test_each_field_has_an_effect_or_is_refused(name, field):
     beside = BESIDE.get(field, {})
     before = build(name, **beside)
-    value = OTHER.get(field, "x") if field != "tie_word_embeddings" else not before.config.tie_word_embeddings
-    if (name, field) in OTHER_OF:
-        value = OTHER_OF[name, field]
     if field not in find(name).settings:
         with pytest.raises(ValueError, match=f"{name} has no setting '{field}'"):
-            build(name, **{field: value})
+            build(name, **{field: OTHER.get(field, "x")})
         return
     if field == "data_split" and len(before.config.context_widths) == 1:
         with pytest.raises(ValueError, match="does nothing with one context block"):
             build(name, data_split="full")
         return
-    after = build(name, **beside, **{field: value})
+    after = in_another_way(name, field, getattr(before.config, field), **beside)
     assert getattr(after.config, field) != getattr(before.config, field)
     assert field in OF_TRAINING or described(after) != described(before)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, WORSE
 from newllm.evaluation.cache import measure
 from newllm.models import create
-from newllm.publication import start_content
+from newllm.publication import start_content, templates
 from newllm.publication.start_content import TOKENS, calculator, speak, verdict
 from newllm.publication.start_page import Progress, Result, Spoken, StartPage, render
 from tests.publication.board_records import write_record
@@ -106,3 +106,22 @@ def test_own_results_stand_among_the_published_ones_and_move_no_front(tmp_path, 
     page = render(StartPage("Done.", is_done=True, published=both, methods=methods))
     # Once as wide as a page and once for a narrow window.
     assert page.count('class="point') == 2 * len(both["rows"])
+
+
+def test_seeds_and_bytes_of_a_point_are_whole_numbers_and_what_is_ones_own_is_a_diamond():
+    picture, methods = start_content.published()
+    assert picture is not None and picture["colours"]
+    own = pd.DataFrame([picture["rows"][0]]).drop(columns="id").assign(kv_bytes_per_token=98304.0, arm="mine")
+    both, _ = start_content.published(own, "mini")
+    page = render(StartPage("Done.", is_done=True, published=both, methods=methods))
+    said = re.findall(r" bits per byte, (\S+) bytes per token, (\S+) seeds?</title>", page)
+    assert len(said) == page.count('class="point')
+    assert all(re.fullmatch(r"[\d,]+", number) for point in said for number in point), said
+    # The key names what sets such points apart: no colour, which may be that of an encoding.
+    diamonds = re.findall(r'class="point otherwise".*?<path d=', page, flags=re.DOTALL)
+    assert len(diamonds) == page.count('class="point otherwise"') >= 2
+    assert "Diamonds: trained otherwise" in page and "Orange" not in page
+
+
+def test_few_bytes_have_a_fraction_and_many_no_power_of_ten():
+    assert [templates.kept(number) for number in (0.0, 3.36, 512.0, 98304.0)] == ["0", "3.36", "512", "98,304"]

@@ -36,6 +36,8 @@ def findings(summary: pd.DataFrame, baseline: str | None) -> list[str]:
     if not arms:
         return []
     base = next((row for row in arms if row["arm"] == baseline), None)
+    counts = alike[alike["kv_bytes_per_token"].isna()].sort_values("perplexity").to_dict("records")
+    behind = [row for row in arms if counts and row["perplexity"] > counts[0]["perplexity"]]
     said = [f"Lowest loss: {_named(arms[0])} (perplexity {arms[0]['perplexity']:.1f}), with {_kept(arms[0], base)}."]
     compared = [row for row in arms if base is not None and not pd.isna(row["difference"])]
     if base is None or not compared:
@@ -48,7 +50,7 @@ def findings(summary: pd.DataFrame, baseline: str | None) -> list[str]:
     elif seeds_can_tell(summary):
         groups = {verdict: [row for row in compared if row["verdict"] == verdict] for verdict in VERDICTS}
         said.append(f"Beside {_named(base)}, {_each(groups, {verdict: verdict for verdict in VERDICTS})}.")
-        said.append(_smallest(base, compared, groups[WORSE]))
+        said += _smallest(base, groups, behind, {verdict: verdict for verdict in VERDICTS})
     else:
         groups = _by_interval(compared)
         seeds = "one seed" if max(row["seeds"] for row in arms) == 1 else "so few seeds"
@@ -56,8 +58,8 @@ def findings(summary: pd.DataFrame, baseline: str | None) -> list[str]:
             f"Beside {_named(base)}, on these documents, {_each(groups, LOSSES)}. With {seeds} this is no verdict: "
             "nobody knows what another seed would find."
         )
-        said.append(_smallest(base, compared, groups[WORSE]))
-    return said + _behind_counts(alike, arms)
+        said += _smallest(base, groups, behind, LOSSES)
+    return said + _said_of_counts(counts, behind)
 
 
 def seeds_can_tell(summary: pd.DataFrame) -> bool:
@@ -88,23 +90,40 @@ def _each(groups: Mapping[str, Sequence[Row]], words: Mapping[str, str]) -> str:
     return "; ".join(f"{words[group]}: {_counted(group, rows)}" for group, rows in groups.items() if rows)
 
 
-def _smallest(base: Row, rows: Sequence[Row], worse: Sequence[Row]) -> str:
-    """Say the smallest cache with which an arm is not found worse than the baseline, and of its arms the best."""
-    smaller = [row for row in rows if row["kv_bytes_per_token"] < base["kv_bytes_per_token"]]
+def _smallest(
+    base: Row, groups: Mapping[str, Sequence[Row]], behind: Sequence[Row], words: Mapping[str, str]
+) -> list[str]:
+    """Say the smallest cache with which an arm is not found worse than the baseline, and how its verdict reads.
+
+    Of the arms with that cache the best is named. One that counts of the same text beat has learned too little for its
+    cache to be judged, and where the baseline itself is behind them, no cache is.
+    """
+    if base in behind:
+        return []
+    smaller = [
+        (row, group)
+        for group, rows in groups.items()
+        for row in rows
+        if row["kv_bytes_per_token"] < base["kv_bytes_per_token"]
+    ]
     if not smaller:
-        return f"No arm here keeps less than {_named(base)}."
-    kept = [row for row in smaller if row not in worse]
-    if not kept:
-        return f"No arm with a smaller cache than {_named(base)} was found that is not worse."
-    least = min(row["kv_bytes_per_token"] for row in kept)
-    row = next(row for row in kept if row["kv_bytes_per_token"] == least)
-    return f"The smallest cache that is not found worse than {_named(base)}: {_kept(row, base)}, by {_named(row)}."
+        return [f"No arm here keeps less than {_named(base)}."]
+    judged = [(row, group) for row, group in smaller if row not in behind]
+    if not judged:
+        return []
+    good = [(row, group) for row, group in judged if group != WORSE]
+    if not good:
+        return [f"No arm with a smaller cache than {_named(base)} was found that is not worse."]
+    row, group = min(good, key=lambda one: (one[0]["kv_bytes_per_token"], one[0]["perplexity"]))
+    proof = ", which is no proof that it is as good" if group == OPEN else ""
+    return [
+        f"The smallest cache that is not found worse than {_named(base)}: {_kept(row, base)}, by {_named(row)} "
+        f"({words[group]}{proof})."
+    ]
 
 
-def _behind_counts(alike: pd.DataFrame, arms: Sequence[Row]) -> list[str]:
+def _said_of_counts(counts: Sequence[Row], behind: Sequence[Row]) -> list[str]:
     """Say which arms have learned less than a table of counts holds."""
-    counts = alike[alike["kv_bytes_per_token"].isna()].sort_values("perplexity").to_dict("records")
-    behind = [row for row in arms if counts and row["perplexity"] > counts[0]["perplexity"]]
     if not behind:
         return []
     best = f"{counts[0]['arm']}, {counts[0]['perplexity']:.1f}"

@@ -138,8 +138,7 @@ class BenchmarkRecord(BaseModel):
 
 def lambada(path: Path | None) -> Question:
     """Ask for the last words of LAMBADA, from a file or the hub; the errors are those of `read_passages`."""
-    if path is not None:
-        read_passages(path)
+    read_passages(path)  # the hub's, too, before a model is loaded
 
     def ask(trained: TrainedModel, settings: Settings, device: torch.device) -> list[Answer]:
         report = evaluate_lambada(trained.model, trained.tokenizer, path, **settings.reading(), device=device)
@@ -155,8 +154,7 @@ def lambada(path: Path | None) -> Question:
 
 def wikitext(path: Path | None) -> Question:
     """Ask for WikiText-2, from a raw file or the hub; the errors are those of `read_wikitext`."""
-    if path is not None:
-        read_wikitext(path)
+    read_wikitext(path)  # the hub's, too, before a model is loaded
 
     def ask(trained: TrainedModel, settings: Settings, device: torch.device) -> list[Answer]:
         report = evaluate_wikitext(trained.model, trained.tokenizer, path, **settings.reading(), device=device)

@@ -77,8 +77,6 @@ def _plan(options: argparse.Namespace, trained: TrainedModel) -> RetrofitPlan:
         usual = {"seq_length": trained_on["seq_length"]} if "seq_length" in trained_on else {}
         text: DataParameters | RetrofitFiles = _read(RetrofitFiles, usual | said, given, "the text")
     else:
-        if "scored_windows" in said:
-            raise ParameterError("scored_windows does nothing without scored_file: give that, or test_samples instead.")
         text = _read(DataParameters, _text_of_source(said, parameters, trained_on, folder), given, "the text")
     return RetrofitPlan(
         parent=trained,

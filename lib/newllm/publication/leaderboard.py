@@ -220,7 +220,8 @@ def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
     rows = rows.reindex(columns=list(dict.fromkeys([*rows, *DIFFERENCE_COLUMNS])))
     rows["verdict"] = rows["verdict"].fillna("")
     is_arm = rows["arm"].isin(named["arm"])
-    summary, floor = rows[is_arm], rows[~is_arm].reset_index(drop=True)
+    # Whole numbers, which the floor, that has no seeds, made fractions of.
+    summary, floor = rows[is_arm].astype({"seeds": int}), rows[~is_arm].reset_index(drop=True)
     if SPEED not in named:
         named[SPEED] = float("nan")
     more = named.groupby("arm").agg(

@@ -7,10 +7,10 @@ from typing import Any
 
 import nbformat
 import plotly.io
-from nbconvert import HTMLExporter
 
 from newllm.files import write_atomically
 from newllm.progress import without_bars
+from newllm.publication.formulas import FormulaExporter
 
 REPORT_FILE = "report.html"
 FETCHES_NOTHING = (
@@ -52,8 +52,8 @@ def report(notebook: nbformat.NotebookNode) -> str:
                 html = _html(data[FIGURE], with_script=not has_script)
                 has_script = True
                 output["data"] = {"text/html": html}
-    exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
-    # Formulas and module loaders would be fetched from elsewhere.
+    exporter = FormulaExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    # These would be fetched from elsewhere; formulas are in the page as MathML.
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
     page, _ = exporter.from_notebook_node(shown)
     return str(page).replace("<head>", f"<head>{FETCHES_NOTHING}", 1)

@@ -5,6 +5,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+FEW_BYTES = 100
+
 
 def page_template(name: str, **filters: Callable[..., Any]) -> Template:
     """Open a template of a page: every text that it is given is escaped, and what it is not given is an error.
@@ -14,7 +16,7 @@ def page_template(name: str, **filters: Callable[..., Any]) -> Template:
     name
         A file of ``pages/``.
     **filters
-        Functions that the template calls by these names.
+        Functions that the template calls by these names, beside `kept`.
     """
     environment = Environment(
         loader=PackageLoader("newllm.publication", "pages"),
@@ -23,5 +25,10 @@ def page_template(name: str, **filters: Callable[..., Any]) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= filters
+    environment.filters |= {"kept": kept, **filters}
     return environment.get_template(name)
+
+
+def kept(bytes_per_token: float) -> str:
+    """Write what a cache keeps of a token: in whole bytes, or of a few with their fraction."""
+    return f"{bytes_per_token:,.4g}" if bytes_per_token < FEW_BYTES else f"{bytes_per_token:,.0f}"

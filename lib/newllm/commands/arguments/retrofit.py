@@ -54,11 +54,13 @@ def _described(*groups: type[BaseModel]) -> Iterator[str]:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse a model that is nowhere, and assignments of another form."""
+    """Refuse a model that is nowhere, assignments of another form, and windows of no file."""
     reason = why_no_model(options.model)
     if reason is not None:
         raise ParameterError(reason)
     if not 0 <= options.seed <= LARGEST_SEED:
         raise ParameterError(f"--seed {options.seed} must be from 0 to {LARGEST_SEED}.")
-    read_assignments(options.parameters)
+    said = {name for name, value in read_assignments(options.parameters).items() if value is not None}
+    if "scored_windows" in said and not said & {"scored_file", "calibration_file"}:
+        raise ParameterError("scored_windows does nothing without scored_file: give that, or test_samples instead.")
     check_outputs(options.output)

@@ -151,7 +151,7 @@ def _heads_of_a_latent(size: Size) -> int:
 @register(
     "mqa",
     lambda size: {"num_key_value_heads": _heads_of_a_latent(size)},
-    summary="a control: Pythia with as many whole key-value heads as mla's bytes hold, one at least",
+    summary="a control: Pythia whose heads share keys and values; usually as many of them as mla's bytes hold, or one",
     control="mla",
     papers=(SHARED_KEYS_AND_VALUES,),
 )
