@@ -73,6 +73,7 @@ def test_without_equal_bytes_nothing_is_compared(tmp_path):
     rows = [trial(tmp_path, "pythia", 0, 8192.0, 0.0), trial(tmp_path, "mqa", 0, 2048.0, 0.1)]
     table = against_controls(pd.DataFrame(rows))
     assert table.empty
+    assert against_full_attention(pd.DataFrame(rows[1:])).empty, "nothing of its encoding is there"
     assert {"arm", "control"} <= set(table.columns)
 
 

@@ -1,11 +1,11 @@
 """What a budget can tell apart: how small a difference between two arms its seeds and documents would show."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from newllm.analysis.differences import ArmLosses, compare_pairs, knows_seeds, pooled_variance, read_losses
+from newllm.analysis.differences import ArmLosses, compare_pairs, knows_seeds, losses_by_arm, pooled_variance
 from newllm.analysis.hours import SECONDS_PER_HOUR
 from newllm.evaluation.comparison_statistics import SeedVariance, two_way_difference
 
@@ -29,8 +29,7 @@ def told_apart(records: pd.DataFrame, baseline: str, seeds: Sequence[int] = (1, 
         half of the 95 % interval in nats per token (the median over arms). Empty where too few trials with another
         seed are there to know how much seeds vary.
     """
-    arms = {arm: read_losses(rows) for arm, rows in records.groupby("arm", sort=False)}
-    known = {arm: losses for arm, losses in arms.items() if losses is not None}
+    known = {arm: losses for arm, losses in losses_by_arm(records).items() if losses is not None}
     if not knows_seeds(known.values()) or baseline not in known:
         return pd.DataFrame(columns=["seeds", "hours", "reach"])
     spread = pooled_variance(known.values())
@@ -72,16 +71,15 @@ def told_by_text(records: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame
     shared = frozenset.intersection(*trained.to_numpy().ravel()) if whole else frozenset()
     rows = []
     for count, group in both[both["seed"].isin(shared)].groupby(samples):
-        by_arm = dict(list(group.groupby("arm")))
-        losses: dict[Hashable, ArmLosses | None] = {name: read_losses(trials) for name, trials in by_arm.items()}
+        perplexities = group.groupby("arm")["perplexity"].mean()
         rows.append(
             {
                 "samples": count,
                 "minutes": group["duration_seconds"].median() / 60,
-                "perplexity": by_arm[arm]["perplexity"].mean(),
-                "base_perplexity": by_arm[baseline]["perplexity"].mean(),
+                "perplexity": perplexities[arm],
+                "base_perplexity": perplexities[baseline],
                 "seeds": len(shared),
-                **compare_pairs(losses, [(arm, baseline)])[0],
+                **compare_pairs(losses_by_arm(group), [(arm, baseline)])[0],
             }
         )
     order = sorted(rows, key=lambda row: float("inf") if row["samples"] == "all" else row["samples"])

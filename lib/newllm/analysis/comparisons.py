@@ -1,13 +1,12 @@
 """What is asked of a finished comparison: beside controls of equal cache, and beyond the training length."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference, read_losses
+from newllm.analysis.differences import compare_pairs, losses_by_arm, no_difference
 from newllm.analysis.encodings import full_attention_of
 from newllm.analysis.summary import summarize_arms
 from newllm.analysis.tables import INTERVAL_ENDS
@@ -35,22 +34,9 @@ def against_full_attention(records: pd.DataFrame) -> pd.DataFrame:
         ``perplexity``, ``seeds``, ``full_attention`` and its ``full_perplexity``, and the columns of
         `newllm.analysis.differences.compare_pairs`, whose verdicts pay for all of these rows.
     """
-    summary: dict[Hashable, dict[Hashable, Any]] = summarize_arms(records).set_index("arm").to_dict("index")
-    losses: dict[Hashable, ArmLosses | None] = {
-        arm: read_losses(group) for arm, group in records.groupby("arm", sort=False)
-    }
-    pairs: list[tuple[Hashable, Hashable]] = list(full_attention_of(map(str, losses)).items())
-    rows = [
-        {
-            **{name: summary[arm][name] for name in ("kv_bytes_per_token", "perplexity", "seeds")},
-            "arm": arm,
-            "full_attention": full,
-            "full_perplexity": summary[full]["perplexity"],
-            **found,
-        }
-        for (arm, full), found in zip(pairs, compare_pairs(losses, pairs), strict=True)
-    ]
-    table = pd.DataFrame(rows)
+    pairs = full_attention_of(records["arm"].unique())
+    table = _beside(records, list(pairs.items()), "full_attention", "full_perplexity")
+    table["seeds"] = table["arm"].map(records.groupby("arm").size())
     return table.sort_values(["kv_bytes_per_token", "perplexity"], ascending=[False, True], ignore_index=True)
 
 
@@ -69,34 +55,37 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
         both perplexities, and the columns of `newllm.analysis.differences.compare_pairs`, the difference as
         ``control_difference`` (negative where the arm is better than the control). Arms without a control are left out.
     """
-    perplexities = summarize_arms(records).set_index("arm")["perplexity"].to_dict()
-    losses: dict[Hashable, ArmLosses | None] = {
-        arm: read_losses(group) for arm, group in records.groupby("arm", sort=False)
-    }
     arms = records.drop_duplicates("arm")
     is_control = arms["method"].isin(controls())
-    pairs: list[tuple[Hashable, Hashable]] = [
+    pairs = [
         (row["arm"], beside["arm"])
         for _, row in arms[~is_control].iterrows()
         for _, beside in arms[is_control].iterrows()
         if beside["kv_bytes_per_token"] == row["kv_bytes_per_token"]
     ]
+    table = _beside(records, pairs, "control", "control_perplexity")
+    table = table.rename(columns={f"difference{end}": f"control_difference{end}" for end in ("", "_low", "_high")})
+    return table.sort_values("kv_bytes_per_token", ascending=False, kind="stable", ignore_index=True)
+
+
+def _beside(records: pd.DataFrame, pairs: Sequence[tuple[str, str]], other: str, its_perplexity: str) -> pd.DataFrame:
+    """Compare each arm with what it stands beside, named in the column ``other``; without a pair there is no row."""
+    summary = summarize_arms(records).set_index("arm")
+    bytes_kept, perplexities = (summary[name].to_dict() for name in ("kv_bytes_per_token", "perplexity"))
     rows = [
         {
-            "kv_bytes_per_token": arms.loc[arms["arm"] == arm, "kv_bytes_per_token"].item(),
+            "kv_bytes_per_token": bytes_kept[arm],
             "arm": arm,
-            "control": control,
+            other: base,
             "perplexity": perplexities[arm],
-            "control_perplexity": perplexities[control],
+            its_perplexity: perplexities[base],
             **no_difference(),
             **found,
         }
-        for (arm, control), found in zip(pairs, compare_pairs(losses, pairs), strict=True)
+        for (arm, base), found in zip(pairs, compare_pairs(losses_by_arm(records), pairs), strict=True)
     ]
-    columns = ["kv_bytes_per_token", "arm", "control", "perplexity", "control_perplexity"]
-    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-    table = table.rename(columns={f"difference{end}": f"control_difference{end}" for end in ("", "_low", "_high")})
-    return table.sort_values("kv_bytes_per_token", ascending=False, kind="stable", ignore_index=True)
+    columns = ["kv_bytes_per_token", "arm", other, "perplexity", its_perplexity]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 
 def quality_and_memory(summary: pd.DataFrame, baseline: str | None) -> pd.DataFrame:

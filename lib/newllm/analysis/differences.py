@@ -113,6 +113,17 @@ def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return losses, groups
 
 
+def losses_by_arm(records: pd.DataFrame) -> dict[Hashable, ArmLosses | None]:
+    """Read the losses of every arm, as `read_losses` does, by its name in the order of the records.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.runs.records_table.load_records`.
+    """
+    return {arm: read_losses(trials) for arm, trials in records.groupby("arm", sort=False)}
+
+
 def compare_pairs(
     losses: Mapping[Hashable, ArmLosses | None],
     pairs: Sequence[tuple[Hashable, Hashable]],

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from newllm.analysis.differences import (
     BETTER,
     EQUIVALENT,
     NO_VERDICT,
-    ArmLosses,
     compare_pairs,
     knows_seeds,
-    read_losses,
+    losses_by_arm,
 )
-from newllm.analysis.wording import plus_minus
+from newllm.analysis.wording import plus_minus, text_in_words
 from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.experiments.arms import Arm
 from newllm.experiments.floor import floors_of
@@ -72,8 +71,7 @@ class Compared:
     @property
     def where(self) -> str:
         """The setting in words."""
-        setting = self.setting
-        return f"{setting['source']}, {setting['samples']} windows of {setting['seq_length']}"
+        return text_in_words(self.setting)
 
 
 @dataclass(frozen=True)
@@ -181,9 +179,7 @@ class Evidence:
             setting = {name: named["parameters"].iloc[0][name] for name in SETTING} if len(named) else {}
             if set(named["arm"]) != {arm, base} or not _reaches(named, setting, least or {}):
                 continue
-            losses: dict[Hashable, ArmLosses | None] = {
-                name: read_losses(group) for name, group in records.groupby("arm", sort=False)
-            }
+            losses = losses_by_arm(records)
             together = [pair for pair in dict.fromkeys([*self.pairs, (arm, base)]) if set(pair) <= set(losses)]
             found = compare_pairs(losses, together)[together.index((arm, base))]
             if found:

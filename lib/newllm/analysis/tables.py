@@ -182,9 +182,19 @@ def budget_text(parameters: Mapping[str, Any]) -> str:
     samples, length, passes = (parameters[name] for name in ("samples", "seq_length", "epochs"))
     text = "all text" if isinstance(samples, str) else f"{samples * length / 1000:,.0f} k tokens"
     of_passes = "one pass" if passes == 1 else f"{passes} passes"
+    return f"{text}, {of_passes}, rate{'' if parameters['matrix_lr'] == ADAMW else 's'} {rates_text(parameters)}"
+
+
+def rates_text(parameters: Mapping[str, Any]) -> str:
+    """Say at which learning rates a trial was trained: of AdamW, and of Muon where it took the matrices.
+
+    Parameters
+    ----------
+    parameters
+        As `budget_text` takes them.
+    """
     rate, of_matrices = parameters.get("stream_lr", parameters["lr"]), parameters["matrix_lr"]
-    rates = f"rates {rate:g} and, for matrices by Muon, {of_matrices:g}" if of_matrices != ADAMW else f"rate {rate:g}"
-    return f"{text}, {of_passes}, {rates}"
+    return f"{rate:g}" if of_matrices == ADAMW else f"{rate:g} and, for matrices by Muon, {of_matrices:g}"
 
 
 def _measure(name: str, frame: pd.DataFrame) -> str:

@@ -20,7 +20,7 @@ from newllm.analysis.differences import DIFFERENCE_COLUMNS
 from newllm.analysis.encodings import encoding_of
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
-from newllm.analysis.tables import budget_text
+from newllm.analysis.tables import rates_text
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import BUDGET, DataParameters, LeaderboardFilters
@@ -76,8 +76,7 @@ class Budget:
 
     def draw(self) -> go.Figure:
         """Draw quality against memory as a picture that stands alone, with the floor and what it was measured with."""
-        rates = budget_text(self.settings).partition(", rate")[2].removeprefix("s").strip()
-        where = f"{self.title}, learning rates {rates}; {seeds_in_words(self.records)}"
+        where = f"{self.title}, learning rates {rates_text(self.settings)}; {seeds_in_words(self.records)}"
         return say_where(quality_against_bytes(self.summary, Canvas(), self.floor), where)
 
     def differences(self, other: "Budget") -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 from newllm.analysis.budgets import told_by_text
 from newllm.analysis.learning_rates import LOSS, best_learning_rates, with_learning_rate
 from newllm.analysis.summary import summarize_arms
-from newllm.analysis.wording import with_interval
+from newllm.analysis.wording import number, with_interval
 from newllm.config.errors import ParameterError
 from newllm.models.registry import BASELINE
 from newllm.publication.reference import (
@@ -71,14 +71,10 @@ def first_tables() -> pd.DataFrame:
         [
             {
                 "arm": f"`{row['arm']}`",
-                "first table: 256 k tokens three times, AdamW at 1e-4": _signed(row["nats_at_1e-4"]),
-                "the same at 1e-3": _signed(row["nats_at_1e-3"]),
-                "today: all text once, Muon": _signed(summary["difference"].get(row["arm"])),
+                "first table: 256 k tokens three times, AdamW at 1e-4": number(row["nats_at_1e-4"], "{:+.3f}"),
+                "the same at 1e-3": number(row["nats_at_1e-3"], "{:+.3f}"),
+                "today: all text once, Muon": number(summary["difference"].get(row["arm"]), "{:+.3f}"),
             }
             for row in before[before["arm"] != BASELINE].to_dict("records")
         ]
     )
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None or pd.isna(value) else f"{value:+.3f}"
