@@ -35,6 +35,25 @@ def test_shipped_sweeps_can_be_built(name):
     assert len({(trial.arm, trial.seed, trial.parameters) for trial in trials}) == len(trials) > 1
 
 
+@pytest.mark.parametrize("name", available_sweeps())
+def test_each_arm_of_a_shipped_sweep_can_be_trained_alone(name):
+    written_in_the_file = [arm for grid in load_sweep(sweep_path(name), {}).grid for arm in grid["arm"]]
+    for arm in written_in_the_file:
+        alone = {"arm": [arm]}
+        assert plan(load_sweep(sweep_path(name), alone), alone)
+
+
+def test_a_parameter_of_the_file_may_be_for_the_arms_left_out_but_one_that_is_given_may_not(tmp_path):
+    path = written(tmp_path, {"arm": ["pythia", "cascade"], "seed": [0]}, parameters={"stream_lr": 0.1})
+    alone = {"arm": ["pythia"]}
+    (trial,) = plan(load_sweep(path, alone), alone)
+    assert trial.parameters.stream_lr == 0.1
+    with pytest.raises(ParameterError, match="stream_lr is given, but does nothing for pythia"):
+        plan(load_sweep(path, alone | {"stream_lr": 0.2}), alone | {"stream_lr": 0.2})
+    with pytest.raises(ParameterError, match="stream_lr is given, but does nothing for pythia"):
+        plan(load_sweep(written(tmp_path, {"arm": ["pythia"], "seed": [0]}, parameters={"stream_lr": 0.1}), {}))
+
+
 def test_learning_rates_have_a_grid_for_each_arm():
     trials = plan(load_sweep(sweep_path("learning_rates"), {}))
     rates: dict[str, set[float]] = {}

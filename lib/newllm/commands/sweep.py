@@ -44,7 +44,7 @@ def main(options: argparse.Namespace) -> int:
     try:
         path = sweep_path(options.sweep)
         given = {key: text and read_value(text) for key, text in read_assignments(options.parameters).items()}
-        planned = plan(load_sweep(path, given))
+        planned = plan(load_sweep(path, given), given)
         if options.on in (None, LOCAL):
             check_devices(planned)
         # Before any text is read, which a scheduler that does not answer would make a waste.

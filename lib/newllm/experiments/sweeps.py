@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -28,6 +29,7 @@ from newllm.models.registry import find
 
 ARM, SEED = "arm", "seed"
 COMPARISON = ExperimentParameters.model_fields
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 # What a grid cannot vary and `parameters` cannot hold, and what to do instead.
 ELSEWHERE = {
@@ -203,10 +205,17 @@ def load_sweep(path: Path, given: Mapping[str, Any]) -> Sweep:
         raise ParameterError(explain(error, Sweep, "a sweep", given, path.name)) from None
 
 
-def plan(sweep: Sweep) -> list[PlannedTrial]:
+def plan(sweep: Sweep, given: Mapping[str, Any] = NOTHING) -> list[PlannedTrial]:
     """Expand the grid and check every trial; nothing is read or written but the profile.
 
     Trials of one seed stand together, in the order of the grids: what is stopped early has whole tables of some seeds.
+
+    Parameters
+    ----------
+    sweep
+        With what was given in its place.
+    given
+        What was given beside the sweep's file. Where arms were, the file's parameters may be for the others.
 
     Raises
     ------
@@ -221,7 +230,7 @@ def plan(sweep: Sweep) -> list[PlannedTrial]:
             # Grids may overlap; what they share is run once.
             planned.setdefault((trial.arm, trial.seed, trial.parameters), trial)
     _refuse_twins(planned.values())
-    _refuse_in_vain(sweep, list(planned.values()))
+    _refuse_in_vain(sweep, list(planned.values()), given)
     texts = {text_of(trial.parameters): trial.parameters for trial in planned.values()}
     for parameters in texts.values():
         check_text(parameters)
@@ -251,13 +260,14 @@ def _refuse_twins(planned: Iterable[PlannedTrial]) -> None:
             )
 
 
-def _refuse_in_vain(sweep: Sweep, planned: Sequence[PlannedTrial]) -> None:
+def _refuse_in_vain(sweep: Sweep, planned: Sequence[PlannedTrial], given: Mapping[str, Any]) -> None:
     """Refuse parameters of the file, or given, that no trial uses, or that an axis replaces in every grid."""
     for name in sweep.parameters:
         if all(name in grid for grid in sweep.grid):
             raise ParameterError(f"{name} is among the parameters and an axis of every grid: leave one out.")
     idle = set.intersection(*(idle_for_all([trial.arm], trial.parameters) for trial in planned))
-    for name in changed_values(idle, sweep.notebook, sweep.profile, sweep.parameters):
+    meant = sweep.parameters if ARM not in given else {name: given[name] for name in sweep.parameters if name in given}
+    for name in changed_values(idle, sweep.notebook, sweep.profile, meant):
         raise ParameterError(said_of(name, list(dict.fromkeys(trial.arm.name for trial in planned))))
 
 
