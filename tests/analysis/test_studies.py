@@ -103,9 +103,10 @@ def test_a_base_arm_alone_has_no_study(records):
 def test_settings_that_were_only_written_out_change_nothing():
     written = Arm.parse("cascade@num_blocks=2,token_context=previous")
     assert changed_settings(Arm.parse("cascade"), written, settings()) == {}
-    frozen = Arm.parse("dproj-frozen-embedding@proj_dim=32")
+    frozen = Arm.parse("dproj-lent-embedding-frozen-embedding@proj_dim=32")
     assert changed_settings(Arm.parse("dproj"), frozen, settings(proj_dim=48)) == {
         "proj_dim": (48, 32),
+        "lent embedding": (False, True),
         "frozen embedding": (False, True),
     }
 

@@ -11,7 +11,7 @@ from newllm.config.groups import ModelParameters, ProjectionParameters
 from newllm.config.methods import CHECKPOINT
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters, notebooks_of, profiles
-from newllm.experiments.arms import PROJECTION_TREATMENTS, Arm, ArmError, has_recurrence, trained_arms
+from newllm.experiments.arms import PROJECTION_TREATMENTS, Arm, ArmError, has_recurrence, reads_stream, trained_arms
 
 
 class Parameters(ModelParameters, ProjectionParameters):
@@ -44,12 +44,20 @@ SETTINGS = st.recursive(
     st.sampled_from(models.names()),
     st.sampled_from(PROJECTION_TREATMENTS),
     st.booleans(),
+    st.booleans(),
     st.dictionaries(st.sampled_from(["alpha", "beta_2"]), SETTINGS),
 )
-@example("cascade", "oacd", False, {"alpha": ","})
-@example("cascade", "oacd", False, {"alpha": ",0", "beta_2": "='"})
-def test_a_name_says_everything_about_an_arm(method, treatment, frozen, overrides):
-    arm = Arm(method, treatment if has_recurrence(method) else None, frozen, tuple(sorted(overrides.items())))
+@example("cascade", "oacd", False, False, {"alpha": ","})
+@example("cascade", "oacd", False, False, {"alpha": ",0", "beta_2": "='"})
+@example("dproj", "oacd", True, True, {})
+def test_a_name_says_everything_about_an_arm(method, treatment, lent, frozen, overrides):
+    arm = Arm(
+        method,
+        treatment if has_recurrence(method) else None,
+        lent_embedding=lent and not reads_stream(method),
+        frozen_embedding=frozen,
+        overrides=tuple(sorted(overrides.items())),
+    )
     assert Arm.parse(arm.name) == arm
     assert Arm.parse(arm.name).name == arm.name, "1 is not 1.0, nor true"
     assert set(arm.folder_name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.=-")
@@ -129,6 +137,8 @@ def test_an_arm_that_contradicts_itself_is_refused(text, message):
 def test_projection_training_is_left_out_by_name_only():
     assert Arm.parse("dproj") == Arm.parse("dproj-oacd") == Arm("dproj", "oacd")
     assert Arm.parse("dproj-frozen-embedding") == Arm("dproj", "oacd", frozen_embedding=True)
+    lent = Arm("dproj", "oacd", lent_embedding=True, frozen_embedding=True)
+    assert Arm.parse("dproj-lent-embedding-frozen-embedding") == lent
     assert Arm.parse("pythia") == Arm("pythia")
     assert Arm.parse(" pythia-frozen-embedding ") == Arm("pythia", frozen_embedding=True)
 
@@ -139,6 +149,14 @@ def test_projection_training_is_left_out_by_name_only():
         ("pythai", r"'pythai' names no model \(did you mean 'pythia'\?\): write <model>.* with one of .*dproj.*pythia"),
         ("dproj-orthogonal", r"asks for 'orthogonal': after the model dproj comes one of oacd, random, end-to-end"),
         ("dproj-oacd-frozen", r"asks for 'oacd-frozen'"),
+        (
+            "dproj-frozen-embedding-lent-embedding",
+            r"asks for 'frozen-embedding': .* lent-embedding, frozen-embedding, or",
+        ),
+        (
+            "cascade-lent-embedding",
+            r"asks for lent-embedding, but cascade takes over an embedding anyway: leave it out",
+        ),
         ("pythia-oacd", r"treats a recurrence, but pythia has none: write 'pythia'"),
         ("pythia@", r"not of the form @setting=value"),
         ("pythia@heads", r"not of the form @setting=value"),

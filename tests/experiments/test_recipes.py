@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from newllm import models
 from newllm.config.errors import ParameterError
 from newllm.data import TextData
+from newllm.data.tokenizers import tokenizer_identity
 from newllm.experiments import recipes
 from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import ComparisonError, compare
@@ -19,7 +20,8 @@ from newllm.experiments.recipes import RECIPES, Trained, Training
 from newllm.experiments.trial import Trial
 from newllm.models.recipe import WINDOWS, Recipe
 from newllm.models.registry import find
-from newllm.recurrence.checkpoint import ProjectionMismatchError
+from newllm.recurrence.checkpoint import ProjectionMismatchError, load_projection
+from newllm.training.embeddings import adopt_embedding, read_embedding
 from tests.comparison_setup import saved, settings, trial_of
 
 
@@ -93,6 +95,30 @@ def test_a_cascade_stands_on_the_embedding_of_a_baseline_on_the_same_data(text_f
         assert record["stream_perplexity"] != record["perplexity"]
     history = pd.read_json(tmp_path / "cascade-oacd-seed1" / "history.json", typ="series")["projection"]
     assert {row["block"] for row in history} == {0, 1}
+
+
+@pytest.mark.parametrize("method", ["dproj-oacd", "context-random@hidden_size=40", "mla"])
+def test_a_lent_embedding_is_where_an_arm_begins_and_what_oacd_learns_on(method, text_folder, text_data, tmp_path):
+    name, at, overrides = method.partition("@")
+    arms = [f"{name}-lent-embedding{ending}{at}{overrides}" for ending in ("-frozen-embedding", "")]
+    compare(settings(text_folder, arms=arms, epochs=1), text_data, tmp_path)
+    ours = [Arm.parse(arm).folder_name for arm in arms]
+    (lender,) = {path.parent.parent.name for path in tmp_path.glob("*/model/config.json")} - {
+        f"{a}-seed1" for a in ours
+    }
+    assert lender == f"pythia{'_hidden_size=40' if at else ''}-seed1"
+    # Input rows, as the arm has a head of its own.
+    rows = saved(tmp_path, lender.removesuffix("-seed1")).get_input_embeddings().weight
+    frozen, learned = (saved(tmp_path, arm) for arm in ours)
+    assert torch.equal(frozen.get_input_embeddings().weight, rows)
+    distance = (learned.get_input_embeddings().weight - rows).abs().max()
+    assert 0 < distance < 0.2, "it starts from the baseline's, and learns"
+    if method == "dproj-oacd":
+        start = Arm.parse("dproj").build(settings(text_folder), len(text_data.tokenizer), seed=1)
+        adopt_embedding(start, read_embedding(str(tmp_path / lender), for_head=False), text_data.tokenizer)
+        load_projection(tmp_path / f"{ours[0]}-seed1" / "projection", start, tokenizer_identity(text_data.tokenizer))
+        learned_by_oacd = zip(frozen.context_blocks.parameters(), start.context_blocks.parameters(), strict=True)
+        assert all(torch.equal(kept, loaded) for kept, loaded in learned_by_oacd)
 
 
 def test_context_kv_trains_by_the_same_recipe(text_folder, text_data, tmp_path):

@@ -17,11 +17,11 @@ from newllm.analysis.differences import (
     knows_seeds,
     losses_by_arm,
 )
+from newllm.analysis.lenders import lender_in
 from newllm.analysis.wording import plus_minus, text_in_words
 from newllm.config.groups import BUDGET, LEARNING_RATES
-from newllm.experiments.arms import Arm
 from newllm.experiments.floor import floors_of
-from newllm.experiments.scoring import HISTORY_FILE, is_pretrained
+from newllm.experiments.scoring import HISTORY_FILE
 
 HOLDS = "holds"
 FAILS = "does not hold"
@@ -145,10 +145,11 @@ class Evidence:
             return []
         known = [all(name in given for name in BUDGET) for given in self.records["parameters"]]
         records = self.records[known]
-        # What learns from a stream begins with a lender's training: it is compared with its like alone.
         keys = [
-            json.dumps({name: given[name] for name in SETTING} | {"stream": _reads_stream(method)}, sort_keys=True)
-            for given, method in zip(records["parameters"], records["method"], strict=True)
+            json.dumps(
+                {name: record["parameters"][name] for name in SETTING} | {"lender": lender_in(record)}, sort_keys=True
+            )
+            for _, record in records.iterrows()
         ]
         return [self._at_one_rate(group) for _, group in records.groupby(keys, sort=True)]
 
@@ -240,10 +241,6 @@ def _behind(records: pd.DataFrame) -> dict[str, str]:
             first = min(ahead, key=lambda score: score.order)
             found[str(arm)] = f"{first.order}-grams ({first.perplexity:.1f})"
     return found
-
-
-def _reads_stream(method: str) -> bool:
-    return not is_pretrained(method) and Arm.parse(method).reads_stream
 
 
 def _reaches(records: pd.DataFrame, setting: Mapping[str, Any], least: Mapping[str, float]) -> bool:

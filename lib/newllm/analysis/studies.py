@@ -71,6 +71,7 @@ def changed_settings(base: Arm, arm: Arm, parameters: StudyParameters) -> dict[s
     names = dict.fromkeys(key for each in (arm, base) for key, _ in each.overrides)
     values = {name: (getattr(before, name), getattr(after, name)) for name in names}
     values["projection"] = (base.projection, arm.projection)
+    values["lent embedding"] = (base.lent_embedding, arm.lent_embedding)
     values["frozen embedding"] = (base.frozen_embedding, arm.frozen_embedding)
     return {name: (old, new) for name, (old, new) in values.items() if old != new}
 

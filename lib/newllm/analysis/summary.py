@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from newllm.analysis.differences import OTHER_BUDGET, ArmLosses, compare_pairs, no_difference, read_losses
+from newllm.analysis.lenders import lender_in
 from newllm.analysis.tables import budget_text
 from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.evaluation.seed_intervals import seed_intervals
-from newllm.experiments.arms import Arm
 from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
 from newllm.experiments.floor import Floor, floors_of
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE, is_pretrained
@@ -124,12 +124,11 @@ def _pairs(keys: Sequence[tuple[Any, ...]], baseline: str | None) -> dict[tuple[
 
 
 def _budget(record: pd.Series) -> str:
-    """Return what rows must have in common to be compared; an arm that learns from a stream has a lender, too."""
+    """Return what rows must have in common to be compared; beside its own an arm may have the training of a lender."""
     given = record.get("parameters", {})
-    elsewhere = is_pretrained(record["arm"])
-    is_stream = not elsewhere and Arm.parse(record.get("method", record["arm"])).reads_stream
     settings = {name: given.get(name) for name in UNEQUAL} | {"healing_tokens": given.get("healing_tokens", 0)}
-    return json.dumps(settings | {"is_stream": is_stream, "elsewhere": elsewhere}, default=str)
+    elsewhere = is_pretrained(record["arm"])
+    return json.dumps(settings | {"lender": lender_in(record), "elsewhere": elsewhere}, default=str)
 
 
 def _floor_rows(floor: Floor, beside: pd.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:

@@ -21,12 +21,13 @@ from newllm.wording import did_you_mean
 PROJECTION_TREATMENTS = ("oacd", "random", "end-to-end")
 DEFAULT_TREATMENT = "oacd"
 FROZEN_EMBEDDING = "frozen-embedding"
+LENT_EMBEDDING = "lent-embedding"
 
 # Kernels like widths that are multiples of a power of two; Pythia pads its vocabulary (50,277 -> 50,304) likewise.
 VOCABULARY_MULTIPLE = 64
 
 VOCABULARY_SETTING = "vocab_size"
-GRAMMAR = "<model>[-oacd|-random|-end-to-end][-frozen-embedding][@setting=value,...]"
+GRAMMAR = "<model>[-oacd|-random|-end-to-end][-lent-embedding][-frozen-embedding][@setting=value,...]"
 
 
 class ArmError(ValueError):
@@ -49,6 +50,9 @@ class Arm:
     projection
         What happens to the recurrence: ``oacd`` (trained by OACD, then frozen), ``random`` (frozen as initialised),
         ``end-to-end`` (trained with the rest). None for a model without one.
+    lent_embedding
+        Whether the token embedding begins as that of a baseline trained on the same data, so that OACD learns on one
+        that means something. (Models that read a stream take one over anyway.)
     frozen_embedding
         Whether the token embedding stays as it is in main training.
     overrides
@@ -57,6 +61,7 @@ class Arm:
 
     method: str
     projection: str | None = None
+    lent_embedding: bool = False
     frozen_embedding: bool = False
     overrides: tuple[tuple[str, Any], ...] = ()
 
@@ -69,7 +74,8 @@ class Arm:
         Parameters
         ----------
         text
-            A model's name; for a model with a recurrence its treatment; whether the embedding is frozen; overrides.
+            A model's name; for a model with a recurrence its treatment; whether the embedding is lent, and whether it
+            is frozen; overrides.
 
         Raises
         ------
@@ -86,25 +92,34 @@ class Arm:
                 f"arm {text!r} names no model{hint}: write {GRAMMAR} with one of {', '.join(models.names())}, or "
                 f"{CHECKPOINT}<folder> for a trained model."
             )
-        rest = body.removeprefix(method)
-        frozen_embedding = rest.endswith(f"-{FROZEN_EMBEDDING}")
-        treatment = rest.removesuffix(f"-{FROZEN_EMBEDDING}").removeprefix("-")
+        rest, frozen_embedding = _without(body.removeprefix(method), FROZEN_EMBEDDING)
+        rest, lent_embedding = _without(rest, LENT_EMBEDDING)
+        treatment = rest.removeprefix("-")
         if treatment and treatment not in PROJECTION_TREATMENTS:
             raise ArmError(
                 f"arm {text!r} asks for {treatment!r}: after the model {method} comes one of "
-                f"{', '.join(PROJECTION_TREATMENTS)}, or {FROZEN_EMBEDDING}, or nothing ({GRAMMAR})."
+                f"{', '.join(PROJECTION_TREATMENTS)}, {LENT_EMBEDDING}, {FROZEN_EMBEDDING}, or nothing ({GRAMMAR})."
             )
         if treatment and not has_recurrence(method):
             raise ArmError(f"arm {text!r} treats a recurrence, but {method} has none: write {method!r}.")
+        if lent_embedding and reads_stream(method):
+            raise ArmError(
+                f"arm {text!r} asks for {LENT_EMBEDDING}, but {method} takes over an embedding anyway: leave it out."
+            )
         if not treatment and has_recurrence(method):
             treatment = DEFAULT_TREATMENT
         overrides = _overrides(text, settings) if at else ()
-        return cls(method, treatment or None, frozen_embedding, overrides)
+        return cls(method, treatment or None, lent_embedding, frozen_embedding, overrides)
 
     @property
     def name(self) -> str:
         """The arm's full name; equal arms have equal names, and `parse` reads it back."""
-        parts = [self.method, self.projection, FROZEN_EMBEDDING if self.frozen_embedding else None]
+        parts = [
+            self.method,
+            self.projection,
+            LENT_EMBEDDING if self.lent_embedding else None,
+            FROZEN_EMBEDDING if self.frozen_embedding else None,
+        ]
         settings = ",".join(f"{key}={write_value(_thawed(value))}" for key, value in self.overrides)
         return "-".join(part for part in parts if part) + (f"@{settings}" if settings else "")
 
@@ -121,7 +136,7 @@ class Arm:
     @property
     def reads_stream(self) -> bool:
         """Whether its model is trained on one continuous stream."""
-        return find(self.method).model_class.recipe.continuous
+        return reads_stream(self.method)
 
     def settings(self, parameters: ModelParameters) -> dict[str, Any]:
         """Fields of the model's config that are not the size's: what the parameters give, then the arm's own.
@@ -230,6 +245,16 @@ def trained_arms(parameters: ExperimentParameters) -> list[Arm]:
 def has_recurrence(method: str) -> bool:
     """Tell whether a model has a recurrence, as its class declares; nothing is built."""
     return find(method).model_class.recurrence
+
+
+def reads_stream(method: str) -> bool:
+    """Whether a model is trained on one continuous stream, as its class declares; nothing is built."""
+    return find(method).model_class.recipe.continuous
+
+
+def _without(name: str, ending: str) -> tuple[str, bool]:
+    """Take an ending off a name, and tell whether it was there."""
+    return name.removesuffix(f"-{ending}"), name.endswith(f"-{ending}")
 
 
 def _setting_of(config: PreTrainedConfig, name: str) -> Any:

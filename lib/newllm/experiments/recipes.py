@@ -19,7 +19,7 @@ from newllm.models.recurrent import RecurrentModel
 from newllm.processes import is_first
 from newllm.recurrence.checkpoint import ProjectionMismatchError, load_projection, save_projection
 from newllm.recurrence.training import ProjectionResult, train_projections
-from newllm.training.embeddings import RANDOM, adopt_embedding, read_embedding
+from newllm.training.embeddings import RANDOM, TokenEmbedding, adopt_embedding, read_embedding
 from newllm.training.main import TrainingResult, train
 from newllm.training.stream import estimate_stream_seconds, train_on_stream
 from newllm.training.timing import estimate_seconds
@@ -136,10 +136,26 @@ def train_on_windows(trial: Trial, model: LanguageModel, data: TextData, folder:
 
     Of several processes the first one trains the recurrences; main training gives the others what it starts from.
     """
-    projection = train_projection_of(trial, model, data, folder, device) if is_first() else None
+    projection = _prepare(trial, model, data, folder, device) if is_first() else None
     freeze(trial.arm, model)
     main = train(model, data, trial.parameters, folder / TRAINING_FOLDER, seed=trial.seed, device=device)
     return Trained(main, projection)
+
+
+def _prepare(
+    trial: Trial, model: LanguageModel, data: TextData, folder: Path, device: torch.device
+) -> ProjectionResult | None:
+    """Give a model its embedding where the arm has a lent one, and train its recurrences by their treatment."""
+    lender = lender_of(trial)
+    if lender is not None:
+        adopt_embedding(model, _lent_by(lender, for_head=model.config.tie_word_embeddings), data.tokenizer)
+    return train_projection_of(trial, model, data, folder, device)
+
+
+def _lent_by(lender: Trial, *, for_head: bool) -> TokenEmbedding:
+    """Read the embedding of a finished trial, by the name of its folder, which holds on every machine."""
+    place = lender.run().folder
+    return replace(read_embedding(str(place), for_head=for_head), source=place.name)
 
 
 def prepare_context_blocks(
@@ -153,8 +169,7 @@ def prepare_context_blocks(
     """
     source, lender = model.config.embedding_source, lender_of(trial)
     if lender is not None:
-        place = lender.run().folder
-        adopt_embedding(model, replace(read_embedding(str(place), for_head=True), source=place.name), data.tokenizer)
+        adopt_embedding(model, _lent_by(lender, for_head=True), data.tokenizer)
     elif source != RANDOM:
         adopt_embedding(model, read_embedding(source, for_head=model.config.tie_word_embeddings), data.tokenizer)
     blocks = replace(trial, parameters=trial.parameters.for_context_blocks())

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from newllm.config.experiment import ExperimentParameters
 from newllm.experiments.arms import Arm
-from newllm.models.config import BorrowedEmbeddingConfig
-from newllm.models.registry import BASELINE, configure
+from newllm.models.config import BorrowedEmbeddingConfig, LanguageModelConfig
+from newllm.models.registry import BASELINE, configure, find
 from newllm.runs.folder import Run
 
 
@@ -52,9 +52,12 @@ def lender_of(trial: Trial) -> Trial | None:
     It is the baseline of the same width, on the same data and with the same seed.
     """
     config = trial.arm.configure(trial.parameters)
-    if not isinstance(config, BorrowedEmbeddingConfig) or config.embedding_source is not None:
+    borrows = isinstance(config, BorrowedEmbeddingConfig) and config.embedding_source is None
+    if not borrows and not trial.arm.lent_embedding:
         return None
+    assert isinstance(config, LanguageModelConfig)
+    width = find(trial.arm.method).model_class.embedding_width(config)
     baseline = Arm.parse(BASELINE)
-    if configure(BASELINE, trial.parameters.size).hidden_size != config.hidden_size:
-        baseline = replace(baseline, overrides=(("hidden_size", config.hidden_size),))
+    if configure(BASELINE, trial.parameters.size).hidden_size != width:
+        baseline = replace(baseline, overrides=(("hidden_size", width),))
     return replace(trial, arm=baseline)

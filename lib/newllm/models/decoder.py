@@ -45,11 +45,6 @@ class Decoder(LanguageModel):
         return cast(DecoderStack, self.get_submodule(self.backbone.stack))
 
     @staticmethod
-    def embedding_width(config: DecoderConfig) -> int:
-        """Width E of the token embedding: that of the blocks, unless something stands between."""
-        return config.hidden_size
-
-    @staticmethod
     def source_width(config: DecoderConfig) -> int:
         """Width of what attention reads: the residual stream's, unless it reads something else."""
         return config.hidden_size

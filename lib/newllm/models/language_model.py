@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from newllm.models.conditions import require
+from newllm.models.config import LanguageModelConfig
 from newllm.models.decoder_cache import AtomicCache, own_layers, prepare_cache
 from newllm.models.generation import OwnCacheGenerationMixin
 from newllm.models.loader_file import write_loader
@@ -48,6 +49,11 @@ class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
         The causality certificate and the cache checks probe whole periods.
         """
         return 1
+
+    @staticmethod
+    def embedding_width(config: LanguageModelConfig) -> int:
+        """Width E of the token embedding: that of the hidden states, unless something stands between."""
+        return config.hidden_size
 
     def refuse_short_windows(self, seq_length: int) -> None:
         """Refuse windows in which its way of remembering makes no difference: they would be another model's.

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from newllm.analysis.differences import DIFFERENCE_COLUMNS
 from newllm.analysis.encodings import encoding_of
+from newllm.analysis.lenders import lender_in
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import rates_text
@@ -55,10 +56,10 @@ class Budget:
     summary
         One row an arm: the columns of `newllm.analysis.summary.summarize_arms` with ``method``, ``size``,
         ``kv_tokens`` (of ``kv_bytes``), ``encoding`` (of positions, in words), ``decoded_tokens_per_second`` (median;
-        NaN where it was not measured), ``certificate`` (largest change), ``trained_otherwise`` (on one continuous
-        stream, with a learning rate of its own and on a trained embedding: a larger budget) and ``on_front`` (nothing
-        that was trained like the others is better both in bits per byte and in bytes per token). The best bits per
-        byte stand first, and what was trained otherwise below.
+        NaN where it was not measured), ``certificate`` (largest change), ``trained_otherwise`` (after a
+        model that lends its embedding, some on one continuous stream with a learning rate of its own: a larger budget)
+        and ``on_front`` (nothing that was trained like the others is better both in bits per byte and in bytes per
+        token). The best bits per byte stand first, and what was trained otherwise below.
     floor
         The rows of n-grams that `newllm.analysis.summary.summarize_arms` gives, where they were counted.
     """
@@ -212,7 +213,8 @@ def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
         One row a trial, with ``row``: what its trials of other seeds are called, too.
     """
     encodings = [encoding_of(Arm.parse(arm)) for arm in records["arm"]]
-    named = records.assign(arm=records["row"], encoding=encodings)
+    otherwise = [bool(lender_in(record)) for _, record in records.iterrows()]
+    named = records.assign(arm=records["row"], encoding=encodings, trained_otherwise=otherwise)
     baseline = baseline_among(named)
     rows = summarize_arms(named, baseline)
     # Without a baseline there is nothing to take a difference of.
@@ -224,7 +226,8 @@ def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
     if SPEED not in named:
         named[SPEED] = float("nan")
     more = named.groupby("arm").agg(
-        dict.fromkeys(("method", "size", "kv_tokens", "encoding"), "first") | {SPEED: "median", "certificate": "max"}
+        dict.fromkeys(("method", "size", "kv_tokens", "encoding", "trained_otherwise"), "first")
+        | {SPEED: "median", "certificate": "max"}
     )
     # An n-gram model brings a method of its own into the rows.
     summary = (
@@ -232,8 +235,7 @@ def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
         .join(more, on="arm")
         .sort_values(["equal_budget", "bits_per_byte"], ascending=[False, True], ignore_index=True)
     )
-    otherwise = [Arm.parse(method).reads_stream for method in summary["method"]]
-    return with_front(summary.assign(trained_otherwise=otherwise)), floor
+    return with_front(summary), floor
 
 
 def with_front(summary: pd.DataFrame) -> pd.DataFrame:

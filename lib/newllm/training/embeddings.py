@@ -120,7 +120,7 @@ def local_embedding(source: str, *, width: int | None = None) -> Path | None:
 
 
 def adopt_embedding(model: LanguageModel, embedding: TokenEmbedding, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Give a model a trained token embedding, and note in its config where it came from.
+    """Give a model a trained token embedding; a model that always stands on another's notes where it came from.
 
     The model's vocabulary may be padded: rows beyond the embedding's become its mean row.
 
@@ -157,8 +157,9 @@ def adopt_embedding(model: LanguageModel, embedding: TokenEmbedding, tokenizer: 
         weight[:rows] = embedding.weight.to(weight)
         # Ids that pad the vocabulary stand for no text: an average row never makes them likely.
         weight[rows:] = embedding.weight.mean(0).to(weight)
-    model.config.embedding_source = embedding.source
-    model.config.embedding_digest = embedding_digest(model)
+    if isinstance(model.config, BorrowedEmbeddingConfig):
+        model.config.embedding_source = embedding.source
+        model.config.embedding_digest = embedding_digest(model)
 
 
 def embedding_digest(model: LanguageModel) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from newllm.models.cache_layers import RecurrentStateLayer
-from newllm.models.config import DecoderConfig, GroupedDecoderConfig, round_to_heads
+from newllm.models.config import DecoderConfig, GroupedDecoderConfig, LanguageModelConfig, round_to_heads
 from newllm.models.decoder import Decoder
 from newllm.models.recurrent import RecurrentModel
 from newllm.models.registry import register
@@ -59,7 +59,7 @@ class DProjPythiaModel(RecurrentModel, Decoder):
     _is_stateful = True
 
     @staticmethod
-    def embedding_width(config: DecoderConfig) -> int:
+    def embedding_width(config: LanguageModelConfig) -> int:
         """Width E of the token embedding, before projection."""
         assert isinstance(config, DProjPythiaConfig)
         return config.embedding_size
