@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from newllm.analysis.comparisons import against_controls, against_full_attention, extrapolations
+from newllm.analysis.comparisons import against_controls, against_full_attention, against_random, extrapolations
 from newllm.config.notebooks import PositionEncodings
 from newllm.data.windows import TokenWindows
 from newllm.evaluation.perplexity import extrapolate
@@ -69,11 +69,34 @@ def test_each_arm_stands_beside_full_attention_of_its_encoding(tmp_path):
     assert (table["full_perplexity"] > table["perplexity"]).tolist() == [True, False]
 
 
+def test_each_treatment_stands_beside_the_recurrence_that_was_left_random(tmp_path):
+    shifts = {
+        "pythia": -1.0,
+        "dproj-oacd": 0.1,
+        "dproj-random": 0.3,
+        "dproj-end-to-end": 0.0,
+        "dproj-oacd-lent-embedding": -0.5,
+        "dproj-oacd@proj_dim=32": 0.9,
+        "context-oacd-lent-embedding@proj_dim=32": 0.5,
+        "context-random-lent-embedding@proj_dim=32": 0.4,
+    }
+    rows = [trial(tmp_path, arm, seed, 5120.0, shift) for arm, shift in shifts.items() for seed in (0, 1)]
+    table = against_random(pd.DataFrame(rows))
+    assert dict(zip(table["arm"], table["random"], strict=True)) == {
+        "dproj-oacd": "dproj-random",
+        "dproj-end-to-end": "dproj-random",
+        "context-oacd-lent-embedding@proj_dim=32": "context-random-lent-embedding@proj_dim=32",
+    }
+    assert list(table["difference"]) == pytest.approx([-0.2, -0.3, 0.1])
+    assert (table["random_perplexity"] > table["perplexity"]).tolist() == [True, True, False]
+
+
 def test_without_equal_bytes_nothing_is_compared(tmp_path):
     rows = [trial(tmp_path, "pythia", 0, 8192.0, 0.0), trial(tmp_path, "mqa", 0, 2048.0, 0.1)]
     table = against_controls(pd.DataFrame(rows))
     assert table.empty
     assert against_full_attention(pd.DataFrame(rows[1:])).empty, "nothing of its encoding is there"
+    assert against_random(pd.DataFrame(rows)).empty, "no recurrence is there"
     assert {"arm", "control"} <= set(table.columns)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from newllm.analysis.summary import summarize_arms
 from newllm.analysis.tables import INTERVAL_ENDS
 from newllm.config.notebooks import PositionEncodings
 from newllm.evaluation.perplexity import Windows, extrapolate
+from newllm.experiments.arms import UNTREATED, Arm
 from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
 from newllm.experiments.weights import measure_trials
 from newllm.models.registry import controls
@@ -66,6 +68,28 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
     table = _beside(records, pairs, "control", "control_perplexity")
     table = table.rename(columns={f"difference{end}": f"control_difference{end}" for end in ("", "_low", "_high")})
     return table.sort_values("kv_bytes_per_token", ascending=False, kind="stable", ignore_index=True)
+
+
+def against_random(records: pd.DataFrame) -> pd.DataFrame:
+    """Set every treatment of a recurrence beside the same recurrence left as it was initialised.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`, all trained on one budget.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a treatment whose untreated twin is among the records, in their order: ``kv_bytes_per_token``, ``arm``,
+        ``perplexity``, ``random`` (the twin) and its ``random_perplexity``, and the columns of
+        `newllm.analysis.differences.compare_pairs`, whose verdicts pay for all of these rows.
+    """
+    trained = [Arm.parse(name) for name in records["arm"].unique()]
+    twins = {arm.name: replace(arm, projection=UNTREATED).name for arm in trained if arm.projection is not None}
+    names = {arm.name for arm in trained}
+    pairs = [(name, twin) for name, twin in twins.items() if twin in names - {name}]
+    return _beside(records, pairs, UNTREATED, f"{UNTREATED}_perplexity")
 
 
 def _beside(records: pd.DataFrame, pairs: Sequence[tuple[str, str]], other: str, its_perplexity: str) -> pd.DataFrame:

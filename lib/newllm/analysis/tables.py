@@ -59,6 +59,7 @@ COLUMNS = {
     "stream_difference": Column("the same on the continuous stream", "{:+.3f}"),
     "decoded_tokens_per_second": Column("decoded tokens/s", "{:.1f}"),
     "control_perplexity": Column("perplexity of the control", "{:.1f}"),
+    "random_perplexity": Column("perplexity where it is left random", "{:.1f}"),
     "control_difference": Column("nats/token from the control", "{:+.3f}"),
     "seeds": Column("seeds", "{:.0f}"),
     "values_per_token": Column("values a token (measured)", "{:,.6g}"),

@@ -18,8 +18,8 @@ from newllm.models.position import PositionEncodingConfig
 from newllm.models.registry import BASELINE, configure, find
 from newllm.wording import did_you_mean
 
-PROJECTION_TREATMENTS = ("oacd", "random", "end-to-end")
-DEFAULT_TREATMENT = "oacd"
+DEFAULT_TREATMENT, UNTREATED = "oacd", "random"
+PROJECTION_TREATMENTS = (DEFAULT_TREATMENT, UNTREATED, "end-to-end")
 FROZEN_EMBEDDING = "frozen-embedding"
 LENT_EMBEDDING = "lent-embedding"
 

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis.claims import judge_claims
+from newllm.analysis.comparisons import against_full_attention
 from newllm.analysis.evidence import plain_verdict
 from newllm.analysis.judges import ALIBIS, EIGHT_SLOPES, FULL_ATTENTION
 from newllm.analysis.recall import baseline_gains
@@ -102,17 +103,12 @@ def _reversal() -> str:
 
 
 def _latents() -> str:
-    records = _leading_with(BASELINE)
-    trained = set(records["arm"])
-    said = []
-    for arm, full in FULL_ATTENTION.items():
-        if {arm, full} <= trained:
-            summary = summarize_arms(records, full)
-            row = summary[summary["arm"] == arm].to_dict("records")[0]
-            said.append(f"{_named(arm)} {_signed(row)}, {row['verdict']}")
-    if not said:
+    table = against_full_attention(_leading_with(BASELINE))
+    latents = table[table["arm"].isin(FULL_ATTENTION)]
+    if latents.empty:
         raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
-    return f"nats/token from full attention with as many heads and the same encoding: {'; '.join(said)}"
+    said = "; ".join(f"{_named(row['arm'])} {_signed(row)}, {row['verdict']}" for row in latents.to_dict("records"))
+    return f"nats/token from full attention with as many heads and the same encoding: {said}"
 
 
 def _study(notebook: str) -> Callable[[], str]:

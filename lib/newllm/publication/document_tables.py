@@ -41,7 +41,7 @@ from newllm.publication.reference import (
     published_table,
     published_trials,
 )
-from newllm.publication.stage_tables import leaks, projection_training
+from newllm.publication.stage_tables import leaks, projection_training, treatments
 from newllm.publication.study_tables import cascade, context_kv, position_encodings
 from newllm.retrofit.report import ORIGINAL, difference_text
 from newllm.retrofit.smollm2 import SMOLLM2
@@ -218,6 +218,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "first tables": first_tables,
     "optimisers": optimisers,
     "learning rates": learning_rates,
+    "treatments": treatments,
     "claims": claims,
     "retrofits": retrofits,
     "healed retrofits": healed_retrofits,

@@ -55,6 +55,7 @@ PICTURE, CLAIMS_PICTURE = "quality_against_bytes.png", "claims.png"
 LEADING_SWEEP = "sotu"
 # Of arms at several rates and by several optimisers, and of budgets: nothing there tells methods apart.
 RATES_SWEEP, ADAMW_SWEEP, BUDGETS_SWEEP = "learning_rates", "adamw", "budgets"
+LENT_SWEEP = "lent_embedding"
 TELL_NO_METHODS = (RATES_SWEEP, ADAMW_SWEEP, BUDGETS_SWEEP)
 
 # Tables that claims are judged by, below the reference folder.

@@ -2,8 +2,23 @@
 
 import pandas as pd
 
-from newllm.analysis.tables import readable
-from newllm.publication.reference import published_table
+from newllm.analysis.comparisons import against_random
+from newllm.analysis.summary import summarize_arms
+from newllm.analysis.tables import COLUMNS, readable
+from newllm.publication.reference import LEADING_SWEEP, LENT_SWEEP, published_sweep, published_table
+
+# Of what OACD finds when it begins, by the sweep that trained it.
+EMBEDDINGS = {LEADING_SWEEP: "as initialised", LENT_SWEEP: "of a trained `pythia`"}
+TREATMENT_COLUMNS = (
+    "arm",
+    "perplexity",
+    "convergence_rate",
+    "effective_rank",
+    "random_perplexity",
+    "difference",
+    "verdict",
+    "seeds",
+)
 
 
 def projection_training() -> pd.DataFrame:
@@ -21,6 +36,21 @@ def projection_training() -> pd.DataFrame:
             for variant, seeds in trained.groupby("variant", sort=False)
         ]
     )
+
+
+def treatments() -> pd.DataFrame:
+    """Write what training a recurrence is worth, on either embedding, beside the same recurrence left random."""
+    written = [_treatments(published_sweep(sweep), words) for sweep, words in EMBEDDINGS.items()]
+    return pd.concat(written, ignore_index=True).fillna("")
+
+
+def _treatments(records: pd.DataFrame, embedding: str) -> pd.DataFrame:
+    beside = against_random(records).drop(columns=["kv_bytes_per_token", "perplexity"])
+    table = beside.merge(summarize_arms(records), on="arm")
+    table["arm"] = [f"`{arm}`" for arm in table["arm"]]
+    written = readable(table, TREATMENT_COLUMNS)
+    written.insert(0, "embedding", embedding)
+    return written.rename(columns={COLUMNS["difference"].words: "nats/token from it"})
 
 
 def _range(values: pd.Series, pattern: str) -> str:
