@@ -1,7 +1,10 @@
 """How the project says things: durations, and what somebody may have meant who wrote an unknown name."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+from markupsafe import Markup
 
 
 def describe_seconds(seconds: float) -> str:
@@ -21,6 +24,11 @@ def count(number: int, thing: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return what an error says in its first line; the name of its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def breakable(name: str) -> Markup:
+    """Write the name of an arm for a page: a long one may go on in the next line behind what joins its parts."""
+    return Markup("<wbr>").join(re.split(r"(?<=[@,=])", name))
 
 
 def escape_control_characters(text: str) -> str:

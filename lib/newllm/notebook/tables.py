@@ -9,6 +9,7 @@ import pandas as pd
 from newllm.analysis.differences import NO_VERDICT
 from newllm.analysis.findings import seeds_can_tell
 from newllm.analysis.tables import COLUMNS, EIGHTHS, arms_table, readable, shared_budget
+from newllm.wording import breakable
 
 # Readable on white and on black.
 BETTER, WORSE = "#1a9850", "#d9660a"
@@ -166,7 +167,8 @@ class Table:
 
 def _cell(text: str, side: str, colour: str) -> str:
     # A number keeps to one line with its interval, also where styles are dropped.
-    shown = escape(text.rstrip().replace(" ± ", NO_BREAK + "±" + NO_BREAK))
+    whole = text.rstrip().replace(" ± ", NO_BREAK + "±" + NO_BREAK)
+    shown = breakable(whole) if "@" in whole else escape(whole)
     coloured = f'<b style="color:{colour}">{shown}</b>' if colour else shown
     return f'<td align="{side}" style="text-align:{side}">{coloured}</td>'
 

@@ -5,14 +5,12 @@ browser to read it again until it is done.
 """
 
 import base64
-import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from newllm.publication.templates import page_template
+from newllm.wording import breakable
 
 TEMPLATE = "start.html"
 READ_AGAIN_SECONDS = 3
@@ -119,7 +117,7 @@ def render(page: StartPage) -> str:
     """Write the page as HTML; every text is escaped."""
     picture = page.first_picture
     encoded = base64.b64encode(picture.read_bytes()).decode() if picture is not None and picture.is_file() else ""
-    return page_template(TEMPLATE, number=_number, breakable=_breakable).render(
+    return page_template(TEMPLATE, number=_number, breakable=breakable).render(
         page=page,
         first_picture=encoded,
         spoken=[None if result.spoken is None else asdict(result.spoken) for result in page.results],
@@ -129,8 +127,3 @@ def render(page: StartPage) -> str:
 
 def _number(value: float, pattern: str) -> str:
     return "" if value is None or value != value else pattern.format(value)
-
-
-def _breakable(name: str) -> Markup:
-    """Let the long name of an arm go on in the next line behind what joins its parts."""
-    return Markup("<wbr>").join(re.split(r"(?<=[@,=])", name))
