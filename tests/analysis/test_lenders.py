@@ -33,6 +33,6 @@ def test_only_what_was_trained_alike_is_compared(records):
     assert summary["equal_budget"].to_dict() == {arm: not lender for arm, lender in ARMS.items()} | {
         "dproj-random-lent-embedding": False
     }
-    blocks = {frozenset(group["arm"]) for group in Evidence(records).settings()}
+    blocks = {frozenset(group["arm"]) for group in Evidence(records).settings}
     lent = {"dproj-oacd-lent-embedding", "dproj-random-lent-embedding"}
     assert blocks == {frozenset(lent), frozenset({"pythia", "dproj-oacd"}), frozenset({"cascade-oacd"})}

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,9 @@ class Evidence:
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     pairs: Sequence[tuple[str, str]] = ()
 
+    @cached_property
     def settings(self) -> list[pd.DataFrame]:
-        """Give the records of each setting, every trial once, each arm at the same rates: those of the most seeds.
+        """The records of each setting, every trial once, each arm at the same rates: those of the most seeds.
 
         Where others have as many seeds, those with the lowest validation loss are taken.
         """
@@ -175,7 +177,7 @@ class Evidence:
             Numbers of `SETTING` or of records, by name, that both must reach, such as a convergence rate.
         """
         results = []
-        for records in self.settings():
+        for records in self.settings:
             named = records[records["arm"].isin([arm, base])]
             setting = {name: named["parameters"].iloc[0][name] for name in SETTING} if len(named) else {}
             if set(named["arm"]) != {arm, base} or not _reaches(named, setting, least or {}):
@@ -189,7 +191,7 @@ class Evidence:
 
     def measures(self, arm: str, measure: str) -> pd.Series:
         """Give a measure of every record of an arm that has it."""
-        rows = [records[records["arm"] == arm] for records in self.settings() if measure in records]
+        rows = [records[records["arm"] == arm] for records in self.settings if measure in records]
         return pd.concat([group[measure] for group in rows]).dropna() if rows else pd.Series(dtype=float)
 
     def passes_to(self, share: float) -> pd.DataFrame:

@@ -252,7 +252,7 @@ def reversed_order(evidence: Evidence) -> Finding:
 def usable(evidence: Evidence) -> Finding:
     """Usable is what predicts better than counts do, in windows in which contexts are kept at all."""
     said, verdicts = [], []
-    for records in evidence.settings():
+    for records in evidence.settings:
         rows = records[records["method"] == "context-kv"]
         rows = rows[[given["seq_length"] >= LONG_WINDOW for given in rows["parameters"]]]
         if "convergence_rate" in rows:
