@@ -6,7 +6,9 @@ from newllm.analysis.recall import GAIN
 from newllm.analysis.tables import COLUMNS
 from newllm.experiments.floor import ORDERS
 from newllm.models.registry import BASELINE
-from newllm.publication.study_tables import cascade, context_kv, position_encodings
+from newllm.publication import study_tables
+from newllm.publication.reference import UnpublishedError, published_sweep
+from newllm.publication.study_tables import WINDOW, cascade, context_kv, position_encodings, windows
 
 FLOOR = [f"`{order}-gram`" for order in ORDERS]
 EVERYWHERE = [COLUMNS["accuracy"].words, GAIN]
@@ -31,6 +33,19 @@ def test_changes_stand_below_the_base_arm_with_the_rank_of_their_contexts(table)
     changes = of_the_model.iloc[1:]
     assert changes[names.name].str.contains("→").all()
     assert (changes["nats/token from the base arm"] != "").all()
+
+
+def test_a_window_stands_beside_full_attention_of_the_same_text(monkeypatch):
+    trained = published_sweep("stdlib")
+    alike = trained[trained["arm"].isin([BASELINE, "mqa"])].replace({"arm": {"mqa": WINDOW}})
+    monkeypatch.setattr(study_tables, "published_sweep", lambda name: alike if name == "stdlib" else trained)
+    rows = windows()
+    assert set(rows["arm"]) == {f"`{WINDOW}`", f"`{BASELINE}`"} and rows["text"].nunique() == 1
+    beside = rows.set_index("arm")[f"nats/token from {BASELINE}"]
+    assert beside[f"`{WINDOW}`"].startswith(("+", "-")) and beside[f"`{BASELINE}`"] == ""
+    monkeypatch.setattr(study_tables, "published_sweep", lambda name: trained)
+    with pytest.raises(UnpublishedError, match="newllm sweep context_kv"):
+        windows()
 
 
 def test_counts_are_scored_at_the_length_of_their_windows_alone():

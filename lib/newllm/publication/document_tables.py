@@ -42,7 +42,7 @@ from newllm.publication.reference import (
     published_trials,
 )
 from newllm.publication.stage_tables import leaks, projection_training, treatments
-from newllm.publication.study_tables import cascade, context_kv, position_encodings
+from newllm.publication.study_tables import cascade, context_kv, position_encodings, windows
 from newllm.retrofit.report import ORIGINAL, difference_text
 from newllm.retrofit.smollm2 import SMOLLM2
 
@@ -219,6 +219,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "optimisers": optimisers,
     "learning rates": learning_rates,
     "treatments": treatments,
+    "windows": windows,
     "claims": claims,
     "retrofits": retrofits,
     "healed retrofits": healed_retrofits,

@@ -9,12 +9,15 @@ from newllm.analysis.recall import GAIN, with_recall_gain
 from newllm.analysis.studies import base_arm, one_change_each
 from newllm.analysis.summary import summarize_arms
 from newllm.analysis.tables import COLUMNS, readable
+from newllm.analysis.wording import text_in_words
 from newllm.config.experiment import StudyParameters
 from newllm.config.profiles import SHOWN, load_parameters
 from newllm.experiments.floor import floors_of
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import LEADING_SWEEP, published_sweep, published_table
+from newllm.publication.reference import LEADING_SWEEP, UnpublishedError, published_sweep, published_table
 
+# The control of what keeps as much however long the text is.
+WINDOW = "window"
 CHANGE = "change of the base arm, or arm"
 STUDY_COLUMNS = (
     CHANGE,
@@ -38,9 +41,33 @@ def context_kv() -> pd.DataFrame:
 
 def cascade() -> pd.DataFrame:
     """Write what each change of the cascade does, beside the baseline that lends its embedding."""
+    return _studies("09_cascade", _cascades())
+
+
+def _cascades() -> pd.DataFrame:
     lenders = published_sweep(LEADING_SWEEP)
-    records = [published_sweep("cascade"), lenders[lenders["arm"] == BASELINE]]
-    return _studies("09_cascade", pd.concat(records, ignore_index=True))
+    return pd.concat([published_sweep("cascade"), lenders[lenders["arm"] == BASELINE]], ignore_index=True)
+
+
+def windows() -> pd.DataFrame:
+    """Write what is lost where only the last tokens and the first few are kept, text by text, beside full attention."""
+    tables = [_window(records) for records in (_cascades(), published_sweep("context_kv"), published_sweep("stdlib"))]
+    if all(table.empty for table in tables):
+        raise UnpublishedError(f"not published yet: `newllm sweep context_kv -p arm={WINDOW}`")
+    return pd.concat(tables, ignore_index=True)
+
+
+def _window(records: pd.DataFrame) -> pd.DataFrame:
+    """Write one text's rows; none where `WINDOW` was not trained on it."""
+    alike = records[records["arm"].isin([WINDOW, BASELINE])]
+    if WINDOW not in set(alike["arm"]):
+        return pd.DataFrame()
+    summary = summarize_arms(alike, BASELINE)
+    rows = with_recall_gain(summary[summary["arm"].isin([WINDOW, BASELINE])], alike)
+    rows["arm"] = [f"`{arm}`" for arm in rows["arm"]]
+    written = readable(rows, ["arm", "kv_bytes", "perplexity", "accuracy", GAIN, "difference", "verdict", "seeds"])
+    written.insert(0, "text", text_in_words(alike["parameters"].iloc[0]))
+    return written.rename(columns={COLUMNS["difference"].words: f"nats/token from {BASELINE}"})
 
 
 def _studies(notebook: str, records: pd.DataFrame) -> pd.DataFrame:
