@@ -101,6 +101,9 @@ def test_a_treatment_is_needed_where_both_others_are_worse(published):
     published.add("dproj-end-to-end", 0.1)
     assert published.judged(3)["verdict"] == HOLDS
     assert published.judged(3)["would_tell"] == ""
+    for treatment, loss in {"oacd": 0.1, "random": 0.0, "end-to-end": 0.0}.items():
+        published.add(f"dproj-{treatment}-lent-embedding", loss)
+    assert published.judged(3)["verdict"] == "depends on the embedding that OACD learns on"
 
 
 def test_what_settings_contradict_depends_on_them(published):

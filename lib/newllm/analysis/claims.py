@@ -8,6 +8,7 @@ import pandas as pd
 from newllm.analysis import judges
 from newllm.analysis.evidence import CONVERGED, UNTOLD, Evidence, Finding
 from newllm.analysis.judges import LONG_WINDOW, WELL_KNOWN, Judge
+from newllm.experiments.arms import LENT_EMBEDDING
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,18 @@ CLAIMS = (
     Claim(
         3,
         "OACD before main training is needed",
-        "dproj-oacd beside dproj-random and dproj-end-to-end: test loss",
-        judges.all_of(judges.better("dproj-oacd", "dproj-random"), judges.better("dproj-oacd", "dproj-end-to-end")),
-        SOTU,
+        "dproj-oacd beside dproj-random and dproj-end-to-end, on an untrained embedding and on a lent one: test loss",
+        judges.each_of(
+            "the embedding that OACD learns on",
+            *(
+                judges.all_of(
+                    judges.better(f"dproj-oacd{embedding}", f"dproj-random{embedding}"),
+                    judges.better(f"dproj-oacd{embedding}", f"dproj-end-to-end{embedding}"),
+                )
+                for embedding in ("", f"-{LENT_EMBEDDING}")
+            ),
+        ),
+        f"{SOTU}, newllm sweep lent_embedding likewise",
     ),
     Claim(
         4,
