@@ -91,6 +91,28 @@ def test_each_treatment_stands_beside_the_recurrence_that_was_left_random(tmp_pa
     assert (table["random_perplexity"] > table["perplexity"]).tolist() == [True, True, False]
 
 
+def test_only_what_was_trained_alike_stands_beside_one_another(tmp_path):
+    arms = ("pythia", "cla", "mla", "pythia-lent-embedding", "cla-lent-embedding", "mla-lent-embedding")
+    rows = [
+        trial(tmp_path, arm, seed, 1024.0, 0.1) | {"parameters": {"arms": [arm]}, "method": arm.partition("-")[0]}
+        for arm in arms
+        for seed in (0, 1)
+    ]
+    for order in (rows, rows[::-1]):
+        records = pd.DataFrame(order)
+        controls = against_controls(records)
+        pairs = set(zip(controls["arm"], controls["control"], strict=True))
+        assert pairs == {("mla", "cla"), ("mla-lent-embedding", "cla-lent-embedding")} | {
+            (f"pythia{end}", f"cla{end}") for end in ("", "-lent-embedding")
+        }
+        full = against_full_attention(records.replace({"arm": {"mla": "mla@position=rope"}}))
+        assert dict(zip(full["arm"], full["full_attention"], strict=True)) == {
+            "mla@position=rope": "pythia",
+            "cla": "pythia",
+            "cla-lent-embedding": "pythia-lent-embedding",
+        }
+
+
 def test_without_equal_bytes_nothing_is_compared(tmp_path):
     rows = [trial(tmp_path, "pythia", 0, 8192.0, 0.0), trial(tmp_path, "mqa", 0, 2048.0, 0.1)]
     table = against_controls(pd.DataFrame(rows))

@@ -33,6 +33,12 @@ def test_only_what_was_trained_alike_is_compared(records):
     assert summary["equal_budget"].to_dict() == {arm: not lender for arm, lender in ARMS.items()} | {
         "dproj-random-lent-embedding": False
     }
+    assert summary["trained_otherwise"].to_dict() == {arm: bool(ARMS.get(arm, LENT)) for arm in summary.index}
+    # Also where the first row is one that was trained otherwise, and none is the baseline.
+    others = records[records["arm"] != "pythia"].iloc[::-1]
+    assert summarize_arms(others, "pythia").set_index("arm")["equal_budget"].to_dict() == {
+        arm: arm == "dproj-oacd" for arm in others["arm"]
+    }
     blocks = {frozenset(group["arm"]) for group in Evidence(records).settings}
     lent = {"dproj-oacd-lent-embedding", "dproj-random-lent-embedding"}
     assert blocks == {frozenset(lent), frozenset({"pythia", "dproj-oacd"}), frozenset({"cascade-oacd"})}

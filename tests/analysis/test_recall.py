@@ -96,7 +96,8 @@ def test_a_summary_is_joined_by_what_is_gained_and_seeds_are_pooled_over_one_bud
     assert list(table.index) == list(summary.arm)
     assert table[GAIN].dropna().to_dict() == pytest.approx({"mla": 0.1005, "pythia": 0.5005})
     widths = table[f"{GAIN}_high"] - table[f"{GAIN}_low"]
-    apart = with_recall_gain(summary.assign(equal_budget=summary.arm != "mla"), records).set_index("arm")
+    other = records.assign(parameters=[{"epochs": 2 if arm == "mla" else 1} for arm in records.arm])
+    apart = with_recall_gain(summary, other).set_index("arm")
     assert (apart[f"{GAIN}_high"] - apart[f"{GAIN}_low"] > widths)[["mla", "pythia"]].all()
 
 
@@ -111,7 +112,7 @@ def test_parts_name_their_trial(records):
 
 def test_differences_from_the_baseline_have_the_interval_of_two_means(records):
     recall = recall_by_arm(records)
-    differences = recall_differences(recall, "pythia").set_index("kind")
+    differences = recall_differences(records, "pythia").set_index("kind")
     assert set(differences.arm) == {"mla"}
     seen = differences.loc["pair seen before"]
     assert seen.difference == pytest.approx(0.4)
@@ -119,7 +120,9 @@ def test_differences_from_the_baseline_have_the_interval_of_two_means(records):
     half = (recall["loss on pairs seen before (nats)_high"] - recall["loss on pairs seen before (nats)"]).iloc[0]
     assert seen.difference_high - seen.difference == pytest.approx(half * 2**0.5)
     assert differences.difference["all other tokens"] == 0
-    assert recall_differences(recall, None).empty
+    assert recall_differences(records, None).empty
+    other = records.assign(parameters=[{"epochs": 2 if arm == "mla" else 1} for arm in records.arm])
+    assert recall_differences(other, "pythia").empty, "nothing was trained as the baseline was"
 
 
 SUMMARY = pd.DataFrame({"arm": ["mla", "pythia"], "perplexity": [40.0, 45.0], "equal_budget": True})

@@ -157,6 +157,8 @@ def test_projection_training_is_left_out_by_name_only():
             "cascade-lent-embedding",
             r"asks for lent-embedding, but cascade takes over an embedding anyway: leave it out",
         ),
+        ("mla--lent-embedding", r"asks for ''"),
+        ("pythia-", r"asks for ''"),
         ("pythia-oacd", r"treats a recurrence, but pythia has none: write 'pythia'"),
         ("pythia@", r"not of the form @setting=value"),
         ("pythia@heads", r"not of the form @setting=value"),

@@ -42,6 +42,14 @@ def converted(finished_comparison, text_data, text_folder, tmp_path_factory):
     return place
 
 
+def test_a_checkpoint_of_a_model_with_a_lent_embedding_is_of_another_budget(text_folder, text_data, tmp_path):
+    compare(settings(text_folder, arms=["mla-lent-embedding"]), text_data, tmp_path / "first")
+    arms = ["pythia", *(f"checkpoint:{tmp_path / 'first' / name}-seed1" for name in ("pythia", "mla-lent-embedding"))]
+    summary = summarize_arms(compare(settings(text_folder, arms=arms), text_data, tmp_path / "second"), "pythia")
+    told = summary.set_index("arm")["equal_budget"]
+    assert told["checkpoint:pythia-seed1"] and not told["checkpoint:mla-lent-embedding-seed1"]
+
+
 def test_a_retrofit_stands_beside_the_arm_that_it_came_from(
     converted, finished_comparison, text_folder, text_data, tmp_path, monkeypatch
 ):

@@ -148,6 +148,15 @@ def test_a_cascade_may_take_an_embedding_from_elsewhere(finished_comparison, tex
         compare(refused, text_data, tmp_path / "refused")
 
 
+def test_a_checkpoint_of_another_shape_is_refused_before_a_lender_is_trained(text_folder, text_data, tmp_path):
+    compare(settings(text_folder, arms=["dproj"], epochs=1, max_iterations=2), text_data, tmp_path / "first")
+    checkpoint = tmp_path / "first" / "dproj-oacd-seed1" / "projection"
+    given = settings(text_folder, arms=["context-lent-embedding"], projection_checkpoint=checkpoint)
+    with pytest.raises(ProjectionMismatchError, match="context_dims is"):
+        compare(given, text_data, tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
 def test_main_training_begins_with_a_checkpoint_of_its_own_embedding_and_no_other(
     text_folder, text_data, tmp_path, monkeypatch
 ):

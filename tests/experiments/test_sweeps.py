@@ -229,8 +229,28 @@ def test_arms_given_on_the_command_line_choose_among_several_grids(tmp_path):
     ]
     with pytest.raises(ParameterError, match="mqa is in none of the sweep's 2 grids, which have pythia, mla, cascade"):
         load_sweep(path, {"arm": ["mqa", "mla"]})
+    with pytest.raises(ParameterError, match="the axis arm has the value mla twice: leave one out"):
+        load_sweep(path, {"arm": ["mla", "mla"]})
+    with pytest.raises(ParameterError, match="stream_lr is given, but it is an axis of other arms than mla: leave it"):
+        load_sweep(path, {"arm": ["mla"], "stream_lr": [0.1]})
     alone = written(tmp_path, grids[0])
     assert {trial.arm.name for trial in plan(load_sweep(alone, {"arm": "mqa"}))} == {"mqa"}
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-3, None])
+def test_a_given_parameter_that_no_arm_uses_is_refused_whatever_its_value(tmp_path, value):
+    """Also where it is the file's own, or the profile's: trials would lie in another folder, and be the same."""
+    given = {"arm": ["pythia"], "stream_lr": value}
+    path = written(tmp_path, {"arm": ["pythia", "cascade"], "seed": [0]}, parameters={"stream_lr": 0.1})
+    with pytest.raises(ParameterError, match="stream_lr is given, but does nothing for pythia"):
+        plan(load_sweep(path, given), given)
+
+
+@pytest.mark.parametrize("name", ["..yaml", "...yaml"])
+def test_a_file_without_a_name_is_refused_as_its_folder_would_be_that_of_all_outputs(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(ParameterError, match="has no name that its folder of results could have: rename the file"):
+        sweep_path(str(tmp_path / name))
 
 
 def test_idle_parameters_are_those_of_another_way_of_training():
@@ -274,6 +294,33 @@ def test_a_sweep_of_which_no_trial_finished_says_which_failed(home, capsys, monk
     shown = capsys.readouterr().out
     assert shown.count("pythia with seed 0 failed: OSError: disk full") == 2
     assert "2 trials failed" in shown
+
+
+def test_what_borrows_from_a_trial_that_failed_is_not_run_and_says_why(home, capsys, monkeypatch):
+    trained = []
+
+    def fails(trial, data):
+        trained.append(trial.arm.name)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(experiment, "run_trial", fails)
+    grid = {"arm": ["pythia", "mla-lent-embedding", "cascade"], "seed": [0]}
+    assert cli.main(["sweep", tiny(home, grid)]) == 1
+    assert trained == ["pythia"]
+    shown = capsys.readouterr().out
+    for arm in ("mla-lent-embedding", "cascade-oacd"):
+        assert f"{arm} with seed 0 failed: LenderFailedError: pythia with seed 0 failed, see there" in shown
+
+
+def test_a_trial_that_is_a_lender_elsewhere_is_not_said_to_be_finished(home, capsys):
+    grids = [
+        {"arm": ["dproj-oacd-lent-embedding"], "projection_lr": ["1e-3"], "seed": [0]},
+        {"arm": ["pythia"], "seed": [0]},
+    ]
+    assert cli.main(["sweep", tiny(home, grids), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 trials, 0 of them finished" in shown and "finished elsewhere" not in shown
+    assert "to be run once, as what lends an embedding" in shown
 
 
 def test_a_failed_trial_stops_no_other_and_only_what_is_missing_runs_again(home, capsys, monkeypatch):

@@ -1,7 +1,7 @@
 """What is asked of a finished comparison: beside controls of equal cache, and beyond the training length."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from newllm.analysis.differences import compare_pairs, losses_by_arm, no_difference
 from newllm.analysis.encodings import full_attention_of
-from newllm.analysis.summary import summarize_arms
+from newllm.analysis.summary import budget_of, summarize_arms
 from newllm.analysis.tables import INTERVAL_ENDS
 from newllm.config.notebooks import PositionEncodings
 from newllm.evaluation.perplexity import Windows, extrapolate
@@ -36,10 +36,14 @@ def against_full_attention(records: pd.DataFrame) -> pd.DataFrame:
         ``perplexity``, ``seeds``, ``full_attention`` and its ``full_perplexity``, and the columns of
         `newllm.analysis.differences.compare_pairs`, whose verdicts pay for all of these rows.
     """
-    pairs = full_attention_of(records["arm"].unique())
-    table = _beside(records, list(pairs.items()), "full_attention", "full_perplexity")
+    table = _within_budgets(records, _against_full_attention)
     table["seeds"] = table["arm"].map(records.groupby("arm").size())
     return table.sort_values(["kv_bytes_per_token", "perplexity"], ascending=[False, True], ignore_index=True)
+
+
+def _against_full_attention(records: pd.DataFrame) -> pd.DataFrame:
+    pairs = full_attention_of(records["arm"].unique())
+    return _beside(records, list(pairs.items()), "full_attention", "full_perplexity")
 
 
 def against_controls(records: pd.DataFrame) -> pd.DataFrame:
@@ -57,6 +61,12 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
         both perplexities, and the columns of `newllm.analysis.differences.compare_pairs`, the difference as
         ``control_difference`` (negative where the arm is better than the control). Arms without a control are left out.
     """
+    table = _within_budgets(records, _against_controls)
+    table = table.rename(columns={f"difference{end}": f"control_difference{end}" for end in ("", "_low", "_high")})
+    return table.sort_values("kv_bytes_per_token", ascending=False, kind="stable", ignore_index=True)
+
+
+def _against_controls(records: pd.DataFrame) -> pd.DataFrame:
     arms = records.drop_duplicates("arm")
     is_control = arms["method"].isin(controls())
     pairs = [
@@ -65,9 +75,7 @@ def against_controls(records: pd.DataFrame) -> pd.DataFrame:
         for _, beside in arms[is_control].iterrows()
         if beside["kv_bytes_per_token"] == row["kv_bytes_per_token"]
     ]
-    table = _beside(records, pairs, "control", "control_perplexity")
-    table = table.rename(columns={f"difference{end}": f"control_difference{end}" for end in ("", "_low", "_high")})
-    return table.sort_values("kv_bytes_per_token", ascending=False, kind="stable", ignore_index=True)
+    return _beside(records, pairs, "control", "control_perplexity")
 
 
 def against_random(records: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +84,7 @@ def against_random(records: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     records
-        Rows of `newllm.experiments.comparison.compare`, all trained on one budget.
+        Rows of `newllm.experiments.comparison.compare`.
 
     Returns
     -------
@@ -85,11 +93,22 @@ def against_random(records: pd.DataFrame) -> pd.DataFrame:
         ``perplexity``, ``random`` (the twin) and its ``random_perplexity``, and the columns of
         `newllm.analysis.differences.compare_pairs`, whose verdicts pay for all of these rows.
     """
+    return _within_budgets(records, _against_random)
+
+
+def _against_random(records: pd.DataFrame) -> pd.DataFrame:
     trained = [Arm.parse(name) for name in records["arm"].unique()]
     twins = {arm.name: replace(arm, projection=UNTREATED).name for arm in trained if arm.projection is not None}
     names = {arm.name for arm in trained}
     pairs = [(name, twin) for name, twin in twins.items() if twin in names - {name}]
     return _beside(records, pairs, UNTREATED, f"{UNTREATED}_perplexity")
+
+
+def _within_budgets(records: pd.DataFrame, compare: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """Compare what was trained alike, budget by budget: verdicts pay for the rows of their own."""
+    budgets = [budget_of(record) for _, record in records.iterrows()]
+    tables = [compare(alike) for _, alike in records.groupby(budgets, sort=False)]
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 
 def _beside(records: pd.DataFrame, pairs: Sequence[tuple[str, str]], other: str, its_perplexity: str) -> pd.DataFrame:

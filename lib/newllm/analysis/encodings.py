@@ -103,7 +103,7 @@ def full_attention_of(arms: Iterable[str]) -> dict[str, str]:
     """
     parsed = {name: Arm.parse(name) for name in arms}
     kinds = {
-        name: (encoding_of(arm), _config(arm).num_attention_heads)
+        name: (encoding_of(arm), _config(arm).num_attention_heads, arm.lent_embedding, arm.frozen_embedding)
         for name, arm in parsed.items()
         if getattr(_config(arm), "position", None) is not None
     }

@@ -30,5 +30,8 @@ def lender_in(record: Mapping[Any, Any] | pd.Series) -> str:
         return ""
     if Arm.parse(record.get("method", record["arm"])).reads_stream:
         return STREAM
-    names = [name for name in record.get("parameters", {}).get("arms", ()) if not is_loaded(name)]
-    return LENT if any(Arm.parse(name).lent_embedding for name in names) else ""
+    given = record.get("parameters", {})
+    names = [name for name in given.get("arms", ()) if not is_loaded(name)]
+    # Of a checkpoint it says itself what it was.
+    lent = given.get("lent_embedding", False) or any(Arm.parse(name).lent_embedding for name in names)
+    return LENT if lent else ""

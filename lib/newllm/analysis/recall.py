@@ -5,6 +5,7 @@ import math
 
 import pandas as pd
 
+from newllm.analysis.summary import budget_of
 from newllm.evaluation.recall import can_tell
 from newllm.evaluation.recall_report import MEASURES
 from newllm.evaluation.seed_intervals import seed_intervals
@@ -106,15 +107,22 @@ def recall_by_arm(records: pd.DataFrame) -> pd.DataFrame:
         One row an arm, the lowest loss on pairs seen before first: ``arm``, ``seeds``, and each of `MEASURES` that all
         its trials have, by what it means, with ``_low`` and ``_high`` (95 %, by `newllm.evaluation.seed_intervals`).
     """
-    groups = dict(iter(records.groupby("arm", sort=False)))
+    budgets = [budget_of(record) for _, record in records.iterrows()]
+    rows = [row for _, alike in records.groupby(budgets, sort=False) for row in _recalled(alike)]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["arm", "seeds"])
+    first = next(iter(MEASURES.values()))
+    return table.sort_values(first, ignore_index=True) if first in table else table
+
+
+def _recalled(alike: pd.DataFrame) -> list[dict[str, object]]:
+    """Return the rows of the arms of one budget, over which it is pooled how much a seed changes."""
+    groups = dict(iter(alike.groupby("arm", sort=False)))
     rows: dict[object, dict[str, object]] = {arm: {"arm": arm, "seeds": len(group)} for arm, group in groups.items()}
     for name, words in MEASURES.items():
         known = {arm: list(group[name]) for arm, group in groups.items() if name in group and group[name].notna().all()}
         for arm, interval in seed_intervals(known).items():
             rows[arm] |= interval.columns(words)
-    table = pd.DataFrame(rows.values())
-    first = next(iter(MEASURES.values()))
-    return table.sort_values(first, ignore_index=True) if first in table else table
+    return list(rows.values())
 
 
 def with_recall_gain(summary: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
@@ -133,30 +141,30 @@ def with_recall_gain(summary: pd.DataFrame, records: pd.DataFrame) -> pd.DataFra
     pandas.DataFrame
         The summary with `GAIN`, ``_low`` and ``_high``: NaN for counts of n-grams, and where no trial of an arm has it.
     """
-    alike = [records[records["arm"].isin(block["arm"])] for _, block in summary.groupby("equal_budget", sort=False)]
-    recall = pd.concat([recall_by_arm(block) for block in alike if len(block)])
-    gains = recall.reindex(columns=["arm", GAIN, f"{GAIN}_low", f"{GAIN}_high"])
+    gains = recall_by_arm(records).reindex(columns=["arm", GAIN, f"{GAIN}_low", f"{GAIN}_high"])
     return summary.merge(gains, on="arm", how="left")
 
 
-def recall_differences(recall: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
-    """Take the differences of the losses of each arm from those of the baseline.
+def recall_differences(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+    """Take the differences of the losses of each arm from those of the baseline, among what was trained as it was.
 
     Parameters
     ----------
-    recall
-        As `recall_by_arm` makes it.
+    records
+        Rows of `newllm.experiments.comparison.compare`.
     baseline
         The arm to take differences from; None where there is none.
 
     Returns
     -------
     pandas.DataFrame
-        One row an arm and kind of tokens, in the order of ``recall``: ``arm``, ``kind`` in words, ``difference`` in
-        nats a token (negative: better than the baseline), ``difference_low`` and ``difference_high`` (95 % over seeds,
+        One row an arm and kind of tokens, in the order of `recall_by_arm`: ``arm``, ``kind`` in words, ``difference``
+        in nats a token (negative: better than the baseline), ``difference_low``, ``difference_high`` (95 % over seeds,
         NaN where they tell none). No rows without the baseline.
     """
     rows = []
+    budgets = pd.Series([budget_of(record) for _, record in records.iterrows()], index=records.index, dtype=object)
+    recall = recall_by_arm(records[budgets.isin(budgets[records["arm"] == baseline])])
     for base in recall[recall["arm"] == baseline].to_dict("records"):
         for arm in recall[recall["arm"] != baseline].to_dict("records"):
             for kind, words in LOSSES.items():

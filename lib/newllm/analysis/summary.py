@@ -57,7 +57,8 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
         (95 %, by `newllm.evaluation.seed_intervals` of all arms of one budget); with a baseline, the columns of
         `newllm.analysis.differences.compare_pairs`. ``equal_budget`` tells rows that were trained as the baseline was
         (the text, the passes, the schedule; its learning rate is each arm's own) from the others, which stand in a
-        block below and have no difference. Within a block the lowest perplexity is first.
+        block below and have no difference; ``trained_otherwise`` tells those that were trained after a model that lends
+        its embedding. Within a block the lowest perplexity is first.
     """
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     losses: dict[Hashable, ArmLosses | None] = {}
@@ -69,7 +70,8 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
         row |= {name: group[name].iloc[0] for name in SAME_OVER_SEEDS if name in group}
         if "parameters" in group:
             row["budget"] = budget_text(group["parameters"].iloc[0])
-        rows[key], losses[key], budgets[key] = row, read_losses(group), _budget(group.iloc[0])
+        row["trained_otherwise"] = bool(lender_in(group.iloc[0]))
+        rows[key], losses[key], budgets[key] = row, read_losses(group), budget_of(group.iloc[0])
         measured[key] = {measure: list(group[measure]) for measure in MEASURES if _is_measured(group, measure)}
     for key, columns in _means(measured, budgets).items():
         rows[key] |= columns
@@ -78,15 +80,15 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
         beside = records[[parameters["data"] == floor.data for parameters in records["parameters"]]]
         for row in _floor_rows(floor, beside, by):
             key = (*(row[name] for name in by), row["arm"])
-            rows[key], losses[key] = row, _floor_losses(floor, row["arm"])
+            rows[key], losses[key] = row | {"trained_otherwise": False}, _floor_losses(floor, row["arm"])
             base = _baseline_beside(beside, baseline, by)
             if base is not None:
                 pairs[key] = base
             budgets[key] = budgets.get(base or (), next(iter(budgets.values())))
     for key, row in rows.items():
-        # Without a baseline, the first arm of the same values is what the others are beside.
-        beside_it = [pairs.get(key, key)] if baseline is not None else [one for one in budgets if one[:-1] == key[:-1]]
-        row["equal_budget"] = budgets.get(key) == budgets.get(beside_it[0] if beside_it else key)
+        row["equal_budget"] = budgets.get(key) == budgets.get(
+            pairs.get(key) or _first_beside(key, baseline, rows, budgets)
+        )
     named = [key for key in pairs if rows[key]["equal_budget"]]
     # How much a seed changes is pooled over what was trained alike.
     alike: dict[Hashable, ArmLosses | None] = {key: losses[key] for key, row in rows.items() if row["equal_budget"]}
@@ -123,12 +125,25 @@ def _pairs(keys: Sequence[tuple[Any, ...]], baseline: str | None) -> dict[tuple[
     return {key: base for key, base in beside.items() if base in keys}
 
 
-def _budget(record: pd.Series) -> str:
+def budget_of(record: pd.Series) -> str:
     """Return what rows must have in common to be compared; beside its own an arm may have the training of a lender."""
     given = record.get("parameters", {})
     settings = {name: given.get(name) for name in UNEQUAL} | {"healing_tokens": given.get("healing_tokens", 0)}
     elsewhere = is_pretrained(record["arm"])
     return json.dumps(settings | {"lender": lender_in(record), "elsewhere": elsewhere}, default=str)
+
+
+def _first_beside(
+    key: tuple[Any, ...],
+    baseline: str | None,
+    rows: Mapping[tuple[Any, ...], Mapping[str, Any]],
+    budgets: Mapping[tuple[Any, ...], str],
+) -> tuple[Any, ...]:
+    """Return the key that a row without a baseline of the same values is beside: the first that had no lender."""
+    if key[-1] == baseline:
+        return key
+    beside = [one for one in budgets if one[:-1] == key[:-1]]
+    return min(beside, key=lambda one: rows[one]["trained_otherwise"], default=key)
 
 
 def _floor_rows(floor: Floor, beside: pd.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:

@@ -131,7 +131,7 @@ def announce(run: SweepRun, expected: Mapping[Trial, Mapping[str, float]], count
         "%s: %d trials, %d of them finished; the others take about %s%s.",
         run.run.folder.name,
         len(run.trials),
-        len(run.trials) - len(set(run.trials) & set(run.waiting)),
+        len(run.finished),
         describe_seconds(seconds),
         f" on {count} workers like this machine" if count > 1 else "",
     )

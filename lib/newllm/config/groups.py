@@ -224,7 +224,9 @@ class ComparisonParameters(RepeatedParameters):
         description="a folder that notebook 01 leaves, whose projection OACD arms begin with; None: they train one",
     )
 
-    arms: ArmNames = Field(description="what is compared: <model>[-oacd|-random|-end-to-end][@setting=value,...] each")
+    arms: ArmNames = Field(
+        description="what is compared: <model>[-oacd|-random|-end-to-end][-lent-embedding][@setting=value,...] each"
+    )
     processes: Annotated[Count, Field(le=256)] = Field(
         1, description="trials trained side by side, each on its share of the cores"
     )

@@ -48,6 +48,8 @@ def sweep_path(name: str) -> Path:
             raise ParameterError(
                 f"{name} is not a file; it must be a YAML file or one of {', '.join(available_sweeps())}."
             )
+        if not path.stem.strip("."):
+            raise ParameterError(f"{name} has no name that its folder of results could have: rename the file.")
         return path
     if name not in available_sweeps():
         raise ParameterError(f"{name} is not a file of params/sweeps{nearest(name, available_sweeps())}")

@@ -95,7 +95,7 @@ class Arm:
         rest, frozen_embedding = _without(body.removeprefix(method), FROZEN_EMBEDDING)
         rest, lent_embedding = _without(rest, LENT_EMBEDDING)
         treatment = rest.removeprefix("-")
-        if treatment and treatment not in PROJECTION_TREATMENTS:
+        if rest and treatment not in PROJECTION_TREATMENTS:
             raise ArmError(
                 f"arm {text!r} asks for {treatment!r}: after the model {method} comes one of "
                 f"{', '.join(PROJECTION_TREATMENTS)}, {LENT_EMBEDDING}, {FROZEN_EMBEDDING}, or nothing ({GRAMMAR})."

@@ -19,7 +19,7 @@ from newllm.experiments.recipes import check_projection_checkpoint
 from newllm.experiments.reuse import lenders_of, take_over, to_train, unfinished
 from newllm.experiments.running import run_trial
 from newllm.experiments.timing import ended, expected_stages, plan_of
-from newllm.experiments.trial import Trial
+from newllm.experiments.trial import Trial, lender_of
 from newllm.runs.folder import among_outputs
 from newllm.runs.outlook import outlook
 from newllm.runs.records_table import load_records
@@ -32,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 # Runs trials of which none needs another one, and yields each when it is done, with its error if it failed.
 Runner = Callable[[Sequence[Trial]], Iterator[tuple[Trial, Exception | None]]]
+
+
+class LenderFailedError(RuntimeError):
+    """A trial was not run, because the one that was to lend it an embedding failed."""
 
 
 class ComparisonError(RuntimeError):
@@ -165,7 +169,12 @@ def run_trials(
     failures: dict[Trial, Exception] = {}
     with watched(folder), plan.written(folder):
         for part in parts:
-            done = run_part(part) if run_part else run_side_by_side(run_trial, part, data, processes)
+            failed = {trial.run().key for trial in failures}
+            lenders_of_part = {trial: lender_of(trial) for trial in part}
+            left = {trial: lender for trial, lender in lenders_of_part.items() if lender and lender.run().key in failed}
+            failures |= {trial: LenderFailedError(f"{lender} failed, see there") for trial, lender in left.items()}
+            able = [trial for trial in part if trial not in left]
+            done = run_part(able) if run_part else run_side_by_side(run_trial, able, data, processes)
             for trial, error in done:
                 if error is not None:
                     logger.error("%s failed.", trial, exc_info=error)

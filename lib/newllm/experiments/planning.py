@@ -97,7 +97,10 @@ def check_arms(arms: Iterable[Arm], parameters: ExperimentParameters) -> None:
             )
         lender = lender_of(trial)
         if lender is not None:
-            _on_meta(lender.arm, parameters)
+            try:
+                _on_meta(lender.arm, parameters)
+            except ValueError as error:
+                raise ArmError(f"arm {arm.name!r} begins with an embedding that cannot be lent: {error}") from error
         try:
             model.refuse_short_windows(parameters.seq_length)
             _refuse_rounding(arm, model, parameters)

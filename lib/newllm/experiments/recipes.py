@@ -17,7 +17,12 @@ from newllm.models.language_model import LanguageModel
 from newllm.models.recipe import CONTEXTS, WINDOWS, Recipe
 from newllm.models.recurrent import RecurrentModel
 from newllm.processes import is_first
-from newllm.recurrence.checkpoint import ProjectionMismatchError, load_projection, save_projection
+from newllm.recurrence.checkpoint import (
+    ProjectionMismatchError,
+    load_projection,
+    read_fitting_description,
+    save_projection,
+)
 from newllm.recurrence.training import ProjectionResult, train_projections
 from newllm.training.embeddings import RANDOM, TokenEmbedding, adopt_embedding, read_embedding
 from newllm.training.main import TrainingResult, train
@@ -102,14 +107,16 @@ def check_projection_checkpoint(trials: Sequence[Trial], data: TextData) -> None
     Raises
     ------
     ProjectionMismatchError, FileNotFoundError
-        Where config, tokenizer or embedding differ, or there is no complete checkpoint.
+        Where config, tokenizer or embedding differ, as far as it is not lent, or there is no complete checkpoint.
     """
     for trial in trials:
         checkpoint = trial.parameters.projection_checkpoint
-        if checkpoint is not None and trial.arm.trains_projection and lender_of(trial) is None:
+        if checkpoint is not None and trial.arm.trains_projection:
             model = trial.arm.build(trial.parameters, len(data.tokenizer), trial.seed)
             assert isinstance(model, RecurrentModel)
-            load_projection(checkpoint, model, tokenizer_identity(data.tokenizer))
+            # What embedding is lent is known only once the lender is trained.
+            check = load_projection if lender_of(trial) is None else read_fitting_description
+            check(checkpoint, model, tokenizer_identity(data.tokenizer))
 
 
 def _earlier_projection(place: Path, model: RecurrentModel, identity: str) -> ProjectionResult | None:

@@ -50,10 +50,12 @@ class SweepRun:
             folder = self.run.folder / trial.folder_name
             self.trials[Trial(trial.arm, trial.seed, trial.parameters, folder, data.fingerprint)] = trial
         self.waiting: list[Trial] = []
+        self.finished: set[Trial] = set()
         for _, _, trials in self._by_data():
             found = finished_elsewhere(trials)
             left = to_train([trial for trial in trials if trial not in found])
             self.waiting += [trial for trial in left if trial not in found]
+            self.finished |= {trial for trial in trials if trial in found or trial.run().is_finished}
 
     def _by_data(self) -> Iterator[tuple[str, TextData, list[Trial]]]:
         for fingerprint, data in self.data.items():
@@ -91,8 +93,10 @@ class SweepRun:
         return pd.DataFrame(rows)
 
     def _state(self, trial: Trial) -> str:
-        if trial not in self.waiting:
+        if trial in self.finished:
             return "finished" if trial.run().is_finished else "finished elsewhere, is taken over"
+        if trial not in self.waiting:
+            return "to be run once, as what lends an embedding"
         return "begun" if trial.run().is_started else "to be run"
 
     def train(

@@ -108,13 +108,19 @@ class Sweep(BaseModel):
         Raises
         ------
         ParameterError
-            Where there are several grids, and a given arm is in none of them; or what is no axis takes one value and is
-            given a list.
+            Where there are several grids, and a given arm is in none of them or given twice, or a given axis in none of
+            those that are left; or what is no axis takes one value and is given a list.
         """
         self._refuse_lists({**self.parameters, **given})
         axes = {key: _listed(value) for key, value in given.items() if key in self.axes}
         rest = {key: value for key, value in given.items() if key not in axes and key != "profile"}
         grids = self.grid if len(self.grid) == 1 or ARM not in axes else _with_arms(self.grid, axes.pop(ARM))
+        for axis in axes:
+            if not any(axis in grid for grid in grids):
+                raise ParameterError(
+                    f"{axis} is given, but it is an axis of other arms than {', '.join(_arms_of(grids))}: leave it "
+                    "out, or write a file of your own whose grid has both."
+                )
         grid = [grid | {key: value for key, value in axes.items() if key in grid} for grid in grids]
         changed = {"grid": grid, "parameters": self.parameters | rest, "profile": given.get("profile", self.profile)}
         return type(self).model_validate(self.model_dump() | changed)
@@ -144,16 +150,23 @@ def _why_empty(axis: str) -> str:
     return f"the axis {axis} has no value: give it one or more, such as {axis}=[...], or leave it as the file says"
 
 
+def _arms_of(grids: Iterable[Grid]) -> list[str]:
+    return list(dict.fromkeys(str(arm) for grid in grids for arm in grid[ARM]))
+
+
 def _with_arms(grids: Sequence[Grid], arms: Sequence[Any]) -> list[Grid]:
     """Return the grids that have some of these arms, with those arms alone."""
     if not arms:
         raise ParameterError(f"{_why_empty(ARM)}.")
-    every = [arm for grid in grids for arm in grid[ARM]]
+    every = _arms_of(grids)
+    twice = [arm for arm in arms if list(arms).count(arm) > 1]
+    if twice:
+        raise ParameterError(f"the axis {ARM} has the value {write_value(twice[0])} twice: leave one out.")
     strange = [str(arm) for arm in arms if arm not in every]
     if strange:
         raise ParameterError(
             f"{' and '.join(strange)} is in none of the sweep's {len(grids)} grids, which have "
-            f"{', '.join(map(str, every))}: add it to the one whose axes it needs, in a file of your own."
+            f"{', '.join(every)}: add it to the one whose axes it needs, in a file of your own."
         )
     narrowed = [grid | {ARM: tuple(arm for arm in grid[ARM] if arm in arms)} for grid in grids]
     return [grid for grid in narrowed if grid[ARM]]
@@ -266,8 +279,10 @@ def _refuse_in_vain(sweep: Sweep, planned: Sequence[PlannedTrial], given: Mappin
         if all(name in grid for grid in sweep.grid):
             raise ParameterError(f"{name} is among the parameters and an axis of every grid: leave one out.")
     idle = set.intersection(*(idle_for_all([trial.arm], trial.parameters) for trial in planned))
-    meant = sweep.parameters if ARM not in given else {name: given[name] for name in sweep.parameters if name in given}
-    for name in changed_values(idle, sweep.notebook, sweep.profile, meant):
+    asked = sorted(idle & set(given))
+    if not asked and ARM not in given:
+        asked = changed_values(idle, sweep.notebook, sweep.profile, sweep.parameters)
+    for name in asked:
         raise ParameterError(said_of(name, list(dict.fromkeys(trial.arm.name for trial in planned))))
 
 

@@ -79,7 +79,10 @@ def _colours(frame: pd.DataFrame) -> pd.DataFrame:
 def _caption(summary: pd.DataFrame, texts: pd.DataFrame) -> str:
     """Say what is true of this comparison: its budget, what its intervals are over, and whether seeds give verdicts."""
     budget = shared_budget(summary)
-    said = [f"All arms were trained with {budget}."] if budget else []
+    after = (
+        ", some after a model that lends its embedding" if summary.get("trained_otherwise", pd.Series()).any() else ""
+    )
+    said = [f"All arms were trained with {budget}{after}."] if budget else []
     measures = texts[[name for name in texts if not str(name).startswith(OF_DIFFERENCE)]]
     of_seeds, has_difference = _has_interval(measures), _has_difference(texts)
     if of_seeds:

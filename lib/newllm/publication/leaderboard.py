@@ -18,7 +18,6 @@ from pydantic import ValidationError
 
 from newllm.analysis.differences import DIFFERENCE_COLUMNS
 from newllm.analysis.encodings import encoding_of
-from newllm.analysis.lenders import lender_in
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import rates_text
@@ -213,8 +212,7 @@ def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
         One row a trial, with ``row``: what its trials of other seeds are called, too.
     """
     encodings = [encoding_of(Arm.parse(arm)) for arm in records["arm"]]
-    otherwise = [bool(lender_in(record)) for _, record in records.iterrows()]
-    named = records.assign(arm=records["row"], encoding=encodings, trained_otherwise=otherwise)
+    named = records.assign(arm=records["row"], encoding=encodings)
     baseline = baseline_among(named)
     rows = summarize_arms(named, baseline)
     # Without a baseline there is nothing to take a difference of.
@@ -226,8 +224,7 @@ def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
     if SPEED not in named:
         named[SPEED] = float("nan")
     more = named.groupby("arm").agg(
-        dict.fromkeys(("method", "size", "kv_tokens", "encoding", "trained_otherwise"), "first")
-        | {SPEED: "median", "certificate": "max"}
+        dict.fromkeys(("method", "size", "kv_tokens", "encoding"), "first") | {SPEED: "median", "certificate": "max"}
     )
     # An n-gram model brings a method of its own into the rows.
     summary = (

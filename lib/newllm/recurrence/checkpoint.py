@@ -75,9 +75,35 @@ def load_projection(folder: Path, model: RecurrentModel, tokenizer_identity: str
     ProjectionMismatchError
         Where config, tokenizer or embedding differ; the message says which.
     """
+    description = read_fitting_description(folder, model, tokenizer_identity)
+    saved_tensors, _ = read_tensors(folder / WEIGHTS, description["weights"])
+    own = _projection_tensors(model)
+    if not torch.equal(saved_tensors["embedding.weight"].to(own["embedding.weight"]), own["embedding.weight"]):
+        raise ProjectionMismatchError(
+            f"the model's embedding is not the one that the projection in {folder} was trained against: build the "
+            "model with the same seed, weights or embedding_source"
+        )
+    for name, tensor in saved_tensors.items():
+        own[name].copy_(tensor)
+    return ProjectionResult(description["history"], description["converged"])
+
+
+def read_fitting_description(folder: Path, model: RecurrentModel, tokenizer_identity: str) -> dict[str, Any]:
+    """Read what a checkpoint says of itself, once it is seen that its shapes and its tokenizer are the model's.
+
+    Parameters
+    ----------
+    folder, model, tokenizer_identity
+        As for `load_projection`; the model's embedding may be another one.
+
+    Raises
+    ------
+    FileNotFoundError, ProjectionMismatchError
+        As `load_projection` does.
+    """
     if not (folder / PROJECTION_DESCRIPTION).is_file() or not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} holds no complete projection checkpoint: run the projection training first")
-    description = read_json(folder / PROJECTION_DESCRIPTION)
+    description: dict[str, Any] = read_json(folder / PROJECTION_DESCRIPTION)
     saved_config, config = description["config"], _projection_config(model)
     if different := different_keys(saved_config, config):
         key = different[0]
@@ -89,16 +115,7 @@ def load_projection(folder: Path, model: RecurrentModel, tokenizer_identity: str
             f"the checkpoint {folder} was trained with tokenizer {description['tokenizer_identity']}, "
             f"but the model is used with {tokenizer_identity}"
         )
-    saved_tensors, _ = read_tensors(folder / WEIGHTS, description["weights"])
-    own = _projection_tensors(model)
-    if not torch.equal(saved_tensors["embedding.weight"].to(own["embedding.weight"]), own["embedding.weight"]):
-        raise ProjectionMismatchError(
-            f"the model's embedding is not the one that the projection in {folder} was trained against: build the "
-            "model with the same seed, weights or embedding_source"
-        )
-    for name, tensor in saved_tensors.items():
-        own[name].copy_(tensor)
-    return ProjectionResult(description["history"], description["converged"])
+    return description
 
 
 def _projection_tensors(model: RecurrentModel) -> dict[str, Tensor]:
