@@ -159,8 +159,8 @@ def _leaderboard() -> str:
     best, least = arms.iloc[0], arms[arms["kv_bytes_per_token"] == arms["kv_bytes_per_token"].min()]
     said = f", {best['verdict']} beside `{BASELINE}`" if best["arm"] != BASELINE else ""
     return (
-        f"{_named(best['arm'])} has the lowest loss of {len(arms)} arms{said}, and keeps "
-        f"{best['kv_bytes_per_token']:,.0f} bytes a token; of those that keep least, "
+        f"{_named(best['arm'])} has the lowest loss of {len(arms)} arms that keep something of every token{said}, "
+        f"and keeps {best['kv_bytes_per_token']:,.0f} bytes a token; of those that keep least, "
         f"{least['kv_bytes_per_token'].iloc[0]:,.0f}, it is {_named(least['arm'].iloc[0])}"
     )
 

@@ -102,7 +102,8 @@ def position_encodings() -> pd.DataFrame:
     """Write the perplexity of each encoding, and that in windows longer than those of the training."""
     longer = published_table("04_position_encodings/tables/extrapolation")
     records = published_sweep(LEADING_SWEEP)
-    records = records[records["arm"].isin(longer["arm"])]
+    # Of the seeds that the run has read, as its table says.
+    records = records[records["arm"].isin(longer["arm"]) & records["seed"].isin(longer["seed"])]
     by_length = longer.pivot_table("perplexity", index="arm", columns="seq_length")
     # The same tokens are predicted at every length.
     by_length = pd.concat([by_length, _floor_by_length(records, int(longer["tokens"].iloc[0]))])
