@@ -34,7 +34,7 @@ def against_full_attention(records: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         One row an arm that has such a one among the records, the widest cache first: ``kv_bytes_per_token``, ``arm``,
         ``perplexity``, ``seeds``, ``full_attention`` and its ``full_perplexity``, and the columns of
-        `newllm.analysis.differences.compare_pairs`, whose verdicts pay for all of these rows.
+        `newllm.analysis.differences.compare_pairs`, whose verdicts pay for all rows of one budget.
     """
     table = _within_budgets(records, _against_full_attention)
     table["seeds"] = table["arm"].map(records.groupby("arm").size())
@@ -91,7 +91,7 @@ def against_random(records: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         One row a treatment whose untreated twin is among the records, in their order: ``kv_bytes_per_token``, ``arm``,
         ``perplexity``, ``random`` (the twin) and its ``random_perplexity``, and the columns of
-        `newllm.analysis.differences.compare_pairs`, whose verdicts pay for all of these rows.
+        `newllm.analysis.differences.compare_pairs`, whose verdicts pay for all rows of one budget.
     """
     return _within_budgets(records, _against_random)
 
