@@ -9,7 +9,7 @@ import pandas as pd
 
 from newllm.analysis.differences import compare_pairs, losses_by_arm, no_difference
 from newllm.analysis.encodings import full_attention_of
-from newllm.analysis.summary import budget_of, summarize_arms
+from newllm.analysis.summary import budgets_of, summarize_arms
 from newllm.analysis.tables import INTERVAL_ENDS
 from newllm.config.notebooks import PositionEncodings
 from newllm.evaluation.perplexity import Windows, extrapolate
@@ -106,8 +106,7 @@ def _against_random(records: pd.DataFrame) -> pd.DataFrame:
 
 def _within_budgets(records: pd.DataFrame, compare: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
     """Compare what was trained alike, budget by budget: verdicts pay for the rows of their own."""
-    budgets = [budget_of(record) for _, record in records.iterrows()]
-    tables = [compare(alike) for _, alike in records.groupby(budgets, sort=False)]
+    tables = [compare(alike) for _, alike in records.groupby(budgets_of(records), sort=False)]
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 

@@ -18,7 +18,7 @@ from newllm.analysis.differences import (
     knows_seeds,
     losses_by_arm,
 )
-from newllm.analysis.lenders import lender_in
+from newllm.analysis.summary import UNEQUAL, budgets_of
 from newllm.analysis.wording import plus_minus, text_in_words
 from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.experiments.floor import floors_of
@@ -29,9 +29,6 @@ FAILS = "does not hold"
 DEPENDS = "depends"
 UNTOLD = "cannot be told here"
 VERDICTS = (HOLDS, FAILS, DEPENDS, UNTOLD)
-
-# What tells settings apart in which arms are compared.
-SETTING = tuple(name for name in BUDGET if name not in LEARNING_RATES)
 
 # A recurrence that OACD left below this share of settled contexts is not that method.
 CONVERGED = 0.9
@@ -46,7 +43,7 @@ class Compared:
     arm, base
         Their names; the difference is of the first from the second.
     setting
-        The values of `SETTING`.
+        The values of `newllm.analysis.summary.UNEQUAL`.
     found
         The columns of `newllm.analysis.differences.compare_pairs`.
     knows_seeds
@@ -147,13 +144,7 @@ class Evidence:
             return []
         known = [all(name in given for name in BUDGET) for given in self.records["parameters"]]
         records = self.records[known]
-        keys = [
-            json.dumps(
-                {name: record["parameters"][name] for name in SETTING} | {"lender": lender_in(record)}, sort_keys=True
-            )
-            for _, record in records.iterrows()
-        ]
-        return [self._at_one_rate(group) for _, group in records.groupby(keys, sort=True)]
+        return [self._at_one_rate(group) for _, group in records.groupby(budgets_of(records), sort=True)]
 
     @staticmethod
     def _at_one_rate(records: pd.DataFrame) -> pd.DataFrame:
@@ -174,12 +165,12 @@ class Evidence:
         arm, base
             Names as records have them; the difference is of the first from the second.
         least
-            Numbers of `SETTING` or of records, by name, that both must reach, such as a convergence rate.
+            Numbers of the setting or of records, by name, that both must reach, such as a convergence rate.
         """
         results = []
         for records in self.settings:
             named = records[records["arm"].isin([arm, base])]
-            setting = {name: named["parameters"].iloc[0][name] for name in SETTING} if len(named) else {}
+            setting = {name: named["parameters"].iloc[0][name] for name in UNEQUAL} if len(named) else {}
             if set(named["arm"]) != {arm, base} or not _reaches(named, setting, least or {}):
                 continue
             losses = losses_by_arm(records)

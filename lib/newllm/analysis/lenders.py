@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.experiments.arms import Arm
-from newllm.experiments.scoring import is_loaded, is_pretrained
+from newllm.experiments.arms import Arm, begins_lent
+from newllm.experiments.scoring import is_pretrained
 
 STREAM, LENT = "stream", "lent embedding"
 
@@ -31,7 +31,5 @@ def lender_in(record: Mapping[Any, Any] | pd.Series) -> str:
     if Arm.parse(record.get("method", record["arm"])).reads_stream:
         return STREAM
     given = record.get("parameters", {})
-    names = [name for name in given.get("arms", ()) if not is_loaded(name)]
     # Of a checkpoint it says itself what it was.
-    lent = given.get("lent_embedding", False) or any(Arm.parse(name).lent_embedding for name in names)
-    return LENT if lent else ""
+    return LENT if given.get("lent_embedding", False) or begins_lent(given.get("arms", ())) else ""

@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 
-from newllm.analysis.summary import budget_of
+from newllm.analysis.summary import budgets_of
 from newllm.evaluation.recall import can_tell
 from newllm.evaluation.recall_report import MEASURES
 from newllm.evaluation.seed_intervals import seed_intervals
@@ -107,8 +107,7 @@ def recall_by_arm(records: pd.DataFrame) -> pd.DataFrame:
         One row an arm, the lowest loss on pairs seen before first: ``arm``, ``seeds``, and each of `MEASURES` that all
         its trials have, by what it means, with ``_low`` and ``_high`` (95 %, by `newllm.evaluation.seed_intervals`).
     """
-    budgets = [budget_of(record) for _, record in records.iterrows()]
-    rows = [row for _, alike in records.groupby(budgets, sort=False) for row in _recalled(alike)]
+    rows = [row for _, alike in records.groupby(budgets_of(records), sort=False) for row in _recalled(alike)]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["arm", "seeds"])
     first = next(iter(MEASURES.values()))
     return table.sort_values(first, ignore_index=True) if first in table else table
@@ -163,7 +162,7 @@ def recall_differences(records: pd.DataFrame, baseline: str | None) -> pd.DataFr
         NaN where they tell none). No rows without the baseline.
     """
     rows = []
-    budgets = pd.Series([budget_of(record) for _, record in records.iterrows()], index=records.index, dtype=object)
+    budgets = budgets_of(records)
     recall = recall_by_arm(records[budgets.isin(budgets[records["arm"] == baseline])])
     for base in recall[recall["arm"] == baseline].to_dict("records"):
         for arm in recall[recall["arm"] != baseline].to_dict("records"):

@@ -133,6 +133,11 @@ def budget_of(record: pd.Series) -> str:
     return json.dumps(settings | {"lender": lender_in(record), "elsewhere": elsewhere}, default=str)
 
 
+def budgets_of(records: pd.DataFrame) -> pd.Series:
+    """Return the `budget_of` each record, by the index of the records."""
+    return pd.Series([budget_of(record) for _, record in records.iterrows()], index=records.index, dtype=object)
+
+
 def _first_beside(
     key: tuple[Any, ...],
     baseline: str | None,

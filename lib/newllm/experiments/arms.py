@@ -1,7 +1,7 @@
 """Arms of a comparison, by name: ``pythia``, ``dproj-random``, ``dproj-oacd-frozen-embedding``, ``mla@kv_dim=64``."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -250,6 +250,11 @@ def has_recurrence(method: str) -> bool:
 def reads_stream(method: str) -> bool:
     """Whether a model is trained on one continuous stream, as its class declares; nothing is built."""
     return find(method).model_class.recipe.continuous
+
+
+def begins_lent(names: Iterable[str]) -> bool:
+    """Tell whether one of these arms begins with a lent embedding; what is a trained model says nothing of it."""
+    return any(Arm.parse(name).lent_embedding for name in names if not name.startswith(CHECKPOINT))
 
 
 def _without(name: str, ending: str) -> tuple[str, bool]:

@@ -10,7 +10,7 @@ from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import TrainingParameters
 from newllm.config.methods import CHECKPOINT
 from newllm.data import TextData
-from newllm.experiments.arms import Arm, folder_name
+from newllm.experiments.arms import begins_lent, folder_name
 from newllm.experiments.running import record_scores
 from newllm.experiments.scoring import Subject, pretrained_arm
 from newllm.files import SAVED_MODEL, local_folder, local_gguf, outputs_folder, read_json, reference_folder
@@ -58,12 +58,6 @@ class Lineage:
         """Seed of the trial, beside whose other arms it stands; 0 where it is no trial's."""
         return int(self.trained_on.get("seeds", [0])[0])
 
-    @property
-    def has_lent_embedding(self) -> bool:
-        """Whether another model was trained before it, whose embedding it began with."""
-        names = [name for name in self.trained_on.get("arms", ()) if not name.startswith(CHECKPOINT)]
-        return any(Arm.parse(name).lent_embedding for name in names)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -99,7 +93,7 @@ class Checkpoint:
         # Trained on other text is trained otherwise: then nothing is said of it.
         if lineage.trained_on.get("data") == data.fingerprint:
             identity |= {key: lineage.trained_on[key] for key in OF_TRAINING if key in lineage.trained_on}
-        if lineage.has_lent_embedding:
+        if begins_lent(lineage.trained_on.get("arms", ())):
             identity["lent_embedding"] = True
         identity |= {"data": data.fingerprint, "model": digest, "healing_tokens": lineage.healing_tokens}
         return Run(folder / f"{folder_name(self.name)}-{digest[:8]}", identity)

@@ -170,10 +170,11 @@ def run_trials(
     with watched(folder), plan.written(folder):
         for part in parts:
             failed = {trial.run().key for trial in failures}
-            lenders_of_part = {trial: lender_of(trial) for trial in part}
-            left = {trial: lender for trial, lender in lenders_of_part.items() if lender and lender.run().key in failed}
-            failures |= {trial: LenderFailedError(f"{lender} failed, see there") for trial, lender in left.items()}
-            able = [trial for trial in part if trial not in left]
+            for trial in part:
+                lender = lender_of(trial)
+                if lender is not None and lender.run().key in failed:
+                    failures[trial] = LenderFailedError(f"{lender} failed, see there")
+            able = [trial for trial in part if trial not in failures]
             done = run_part(able) if run_part else run_side_by_side(run_trial, able, data, processes)
             for trial, error in done:
                 if error is not None:

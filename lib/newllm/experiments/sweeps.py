@@ -84,9 +84,8 @@ class Sweep(BaseModel):
             for axis, values in grid.items():
                 if not values:
                     raise ValueError(_why_empty(axis))
-                twice = [value for value in values if [*map(repr, values)].count(repr(value)) > 1]
-                if twice:
-                    raise ValueError(f"the axis {axis} has the value {write_value(twice[0])} twice: leave one out")
+                if said := _what_stands_twice(axis, values):
+                    raise ValueError(said)
         return self
 
     @property
@@ -150,6 +149,12 @@ def _why_empty(axis: str) -> str:
     return f"the axis {axis} has no value: give it one or more, such as {axis}=[...], or leave it as the file says"
 
 
+def _what_stands_twice(axis: str, values: Sequence[Any]) -> str:
+    """Say which value an axis has twice, by its form, as 1 is no 1.0; nothing where it has none."""
+    twice = [value for value in values if [*map(repr, values)].count(repr(value)) > 1]
+    return f"the axis {axis} has the value {write_value(twice[0])} twice: leave one out" if twice else ""
+
+
 def _arms_of(grids: Iterable[Grid]) -> list[str]:
     return list(dict.fromkeys(str(arm) for grid in grids for arm in grid[ARM]))
 
@@ -159,9 +164,8 @@ def _with_arms(grids: Sequence[Grid], arms: Sequence[Any]) -> list[Grid]:
     if not arms:
         raise ParameterError(f"{_why_empty(ARM)}.")
     every = _arms_of(grids)
-    twice = [arm for arm in arms if list(arms).count(arm) > 1]
-    if twice:
-        raise ParameterError(f"the axis {ARM} has the value {write_value(twice[0])} twice: leave one out.")
+    if said := _what_stands_twice(ARM, arms):
+        raise ParameterError(f"{said}.")
     strange = [str(arm) for arm in arms if arm not in every]
     if strange:
         raise ParameterError(
