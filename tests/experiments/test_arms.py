@@ -147,11 +147,12 @@ def test_projection_training_is_left_out_by_name_only():
     ("text", "message"),
     [
         ("pythai", r"'pythai' names no model \(did you mean 'pythia'\?\): write <model>.* with one of .*dproj.*pythia"),
-        ("dproj-orthogonal", r"asks for 'orthogonal': after the model dproj comes one of oacd, random, end-to-end"),
+        ("dproj-lent-embedding-oacd", r"asks for 'lent-embedding-oacd': .*then lent-embedding, then frozen-embedding"),
+        ("dproj-orthogonal", r"asks for 'orthogonal': after the model dproj come one of oacd, random, end-to-end"),
         ("dproj-oacd-frozen", r"asks for 'oacd-frozen'"),
         (
             "dproj-frozen-embedding-lent-embedding",
-            r"asks for 'frozen-embedding': .* lent-embedding, frozen-embedding, or",
+            r"asks for 'frozen-embedding': .* then lent-embedding, then frozen-embedding, each",
         ),
         (
             "cascade-lent-embedding",

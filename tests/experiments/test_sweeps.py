@@ -23,8 +23,8 @@ def sweep(grid, **changes) -> Sweep:
     return Sweep.model_validate({**BASE, "grid": grid, **changes})
 
 
-def written(folder: Path, grid, **changes) -> Path:
-    path = folder / "mine.yaml"
+def written(folder: Path, grid, name: str = "mine", **changes) -> Path:
+    path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**BASE, "grid": grid, **changes}))
     return path
 
@@ -274,13 +274,14 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def tiny(home: Path, grid) -> str:
+def tiny(home: Path, grid, name: str = "mine", **more) -> str:
     text = {"source": "text", "text_files": [str(home / "*.txt")], "tokenizer": "bpe:300", "samples": 16}
     return str(
         written(
             home,
             grid,
-            parameters=text | {"seq_length": 16, "val_samples": 4, "test_samples": 4},
+            name,
+            parameters=text | {"seq_length": 16, "val_samples": 4, "test_samples": 4} | more,
         )
     )
 
@@ -363,12 +364,25 @@ def test_a_failed_trial_stops_no_other_and_only_what_is_missing_runs_again(home,
     assert "4 trials, 4 of them finished" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments", [["--dry-run"], []])
+def test_a_checkpoint_of_another_model_is_refused_before_any_trial(home, arguments, capsys):
+    first = tiny(home, {"arm": ["dproj"], "max_iterations": [2], "seed": [0]})
+    assert cli.main(["sweep", first]) == 0
+    (checkpoint,) = (home / "outputs").rglob("dproj-oacd-seed0/projection")
+    grid = {"arm": ["pythia", "context"], "seed": [0]}
+    second = tiny(home, grid, name="second", projection_checkpoint=str(checkpoint))
+    assert cli.main(["sweep", second, *arguments]) == 2
+    assert "context_dims is" in capsys.readouterr().out
+    assert not (home / "outputs" / "sweeps" / "second").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["smok"], "did you mean smoke"),
         (["no.yaml"], "no.yaml is not a file"),
         (["smoke", "-p", "sampels=3"], "did you mean samples"),
+        (["smoke", "-p", "arm="], "the axis arm has no value"),
         (["smoke", "--processes", "0"], "--processes is 0"),
     ],
 )

@@ -97,8 +97,9 @@ class Arm:
         treatment = rest.removeprefix("-")
         if rest and treatment not in PROJECTION_TREATMENTS:
             raise ArmError(
-                f"arm {text!r} asks for {treatment!r}: after the model {method} comes one of "
-                f"{', '.join(PROJECTION_TREATMENTS)}, {LENT_EMBEDDING}, {FROZEN_EMBEDDING}, or nothing ({GRAMMAR})."
+                f"arm {text!r} asks for {treatment!r}: after the model {method} come one of "
+                f"{', '.join(PROJECTION_TREATMENTS)}, then {LENT_EMBEDDING}, then {FROZEN_EMBEDDING}, each of which "
+                f"may be left out ({GRAMMAR})."
             )
         if treatment and not has_recurrence(method):
             raise ArmError(f"arm {text!r} treats a recurrence, but {method} has none: write {method!r}.")

@@ -100,7 +100,7 @@ def check_projection_checkpoint(trials: Sequence[Trial], data: TextData) -> None
     Parameters
     ----------
     trials
-        What is to be run, with one set of parameters.
+        What is to be run.
     data
         Their text.
 

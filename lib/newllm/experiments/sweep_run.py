@@ -8,6 +8,7 @@ import pandas as pd
 from newllm.data import TextData, prepare_data
 from newllm.experiments.comparison import Runner, run_trials
 from newllm.experiments.floor import make_floor
+from newllm.experiments.recipes import check_projection_checkpoint
 from newllm.experiments.reuse import finished_elsewhere, to_train
 from newllm.experiments.sweeps import PlannedTrial, text_of
 from newllm.experiments.timing import expected_stages
@@ -34,6 +35,8 @@ class SweepRun:
         Where there are no such data.
     RunError
         Where the folder of a trial holds something else.
+    ProjectionMismatchError
+        Where a trial that is left would begin with a projection checkpoint that does not belong to it.
     """
 
     def __init__(self, name: str, planned: Sequence[PlannedTrial]) -> None:
@@ -51,10 +54,12 @@ class SweepRun:
             self.trials[Trial(trial.arm, trial.seed, trial.parameters, folder, data.fingerprint)] = trial
         self.waiting: list[Trial] = []
         self.finished: set[Trial] = set()
-        for _, _, trials in self._by_data():
+        for _, data, trials in self._by_data():
             found = finished_elsewhere(trials)
             left = to_train([trial for trial in trials if trial not in found])
-            self.waiting += [trial for trial in left if trial not in found]
+            waiting = [trial for trial in left if trial not in found]
+            check_projection_checkpoint(waiting, data)
+            self.waiting += waiting
             self.finished |= {trial for trial in trials if trial in found or trial.run().is_finished}
 
     def _by_data(self) -> Iterator[tuple[str, TextData, list[Trial]]]:

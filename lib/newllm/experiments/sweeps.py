@@ -45,6 +45,8 @@ ELSEWHERE = {
 
 
 def _listed(value: Any) -> Any:
+    if value is None:
+        return []  # an axis with nothing behind it; a null that is meant stands in a list
     return value if isinstance(value, list | tuple) else [value]
 
 
