@@ -1,6 +1,7 @@
 """Trials are counted once, compared within a budget only, and nothing found is left out."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -325,8 +326,18 @@ class TestParameterDifferences:
         with pytest.raises(RunError, match="neither"):
             parameter_differences(first, tmp_path)
         (first / "record.json").write_text("{}")
-        with pytest.raises(RunError, match="no record of this version"):
+        with pytest.raises(RunError, match="not a record of this version"):
             parameter_differences(first, first)
+
+    def test_a_record_that_was_changed_since_its_run_finished_is_refused(self, tmp_path):
+        published = next(reference_folder().rglob("record.json")).parent
+        changed = tmp_path / "changed"
+        shutil.copytree(published, changed)
+        assert parameter_differences(published, changed).empty
+        record = changed / "record.json"
+        record.write_text(record.read_text().replace('"clip": ', '"clip": 1'))
+        with pytest.raises(RunError, match="not as the run left it"):
+            parameter_differences(published, changed)
 
 
 class TestCommands:

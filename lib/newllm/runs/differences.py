@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-from pydantic import ValidationError
 
 from newllm.files import RUN_FILE, DamagedFileError, different_keys, read_json
 from newllm.runs.lock import RunError
-from newllm.runs.record import RECORD_FILE, read_record
+from newllm.runs.record import RECORD_FILE
+from newllm.runs.sealed_record import RecordError, read_sealed_record
 
 
 def parameter_differences(first: Path, second: Path) -> pandas.DataFrame:
@@ -28,7 +28,7 @@ def parameter_differences(first: Path, second: Path) -> pandas.DataFrame:
     Raises
     ------
     RunError
-        Where a folder holds neither record nor run, or one that is damaged.
+        Where a folder holds neither record nor run, or one that is damaged or not as its run left it.
     """
     ours, theirs = (_ran_with(folder) for folder in (first, second))
     rows = [(name, ours.get(name), theirs.get(name)) for name in different_keys(ours, theirs)]
@@ -38,9 +38,9 @@ def parameter_differences(first: Path, second: Path) -> pandas.DataFrame:
 def _ran_with(folder: Path) -> dict[str, Any]:
     if (folder / RECORD_FILE).is_file():
         try:
-            record = read_record(folder)
-        except ValidationError as error:
-            raise RunError(f"{folder} holds no record of this version: {error.errors()[0]['msg']}.") from error
+            record = read_sealed_record(folder)
+        except RecordError as error:
+            raise RunError(str(error)) from error
         provenance = record.provenance
         versions = {f"{name} (version)": version for name, version in provenance.versions.items()}
         return {"notebook": record.notebook, **record.parameters, "commit": provenance.commit, **versions}
