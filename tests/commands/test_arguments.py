@@ -1,6 +1,7 @@
 """What the commands refuse at once, what they say alone, and how they end when they are interrupted."""
 
 import random
+import re
 import string
 
 import pytest
@@ -14,6 +15,7 @@ from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters
 from newllm.experiments.idle import refuse_in_vain
 from newllm.experiments.planning import check_before_work
+from newllm.files import project_root
 
 FUZZED = 400
 
@@ -30,7 +32,10 @@ def test_every_command_has_help_with_examples(declared, capsys):
     name = declared.__name__.rpartition(".")[2].replace("_", "-")
     with pytest.raises(SystemExit, match="0"):
         cli.main([name, "--help"])
-    assert f"examples:\n  newllm {name}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"examples:\n  newllm {name}" in shown
+    for before, names, after in re.findall(r"(outputs/reference/[^\s{]*)\{([^}]*)\}(\S*)", shown):
+        assert all((project_root() / f"{before}{one}{after}").is_dir() for one in names.split(",")), "it is not there"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

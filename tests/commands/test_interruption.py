@@ -87,7 +87,7 @@ def test_a_run_ends_in_one_line_and_its_kernel_with_it(started, tmp_path: Path) 
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(PATIENCE_SECONDS) == 130
     lines = [line for line in shown.read_text().splitlines() if line]
-    assert lines[1:] == ["Interrupted: what was finished is kept; the same command goes on from there."]
+    assert lines[1:] == ["Interrupted: what was finished is kept; the same command goes on from the last checkpoint."]
     wait_until(lambda: not psutil.pid_exists(int(kernel.read_text())), PATIENCE_SECONDS)
 
 

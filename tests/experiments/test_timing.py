@@ -3,10 +3,20 @@
 import functools
 from typing import Any
 
+import pytest
+
+from newllm.experiments import timing
 from newllm.experiments.recipes import RECIPES, Training
 from newllm.experiments.timing import expected_stages
 from newllm.progress import PROJECTION, TRAINING
 from tests.comparison_setup import settings, trial_of
+
+
+@pytest.mark.parametrize(("busy", "threads", "is_said"), [(100.0, 2, True), (0.0, 2, False), (100.0, 1, False)])
+def test_other_work_on_the_cores_is_said_where_threads_wait_for_it(monkeypatch, caplog, busy, threads, is_said):
+    monkeypatch.setattr(timing.psutil, "cpu_percent", lambda seconds: busy)
+    timing._warn_of_other_work(threads)
+    assert ("OMP_NUM_THREADS=1" in caplog.text) is is_said
 
 
 def test_what_takes_time_is_estimated_as_it_is_trained(text_folder, text_data, tmp_path, monkeypatch):

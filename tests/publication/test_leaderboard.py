@@ -72,13 +72,16 @@ def test_every_setting_of_the_budget_sets_apart(tmp_path, key):
     assert expected in second.differences(first)
 
 
-def test_budgets_that_differ_alike_from_the_first_are_told_apart(tmp_path):
+def test_budgets_that_differ_alike_from_the_first_are_told_apart(tmp_path, caplog):
     for number, data in ((0, "a1"), (1, "a1"), (2, "b2"), (3, "c3")):
         write_record(tmp_path / str(number), "mla" if number else "pythia", samples=9 if number > 1 else 8, data=data)
     board = read_board([tmp_path])
     first, second, third = board.differences()
     assert first == "" and second == "samples 9 instead of 8"
     assert third == f"{second}; beside {board.budgets[1].name}: other windows, such as with facts among them"
+    caplog.set_level("INFO", "newllm")
+    show(board)
+    assert f"Other budget {board.budgets[2].name}, 1 arm: {third}" in caplog.text
 
 
 def test_what_was_trained_otherwise_is_marked_and_takes_no_part_in_the_front(tmp_path):

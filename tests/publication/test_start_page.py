@@ -1,5 +1,6 @@
 """The page of ``newllm start``: whole from its first version on, in words, and nothing in it is fetched."""
 
+import math
 import re
 
 import pandas as pd
@@ -48,6 +49,7 @@ def test_the_words_of_a_verdict_are_those_of_the_table(found, mean, half):
 
 def test_shares_are_said_as_a_reader_says_them():
     assert verdict(0.1875, (0.2, 0.1, 0.3), WORSE).startswith("18.8% of the bytes, it predicts worse (+0.200 nats")
+    assert verdict(0.5, (0.2, math.nan, math.nan)).endswith("cannot be told at this budget (+0.200 nats a token)")
     assert verdict(0.5, (float("nan"),) * 3) == "half of the bytes, and no difference was taken"
 
 

@@ -16,6 +16,7 @@ from newllm.notebook.tables import show_arms
 from newllm.publication.leaderboard import SPEED, Board, default_folders, read_board
 from newllm.publication.leaderboard_page import render
 from newllm.runs.pictures import write_pictures_where_possible
+from newllm.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def show(board: Board) -> None:
         rows = pd.concat([budget.summary, budget.floor], ignore_index=True)
         table = show_arms(rows, BASELINE, more=[SPEED]).text(terminal_width())
         logger.info("\n%s (budget %s)\n%s\n", budget.title, budget.name, table)
-        for other in board.budgets[1:]:
-            logger.info("Other budget %s, %d arms: %s", other.name, len(other.summary), other.differences(budget))
+        for other, differences in list(zip(board.budgets, board.differences(), strict=True))[1:]:
+            logger.info("Other budget %s, %s: %s", other.name, count(len(other.summary), "arm"), differences)
     for _, row in board.set_apart.iterrows():
         logger.info("Set apart: %s: %s", row["file"], row["reason"])

@@ -12,7 +12,7 @@ from newllm.runs.outlook import Outlook
 from newllm.runs.watching import Nothing, View
 from newllm.wording import describe_seconds
 
-INTERRUPTED = "Interrupted. What was finished is kept, and the same command goes on from there."
+INTERRUPTED = "Interrupted. What was finished is kept, and the same command goes on from the last checkpoint."
 
 
 class PageView:

@@ -64,6 +64,7 @@ def run(options: argparse.Namespace, view: PageView) -> int:
         return 1
     view.update(**outcome(folder, parameters))
     show_results([parameters])
+    logger.info("%s", view.page.floor)
     logger.info("\nThe page: %s\nThe report: %s", view.target, folder / REPORT_FILE)
     for what, command in view.page.commands.items():
         logger.info("%s:\n  %s", what, command)

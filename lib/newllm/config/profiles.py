@@ -70,7 +70,10 @@ def profile_path(notebook: str, profile: str) -> Path:
         raise ParameterError(f"profile is {profile!r}, but it must be one of {', '.join(profiles())}.")
     path = project_root() / "params" / profile / f"{notebook}.yaml"
     if not path.is_file():
-        raise ParameterError(f"profile is {profile!r}, but there is no params/{profile}/{notebook}.yaml.")
+        raise ParameterError(
+            f"profile is {profile!r}, but there is no params/{profile}/{notebook}.yaml: that profile is for "
+            f"{', '.join(notebooks_of(profile))}."
+        )
     return path
 
 

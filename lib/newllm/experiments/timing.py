@@ -1,10 +1,13 @@
 """How long trials are expected to take, stage by stage, by a few steps of each kind that are timed before."""
 
+import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -28,10 +31,15 @@ from newllm.recurrence.training import estimate_projection_seconds
 from newllm.runs.progress import Plan, PlannedTrial
 from newllm.runtime import choose_device, move
 
+logger = logging.getLogger(__name__)
+
 SETTINGS_THAT_TAKE_TIME = (
     *("size", "batch_size", "epochs", "evaluations", "precision", "device", "stream_tokens"),
     *MEMORY_PARAMETERS,
 )
+
+# For how long it is watched what other programs do.
+WATCHED_SECONDS = 0.3
 
 # Until a process that was started has imported what it needs.
 PROCESS_START_SECONDS = 8.0
@@ -62,11 +70,25 @@ def expected_stages(trials: Sequence[Trial], data: TextData, processes: int) -> 
     kinds = {trial: _kind(trial) for trial in trials}
     examples = {kind: trial for trial, kind in kinds.items()}
     by_kind = {}
+    if any(choose_device(trial.parameters.device).type == "cpu" for trial in examples.values()):
+        _warn_of_other_work(torch.get_num_threads())
     with stage("timing a few steps", len(examples), "arm") as told, _share_of_cores(processes):
         for kind, trial in examples.items():
             by_kind[kind] = _stages(trial.arm, trial.parameters, data, trial.seed)
             told.advance()
     return {trial: by_kind[kind] for trial, kind in kinds.items()}
+
+
+def _warn_of_other_work(threads: int) -> None:
+    """Say so where other programs keep cores busy: the threads of an operation wait for the slowest of them."""
+    cores = os.cpu_count() or 1
+    busy = psutil.cpu_percent(WATCHED_SECONDS) / 100 * cores
+    if threads > 1 and cores - busy < threads - 0.5:
+        logger.warning(
+            "Other programs keep %.1f of %d cores busy: %d threads that wait for one another can be many times slower "
+            "then than one. With OMP_NUM_THREADS=1 before the command there is one.",
+            *(busy, cores, threads),
+        )
 
 
 def _kind(trial: Trial) -> tuple[Any, ...]:

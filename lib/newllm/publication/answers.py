@@ -143,7 +143,7 @@ def _retrofit() -> str:
         raise UnpublishedError("not published yet: `newllm retrofit`")
     converted = stages[~stages["control"] & stages["energy_lost"].notna() & (stages["healing_tokens"] == 0)]
     best = converted.sort_values("difference").drop_duplicates("kept").sort_values("kept", ascending=False)
-    lost = ", ".join(f"at {row['kept']:.0%} {row['difference']:+.3f}" for row in best.to_dict("records"))
+    lost = ", ".join(f"at {100 * row['kept']:.3g}% {row['difference']:+.3f}" for row in best.to_dict("records"))
     return f"nats/token without any training, by the share of its cache: {lost}"
 
 

@@ -147,7 +147,8 @@ def verdict(share: float, difference: Sequence[float] | None, found: str = "") -
     elif found == EQUIVALENT:
         cost = f"{EQUIVALENT} {numbers}"
     else:
-        cost = f"what that costs {OPEN} at this budget {numbers}"
+        # Of few documents there is no interval.
+        cost = f"what that costs {OPEN} at this budget {f'({mean:+.3f} nats a token)' if math.isnan(low) else numbers}"
     return f"{_share(share)} of the bytes, {cost}"
 
 
@@ -167,7 +168,10 @@ def _said_of_floor(floor: pd.DataFrame, summary: pd.DataFrame) -> str:
     said = f"A table of counts ({best['arm']}) has a perplexity of {best['perplexity']:.1f} on the same text."
     if above.empty:
         return said
-    return f"{said} {', '.join(above)}: still worse than that, so that this run tells little about memory yet."
+    return (
+        f"{said} {', '.join(above)}: still worse than that, so that this run tells little about memory yet, and its "
+        "order need not be that of the published results."
+    )
 
 
 def speak_of(folder: Path, prompt: str) -> Spoken | None:

@@ -8,7 +8,7 @@ from newllm.config.errors import ParameterError
 SUMMARY = "show the parameters in which two runs differ"
 
 EXAMPLES = """\
-newllm compare-parameters outputs/reference/02_main_training/{pythia,mla}-seed0"""
+newllm compare-parameters outputs/reference/sweeps/sotu/cpu-5f1d1fb3/{pythia,mla}-seed0"""
 
 WHEN_INTERRUPTED = "nothing is lost; run the same command again"
 

@@ -22,7 +22,7 @@ newllm run all --profile smoke"""
 
 ALL = "all"
 
-WHEN_INTERRUPTED = "what was finished is kept; the same command goes on from there"
+WHEN_INTERRUPTED = "what was finished is kept; the same command goes on from the last checkpoint"
 
 
 def add(parser: argparse.ArgumentParser) -> None:

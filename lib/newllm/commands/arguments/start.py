@@ -12,7 +12,7 @@ EXAMPLES = """\
 newllm start
 newllm start -p "arms=[pythia, mla@kv_dim=32]" -p samples=400"""
 
-WHEN_INTERRUPTED = "what was finished is kept; the same command goes on from there"
+WHEN_INTERRUPTED = "what was finished is kept; the same command goes on from the last checkpoint"
 
 NOTEBOOK = "02_main_training"
 

@@ -21,7 +21,7 @@ newllm sweep stdlib --on slurm --processes 16 --dry-run"""
 # Where workers are started; all else is the address of a scheduler.
 LOCAL, SLURM = STARTED = ("local", "slurm")
 
-WHEN_INTERRUPTED = "finished trials are kept; the same command goes on with the others"
+WHEN_INTERRUPTED = "finished trials are kept; the same command goes on with the others, from their last checkpoints"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
