@@ -62,6 +62,12 @@ def test_the_ends_of_an_interval_are_one_plus_minus_even_without_a_mean():
     assert list(table.iloc[0]) == ["-0.500 ± 0.250", "± 1"]
 
 
+def test_what_a_step_of_decoding_holds_has_a_heading_of_its_own():
+    held = pd.DataFrame([{"tokens_before": 1024, "cache_mib": 0.5, "peak_mib": 0.52537}])
+    assert list(readable(held)) == ["tokens read before", "cache (MiB)", "cache and step together (MiB)"]
+    assert list(readable(held).iloc[0]) == ["1,024", "0.500", "0.525"]
+
+
 @given(st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=6))
 def test_bars_are_as_long_as_their_numbers_and_all_as_wide(values):
     drawn = bars(values)
