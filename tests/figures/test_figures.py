@@ -382,3 +382,11 @@ def test_points_have_the_colour_of_their_encoding_where_there_are_several():
     assert list(elsewhere["mean over seeds"].text) == ["mqa"]
     alone = series(figures.quality_against_bytes(summary[summary["encoding"] == "RoPE"]))
     assert list(alone["mean over seeds"].text) == ["pythia", "mqa"]
+
+
+def test_a_line_of_several_arms_names_each_in_words():
+    rows = [(arm, context, 0.5) for arm in ("cla", "mqa@num_attention_heads=16") for context in (256, 1024)]
+    rows += [("mqa@num_attention_heads=8", context, context / 256) for context in (256, 1024)]
+    frame = pd.DataFrame(rows, columns=["model", "context", "mib"])
+    drawn = figures.against_context_length(frame, "mib", "Memory", "MiB").data
+    assert [line.name for line in drawn] == ["cla and mqa: 16 heads", "mqa: 8 heads"]
