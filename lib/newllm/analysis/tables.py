@@ -73,8 +73,11 @@ COLUMNS = {
     "tokens_before": Column("tokens read before", "{:,.0f}"),
     "cache_mib": Column("cache (MiB)", "{:,.3f}"),
     "peak_mib": Column("cache and step together (MiB)", "{:,.3f}"),
+    "gain": Column("gain (nats/token)", "{:.3f}"),
+    "forward_gain": Column("gain when asked forward (nats)", "{:z.3f}"),
+    "backward_gain": Column("gain when asked backward (nats)", "{:z.3f}"),
     "lost": Column("loss above the whole window (nats/token)", "{:.3f}"),
-    "margin": Column("margin of the right name (nats)", "{:.4f}"),
+    "margin": Column("margin of the right name (nats)", "{:z.4f}"),
     "right": Column("right name chosen", "{:.1%}"),
     # What rounds to nothing has no sign.
     **{words: Column(words, "{:z.3f}") for words in MEASURES.values()},
