@@ -250,23 +250,26 @@ def test_visible_slots_are_the_mask():
 def test_differences_carry_the_interval_of_each_change():
     studies = pd.DataFrame(
         {
-            "study": ["width", "width", "head"],
             "change": ["one block", "four blocks", "untied"],
             "difference": [0.1, -0.2, 0.0],
             "difference_low": [0.05, -0.3, np.nan],
             "difference_high": [0.2, -0.1, np.nan],
+            "verdict": ["worse", "better", "cannot be told"],
         }
     )
-    drawn = series(figures.differences(studies, "the base arm"))
-    width = drawn["width"]
-    assert list(width.y) == ["one block", "four blocks"]
-    assert list(width.error_x.arrayminus) == pytest.approx([0.05, 0.1])
-    assert list(width.error_x.array) == pytest.approx([0.1, 0.1])
-    assert drawn["head"].marker.color != width.marker.color
+    figure = figures.differences(studies, "the base arm")
+    drawn = series(figure)
+    ends = {"worse": ("one block", 0.05, 0.1), "better": ("four blocks", 0.1, 0.1)}
+    for verdict, (change, below, above) in ends.items():
+        points = drawn[verdict]
+        assert list(points.y) == [change]
+        assert list(points.error_x.arrayminus) == pytest.approx([below])
+        assert list(points.error_x.array) == pytest.approx([above])
+    assert list(figure.layout.yaxis.categoryarray) == ["one block", "four blocks", "untied"]
 
 
 def test_a_picture_without_a_difference_says_so():
-    figure = figures.differences(pd.DataFrame(columns=["study", "change", "difference"]), "the base arm")
+    figure = figures.differences(pd.DataFrame(columns=["change", "difference"]), "the base arm")
     assert not figure.data
     assert any(note.text.startswith("no other arm") for note in figure.layout.annotations)
 

@@ -9,10 +9,9 @@ import pandas as pd
 from newllm.analysis.differences import NO_VERDICT
 from newllm.analysis.findings import seeds_can_tell
 from newllm.analysis.tables import COLUMNS, EIGHTHS, arms_table, readable, shared_budget
+from newllm.figures.style import BETTER, WORSE
 from newllm.wording import breakable
 
-# Readable on white and on black.
-BETTER, WORSE = "#1a9850", "#d9660a"
 SIGNED = {name: column.words for name, column in COLUMNS.items() if "+" in column.pattern}
 OF_DIFFERENCE = "nats/token from"
 GAP = "  "
