@@ -5,8 +5,8 @@ import pandas as pd
 
 from newllm import figures
 from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, TOO_FEW_SEEDS, WORSE
+from newllm.figures import style
 from newllm.figures.differences import VERDICT_LOOKS
-from newllm.notebook import tables
 
 
 def summary(**differences):
@@ -43,8 +43,8 @@ def test_every_verdict_has_a_look_of_its_own_and_the_colours_are_those_of_tables
     for drawn in (of_arms, figures.differences(studies, "the base").data):
         looks = {points.name: points.marker.color for points in drawn}
         assert list(looks) == ["better", "cannot be told", "worse"]
-        assert (looks["better"], looks["worse"]) == (tables.BETTER, tables.WORSE)
-        assert looks["cannot be told"] not in (tables.BETTER, tables.WORSE)
+        assert (looks["better"], looks["worse"]) == (style.BETTER, style.WORSE)
+        assert looks["cannot be told"] not in (style.BETTER, style.WORSE)
 
 
 def test_what_is_far_off_is_a_number_at_the_edge():
