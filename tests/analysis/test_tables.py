@@ -62,6 +62,20 @@ def test_the_ends_of_an_interval_are_one_plus_minus_even_without_a_mean():
     assert list(table.iloc[0]) == ["-0.500 ± 0.250", "± 1"]
 
 
+def test_what_a_step_of_decoding_holds_has_a_heading_of_its_own():
+    held = pd.DataFrame([{"tokens_before": 1024, "cache_mib": 0.5, "peak_mib": 0.52537}])
+    assert list(readable(held)) == ["tokens read before", "cache (MiB)", "cache and step together (MiB)"]
+    assert list(readable(held).iloc[0]) == ["1,024", "0.500", "0.525"]
+
+
+def test_gains_have_the_decimals_of_every_difference_and_no_margin_is_less_than_nothing_by_its_sign_alone():
+    gains = pd.DataFrame([{"gain": 0.046861, "gain_low": 0.003749, "gain_high": 0.089973}])
+    assert readable(gains).to_dict("records") == [{"gain (nats/token)": "0.047 ± 0.043"}]
+    assert readable(pd.DataFrame([{"margin": -0.00001}])).to_dict("records") == [
+        {"margin of the right name (nats)": "0.0000"}
+    ]
+
+
 @given(st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=6))
 def test_bars_are_as_long_as_their_numbers_and_all_as_wide(values):
     drawn = bars(values)

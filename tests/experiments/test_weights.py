@@ -22,6 +22,16 @@ def test_trials_without_weights_are_left_out_and_named_with_the_command(tmp_path
         assert not caplog.text
 
 
+def test_arms_that_were_measured_before_are_counted_among_all_and_named_as_others(tmp_path, caplog):
+    """As 22 of 22 they stood above a picture of two others."""
+    records = pd.DataFrame({"arm": ["mla", "mqa"], "folder": [tmp_path / "mla", tmp_path / "mqa"]})
+    parameters = load_parameters("11_recall", "smoke", {})
+    with caplog.at_level(logging.INFO, "newllm"):
+        with_weights(records, parameters, {"pythia"})
+    said = "2 of 3 arms are published without weights, and 1 other was measured before: `newllm run 11"
+    assert said in caplog.text
+
+
 def test_of_many_arms_without_weights_one_is_named_in_a_command_that_can_be_given(tmp_path, caplog):
     """An arm of several settings has a comma, at which a list would be parted."""
     first = "mla@kv_dim=8,position=rope"

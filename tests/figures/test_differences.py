@@ -4,6 +4,9 @@ import numpy as np
 import pandas as pd
 
 from newllm import figures
+from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, TOO_FEW_SEEDS, WORSE
+from newllm.figures import style
+from newllm.figures.differences import VERDICT_LOOKS
 
 
 def summary(**differences):
@@ -29,6 +32,19 @@ def test_verdicts_have_colours_and_counts_are_left_out():
     drawn = {points.name: points for points in figures.arm_differences(rows, "pythia").data}
     assert {name: list(points.y) for name, points in drawn.items()} == {"better": ["mqa"], "worse": ["mla"]}
     assert drawn["better"].marker.color != drawn["worse"].marker.color
+
+
+def test_every_verdict_has_a_look_of_its_own_and_the_colours_are_those_of_tables():
+    assert set(VERDICT_LOOKS) == {BETTER, EQUIVALENT, OPEN, TOO_FEW_SEEDS, WORSE}
+    assert len(set(VERDICT_LOOKS.values())) == len({symbol for _, symbol in VERDICT_LOOKS.values()}) == 5
+    rows = summary(mla=-0.2, mqa=-0.1, ka=0.1).iloc[1:].assign(verdict=["better", "cannot be told", "worse"])
+    of_arms = figures.arm_differences(rows, "pythia").data
+    studies = rows.rename(columns={"arm": "change"})
+    for drawn in (of_arms, figures.differences(studies, "the base").data):
+        looks = {points.name: points.marker.color for points in drawn}
+        assert list(looks) == ["better", "cannot be told", "worse"]
+        assert (looks["better"], looks["worse"]) == (style.BETTER, style.WORSE)
+        assert looks["cannot be told"] not in (style.BETTER, style.WORSE)
 
 
 def test_what_is_far_off_is_a_number_at_the_edge():

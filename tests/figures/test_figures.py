@@ -250,23 +250,26 @@ def test_visible_slots_are_the_mask():
 def test_differences_carry_the_interval_of_each_change():
     studies = pd.DataFrame(
         {
-            "study": ["width", "width", "head"],
             "change": ["one block", "four blocks", "untied"],
             "difference": [0.1, -0.2, 0.0],
             "difference_low": [0.05, -0.3, np.nan],
             "difference_high": [0.2, -0.1, np.nan],
+            "verdict": ["worse", "better", "cannot be told"],
         }
     )
-    drawn = series(figures.differences(studies, "the base arm"))
-    width = drawn["width"]
-    assert list(width.y) == ["one block", "four blocks"]
-    assert list(width.error_x.arrayminus) == pytest.approx([0.05, 0.1])
-    assert list(width.error_x.array) == pytest.approx([0.1, 0.1])
-    assert drawn["head"].marker.color != width.marker.color
+    figure = figures.differences(studies, "the base arm")
+    drawn = series(figure)
+    ends = {"worse": ("one block", 0.05, 0.1), "better": ("four blocks", 0.1, 0.1)}
+    for verdict, (change, below, above) in ends.items():
+        points = drawn[verdict]
+        assert list(points.y) == [change]
+        assert list(points.error_x.arrayminus) == pytest.approx([below])
+        assert list(points.error_x.array) == pytest.approx([above])
+    assert list(figure.layout.yaxis.categoryarray) == ["one block", "four blocks", "untied"]
 
 
 def test_a_picture_without_a_difference_says_so():
-    figure = figures.differences(pd.DataFrame(columns=["study", "change", "difference"]), "the base arm")
+    figure = figures.differences(pd.DataFrame(columns=["change", "difference"]), "the base arm")
     assert not figure.data
     assert any(note.text.startswith("no other arm") for note in figure.layout.annotations)
 
@@ -382,3 +385,11 @@ def test_points_have_the_colour_of_their_encoding_where_there_are_several():
     assert list(elsewhere["mean over seeds"].text) == ["mqa"]
     alone = series(figures.quality_against_bytes(summary[summary["encoding"] == "RoPE"]))
     assert list(alone["mean over seeds"].text) == ["pythia", "mqa"]
+
+
+def test_a_line_of_several_arms_names_each_in_words():
+    rows = [(arm, context, 0.5) for arm in ("cla", "mqa@num_attention_heads=16") for context in (256, 1024)]
+    rows += [("mqa@num_attention_heads=8", context, context / 256) for context in (256, 1024)]
+    frame = pd.DataFrame(rows, columns=["model", "context", "mib"])
+    drawn = figures.against_context_length(frame, "mib", "Memory", "MiB").data
+    assert [line.name for line in drawn] == ["cla and mqa: 16 heads", "mqa: 8 heads"]

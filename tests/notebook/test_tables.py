@@ -6,8 +6,10 @@ import re
 import pandas as pd
 import pytest
 
+from newllm.analysis.tables import BARS
+from newllm.figures.style import BETTER, WORSE
 from newllm.notebook.findings import Findings
-from newllm.notebook.tables import BETTER, WORSE, show, show_arms
+from newllm.notebook.tables import show, show_arms
 
 ARM = {"seeds": 1, "parameter_count": 1000, "kv_bytes_per_token": 512.0, "perplexity": 90.0}
 SUMMARY = pd.DataFrame(
@@ -37,6 +39,13 @@ def test_html_and_text_say_the_same_and_nothing_is_nan():
     lines = [line for line in text.splitlines() if "1,000" in line]
     assert len(lines) == len(SUMMARY)
     assert len({line.index("1,000") for line in lines}) == 1
+
+
+def test_what_decides_stands_before_what_a_narrow_page_cuts():
+    rows = SUMMARY.assign(accuracy=0.25, verdict=["better", "", "cannot be told", "worse"], stream_perplexity=95.0)
+    headings = list(show_arms(rows, "pythia", ["stream_perplexity"]).columns)
+    first = ["arm", "KV bytes a token (measured)", BARS, "perplexity", "nats/token from pythia", "verdict", "seeds"]
+    assert headings == [*first, "parameters", "accuracy", "perplexity on the continuous stream"]
 
 
 @pytest.mark.parametrize("width", [20, 60, 200])

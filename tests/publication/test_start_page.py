@@ -12,6 +12,7 @@ from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, WORSE
 from newllm.evaluation.cache import measure
 from newllm.models import create
 from newllm.publication import start_content, templates
+from newllm.publication.picture import CIRCLE, DIAMOND, picture_of
 from newllm.publication.start_content import TOKENS, calculator, speak, verdict
 from newllm.publication.start_page import Progress, Result, Spoken, StartPage, render
 from tests.publication.board_records import write_record
@@ -123,6 +124,21 @@ def test_seeds_and_bytes_of_a_point_are_whole_numbers_and_what_is_ones_own_is_a_
     diamonds = re.findall(r'class="point otherwise".*?<path d=', page, flags=re.DOTALL)
     assert len(diamonds) == page.count('class="point otherwise"') >= 2
     assert "Diamonds: trained otherwise" in page and "Orange" not in page
+
+
+def test_the_key_shows_the_marks_of_each_encoding_and_says_whether_points_hide_their_bars():
+    picture, methods = start_content.published()
+    assert picture is not None
+    page = render(StartPage("Done.", is_done=True, published=picture, methods=methods))
+    colour, marks = picture["colours"]["recurrence"]
+    # All of them were trained otherwise: as diamonds, in the colour of the key.
+    assert marks == DIAMOND and f'class="point otherwise" style="--mark: {colour}"' in page
+    assert picture["colours"]["no encoding"][1] == CIRCLE
+    assert "shorter than the point" in page
+    nothing = pd.DataFrame(picture["rows"]).assign(bits_per_byte_low=float("nan"), bits_per_byte_high=float("nan"))
+    assert picture_of(nothing)["bars"] == ""
+    wide = nothing.assign(bits_per_byte_low=nothing.bits_per_byte - 0.1, bits_per_byte_high=nothing.bits_per_byte + 0.1)
+    assert picture_of(wide)["bars"] == "Bars: 95 % intervals over seeds."
 
 
 def test_few_bytes_have_a_fraction_and_many_no_power_of_ten():

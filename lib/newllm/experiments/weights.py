@@ -3,7 +3,7 @@
 import functools
 import logging
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ MOST_NAMED = 3
 Measure = Callable[[pd.Series], Mapping[str, pd.DataFrame]]
 
 
-def with_weights(records: pd.DataFrame, parameters: RunParameters) -> pd.DataFrame:
+def with_weights(
+    records: pd.DataFrame, parameters: RunParameters, measured: Collection[str] = frozenset()
+) -> pd.DataFrame:
     """Return the trials whose trained weights are here, and say which are not, with the command that makes them.
 
     Trained models that were only scored are no trials.
@@ -34,16 +36,21 @@ def with_weights(records: pd.DataFrame, parameters: RunParameters) -> pd.DataFra
         Rows of `newllm.experiments.comparison.compare`.
     parameters
         The notebook's.
+    measured
+        Other arms, which need no weights, for what is asked was measured of them before.
     """
     records = trained_here(records)
     here = [(folder / SAVED_MODEL).is_dir() for folder in records["folder"]]
     missing = records.loc[[not found for found in here], "arm"].unique()
     if len(missing):
         few = len(missing) <= MOST_NAMED
+        before = set(measured) - set(missing)
+        others = "1 other was" if len(before) == 1 else f"{len(before)} others were"
         logger.info(
-            "%d of %d arms are published without weights: `%s` trains %s.",
+            "%d of %d arms are published without weights%s: `%s` trains %s.",
             len(missing),
-            records["arm"].nunique(),
+            len(before.union(records["arm"])),
+            f", and {others} measured before" if before else "",
             _training(list(missing) if few else [missing[0]], parameters),
             "them" if few else "the first of them; any other can be named in its place",
         )
@@ -109,7 +116,10 @@ def measure_trials(
             found[index] = known
     ready = records.loc[list(waiting)]
     elsewhere = ready[ready["arm"].isin(loaded)]
-    ready = pd.concat([with_weights(ready, parameters), elsewhere.assign(folder=elsewhere["arm"].map(loaded))])
+    measured = set(records.loc[list(found), "arm"])
+    ready = pd.concat(
+        [with_weights(ready, parameters, measured), elsewhere.assign(folder=elsewhere["arm"].map(loaded))]
+    )
     for index, trial in ready.iterrows():
         make = functools.partial(_measured, measure, trial)
         found[index] = do_part(waiting[index], folder, make, rerun=parameters.rerun)

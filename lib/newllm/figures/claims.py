@@ -8,14 +8,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from newllm.figures.arm_words import arm_in_words
-from newllm.figures.style import COLOURS, INK, finish, interval_bars, say_nothing
+from newllm.figures.style import BETTER, EQUAL, INK, UNTOLD, WORSE, finish, interval_bars, say_nothing
 
 # In the order of the legend; what else a verdict says stands with the claim.
 VERDICT_COLOURS = {
-    "holds": COLOURS[2],
-    "does not hold": COLOURS[4],
-    "depends": COLOURS[0],
-    "cannot be told here": COLOURS[7],
+    "holds": BETTER,
+    "does not hold": WORSE,
+    "depends": EQUAL,
+    "cannot be told here": UNTOLD,
 }
 TITLE = "What claims rest on: differences with their 95 % intervals"
 

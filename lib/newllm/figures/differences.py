@@ -2,13 +2,22 @@
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from newllm.figures.pareto import far_above
-from newllm.figures.style import COLOURS, INK, colour, finish, interval_bars, name_bars, say_nothing
+from newllm.figures.style import BETTER, EQUAL, INK, UNTOLD, WORSE, finish, interval_bars, name_bars, say_nothing
+
+# Colour and symbol of each verdict of `newllm.analysis.differences`, in the order of the legend; hollow: of seeds
+# nothing is known.
+VERDICT_LOOKS = {
+    "better": (BETTER, "circle"),
+    "no difference within 0.01 nats": (EQUAL, "square"),
+    "cannot be told": (UNTOLD, "diamond"),
+    "too few seeds": (UNTOLD, "circle-open"),
+    "worse": (WORSE, "triangle-up"),
+}
 
 ROW = 26  # pixels of an arm whose name is short
 
@@ -39,13 +48,7 @@ def arm_differences(summary: pd.DataFrame, baseline: str | None) -> go.Figure:
         return say_nothing(title, f"no other arm has a difference from {baseline}")
     far = far_above(rows["difference"])
     figure = go.Figure()
-    for index, (verdict, told) in enumerate(rows[~far].groupby("verdict", sort=False)):
-        figure.add_scatter(
-            **_differences(told, told["arm"]),
-            marker={"color": colour(index), "size": 8},
-            name=str(verdict),
-            legendgroup=str(verdict),
-        )
+    _draw(figure, rows[~far], "arm")
     over = "documents alone" if rows["seeds"].max() == 1 else "seeds and documents"
     figure = finish(figure, title, f"nats per token from {baseline}, held out<br>(95 % over {over})", "")
     numbers = {row["arm"]: f"{row['difference']:+.3f}" for row in rows[far].to_dict("records")}
@@ -81,8 +84,8 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
     Parameters
     ----------
     studies
-        Rows of `newllm.analysis.studies.one_change_each`: columns study, change, difference (nats per token), and the
-        ends of its interval, difference_low and difference_high.
+        Rows of `newllm.analysis.studies.one_change_each`: columns change, difference (nats per token), the ends of its
+        interval, difference_low and difference_high, and verdict.
     base
         What the differences are from, in words.
 
@@ -95,20 +98,26 @@ def differences(studies: pd.DataFrame, base: str) -> go.Figure:
     if studies.empty:
         return say_nothing(title, "no other arm to take a difference of")
     figure = go.Figure()
-    for index, (study, rows) in enumerate(studies.groupby("study", sort=False)):
-        figure.add_scatter(
-            **_differences(rows, rows["change"]),
-            marker={"color": COLOURS[index % len(COLOURS)], "size": 9},
-            name=str(study),
-            showlegend=False,
-        )
+    _draw(figure, studies, "change")
     figure.add_vline(x=0, line_dash="dot", line_color=INK)
     figure = finish(figure, title, "<br>".join(textwrap.wrap(f"nats per token from {base}, held out", 48)), "")
-    figure.update_layout(height=180 + 34 * max(len(studies), 2))
-    return figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_layout(height=204 + 34 * max(len(studies), 2))
+    order = list(dict.fromkeys(studies["change"]))
+    return figure.update_yaxes(autorange="reversed", automargin=True, categoryorder="array", categoryarray=order)
 
 
-def _differences(rows: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:
-    """Place a point for each difference on the line of its label, with its interval."""
-    bars = interval_bars(rows, "difference", thickness=2)
-    return {"x": rows["difference"], "y": labels, "mode": "markers", "error_x": bars | {"width": 6}}
+def _draw(figure: go.Figure, rows: pd.DataFrame, label: str) -> None:
+    """Draw a point for each difference, with its interval, on the line of its label, by its verdict."""
+    for verdict, (colour, symbol) in VERDICT_LOOKS.items():
+        told = rows[rows["verdict"] == verdict]
+        if len(told):
+            figure.add_scatter(
+                x=told["difference"],
+                y=told[label],
+                mode="markers",
+                error_x=interval_bars(told, "difference", thickness=2) | {"width": 6},
+                marker={"color": colour, "symbol": symbol, "size": 9, "line_width": 2 * symbol.endswith("open")},
+                name=verdict,
+                legendgroup=verdict,
+                showlegend=True,
+            )

@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from newllm.figures.arm_words import arm_in_words
 from newllm.figures.lines import lines
 from newllm.figures.style import COLOURS, INK, finish, readable_bytes
 
@@ -17,7 +18,7 @@ PRECISION_SYMBOLS = ("circle-open", "square-open", "diamond-open", "triangle-up-
 def against_context_length(frame: pd.DataFrame, column: str, title: str, label: str) -> go.Figure:
     """One quantity of several models over the length of the context, both axes logarithmic.
 
-    Models of which it is the same at every length have one line, which names them all.
+    Models of which it is the same at every length have one line, which names them all, arms in words.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ def against_context_length(frame: pd.DataFrame, column: str, title: str, label: 
     named: dict[tuple[float, ...], list[str]] = {}
     for model, rows in frame.groupby("model", sort=False):
         named.setdefault((*rows["context"], *rows[column]), []).append(str(model))
-    first = {models[0]: " and ".join(models) for models in named.values()}
+    first = {models[0]: " and ".join(map(arm_in_words, models)) for models in named.values()}
     drawn = frame[frame["model"].isin(first)]
     figure = lines(drawn.assign(model=drawn["model"].map(first)), "context", column, "model")
     figure = finish(figure, title, "context (tokens)", label, log_x=True, log_y=True)

@@ -12,6 +12,8 @@ from newllm.runs.pictures import PICTURE_WIDTH
 
 # Colour-blind safe (Okabe and Ito 2008), the order in which series appear; black would be lost on a dark page.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A900", "#888888")
+# What a verdict means, in pictures and tables: the two are told apart by the colour-blind, on white and on black.
+BETTER, EQUAL, UNTOLD, WORSE = COLOURS[2], COLOURS[0], COLOURS[7], COLOURS[4]
 DASHES = ("solid", "dot", "dash", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 HEIGHT = 420

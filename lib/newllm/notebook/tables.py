@@ -8,13 +8,14 @@ import pandas as pd
 
 from newllm.analysis.differences import NO_VERDICT
 from newllm.analysis.findings import seeds_can_tell
-from newllm.analysis.tables import COLUMNS, EIGHTHS, arms_table, readable, shared_budget
+from newllm.analysis.tables import BARS, COLUMNS, EIGHTHS, arms_table, readable, shared_budget
+from newllm.figures.style import BETTER, WORSE
 from newllm.wording import breakable
 
-# Readable on white and on black.
-BETTER, WORSE = "#1a9850", "#d9660a"
 SIGNED = {name: column.words for name, column in COLUMNS.items() if "+" in column.pattern}
 OF_DIFFERENCE = "nats/token from"
+# Headings of what a reader asks of an arm; that of a difference names the baseline, too.
+FIRST = (COLUMNS["kv_bytes_per_token"].words, BARS, COLUMNS["perplexity"].words, OF_DIFFERENCE, "verdict", "seeds")
 GAP = "  "
 NO_BREAK = "\N{NO-BREAK SPACE}"
 HEADING_LINES, HEADING_WIDTH, CAPTION_WIDTH = 4, 9, 120
@@ -48,7 +49,7 @@ def show(frame: pd.DataFrame, columns: Sequence[str] | None = None, caption: str
 
 
 def show_arms(summary: pd.DataFrame, baseline: str | None = None, more: Sequence[str] = ()) -> "Table":
-    """Show a comparison: an arm a row, the best first, in the columns of every table of results.
+    """Show a comparison: an arm a row, the best first, in the columns of every table of results, `FIRST` before others.
 
     Parameters
     ----------
@@ -60,9 +61,17 @@ def show_arms(summary: pd.DataFrame, baseline: str | None = None, more: Sequence
         Columns of the summary that stand behind those of every table.
     """
     ordered = summary.reset_index(drop=True)
-    texts = arms_table(ordered, baseline, more)
+    texts = _first_what_decides(arms_table(ordered, baseline, more))
     colours = _colours(ordered).rename(columns={SIGNED["difference"]: f"nats/token from {baseline}"})
     return Table(texts, colours, _caption(ordered, texts))
+
+
+def _first_what_decides(texts: pd.DataFrame) -> pd.DataFrame:
+    """Put the columns `FIRST` behind the name of the arm: at the right a narrow page cuts what is not."""
+    before = list(texts)[: list(texts).index("arm") + 1]
+    plain = {name: OF_DIFFERENCE if str(name).startswith(OF_DIFFERENCE) else name for name in texts}
+    first = [name for asked in FIRST for name in texts if plain[name] == asked]
+    return texts[[*before, *first, *(name for name in texts if name not in (*before, *first))]]
 
 
 def _colours(frame: pd.DataFrame) -> pd.DataFrame:

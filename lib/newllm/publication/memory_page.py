@@ -15,6 +15,7 @@ from newllm.data import prepare_data
 from newllm.evaluation.recall import recall_tokens
 from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import EVALUATION_FILE, is_loaded
+from newllm.figures.style import BETTER, WORSE
 from newllm.files import read_json, read_plain_json, write_json
 from newllm.models.registry import BASELINE
 from newllm.publication.templates import page_template
@@ -166,6 +167,8 @@ def render(folder: Path) -> str:
         most=max(row.bytes_after[-1] for row in rows),
         strongest=STRONGEST,
         shades=range(1, SHADES + 1),
+        better=BETTER,
+        worse=WORSE,
         sizes=json.dumps([row.bytes_after for row in rows]),
     )
 
