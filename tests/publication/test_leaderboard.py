@@ -1,7 +1,6 @@
 """Trials are counted once, compared within a budget only, and nothing found is left out."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from newllm.config.groups import BUDGET, LeaderboardFilters
 from newllm.files import reference_folder
 from newllm.publication.leaderboard import default_folders, read_board
 from newllm.publication.leaderboard_page import render
-from newllm.runs.differences import parameter_differences
-from newllm.runs.lock import RunError
 from tests.publication.board_records import write_record
 
 
@@ -313,34 +310,6 @@ def test_outputs_elsewhere_are_read_beside_the_committed_ones(tmp_path, monkeypa
     assert default_folders() == [tmp_path, reference_folder()]
     monkeypatch.delenv("NEWLLM_OUTPUTS")
     assert default_folders() == [reference_folder().parent]
-
-
-class TestParameterDifferences:
-    def test_only_what_differs_is_shown(self, tmp_path):
-        first = write_record(tmp_path / "a", "pythia").parent
-        second = write_record(tmp_path / "b", "mla", lr=3e-4, clip=0.5).parent
-        rows = parameter_differences(first, second).set_index("name")
-        assert set(rows.index) == {"lr", "clip", "arms"}
-        assert list(rows.loc["lr"]) == [1e-4, 3e-4]
-        assert parameter_differences(first, first).empty
-
-    def test_what_is_no_run_is_refused(self, tmp_path):
-        first = write_record(tmp_path / "a").parent
-        with pytest.raises(RunError, match="neither"):
-            parameter_differences(first, tmp_path)
-        (first / "record.json").write_text("{}")
-        with pytest.raises(RunError, match="not a record of this version"):
-            parameter_differences(first, first)
-
-    def test_a_record_that_was_changed_since_its_run_finished_is_refused(self, tmp_path):
-        published = next(reference_folder().rglob("record.json")).parent
-        changed = tmp_path / "changed"
-        shutil.copytree(published, changed)
-        assert parameter_differences(published, changed).empty
-        record = changed / "record.json"
-        record.write_text(record.read_text().replace('"clip": ', '"clip": 1'))
-        with pytest.raises(RunError, match="not as the run left it"):
-            parameter_differences(published, changed)
 
 
 class TestCommands:
