@@ -25,12 +25,23 @@ def digest_of_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     return content.hexdigest()
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a plain safetensors file that whoever reads the folder can read.
+
+    safetensors puts a file of its own in the place, which its owner alone can read.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, None if metadata is None else dict(metadata))
+    path.chmod(mode)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors and texts atomically, with a digest that `read_tensors` checks."""
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     described = dict(metadata or {})
     with atomic_file(path) as temporary:
-        save_file(plain, temporary, described | {DIGEST: digest_of_tensors(plain, described)})
+        save_tensors(temporary, plain, described | {DIGEST: digest_of_tensors(plain, described)})
 
 
 def read_tensors(path: Path, expected: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:

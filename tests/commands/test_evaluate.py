@@ -236,6 +236,15 @@ def test_weights_that_the_trial_did_not_write_are_refused(trial: Path, capsys: p
     assert not list(trial.glob("evaluation-*"))
 
 
+def test_a_finished_trial_without_its_record_is_refused(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {name: digest_of_file(trial / name) for name in ("model/model.safetensors", RECORD_FILE)}
+    write_json(trial / FINISHED_FILE, {"identity": {}, "files": files, "trials": []})
+    (trial / RECORD_FILE).unlink()
+    for named in (trial, trial / "model"):
+        assert cli.main(["evaluate", str(named), "--facts"]) == 2
+        assert "record.json is not as the run left it" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["record.json", "config.json", "tokenizer.json", "model.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff" * 9])
 def test_a_damaged_file_is_named_in_one_sentence(
@@ -263,7 +272,7 @@ def test_a_damaged_file_is_named_in_one_sentence(
         (["--wikitext", "nothing.raw"], "there is no file nothing.raw"),
         (["--wikitext", "facts.csv"], "no article heading"),
         (["--facts", "nothing.csv"], "nothing.csv"),
-        (["--facts", "lambada.jsonl"], "facts need category"),
+        (["--facts", "lambada.jsonl"], "must name category"),
         (["--facts", "--window", "0"], "--window 0 must be 1 or more"),
         (["--facts", "--through-cache", "0"], "--through-cache 0 must be 1 or more"),
         (["--facts", "--limit", "3"], "belong to --tasks"),

@@ -78,8 +78,8 @@ HEADING = "category,subject,relation,object\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has the columns None"),
-        ("category,subject,object\na,b,c\n", "facts need category, subject, relation, object"),
+        ("", "begins with no columns"),
+        ("category,subject,object\na,b,c\n", "its first line must name category, subject, relation, object"),
         (HEADING, "has no facts"),
         (
             HEADING + "capital,France,capital of\n",

@@ -28,10 +28,16 @@ def test_the_published_shape():
     assert set(table.index) == set(names())
 
 
-@pytest.mark.parametrize("given_values", [{"tokens": 0}, {"tokens": 4, "sequences": 0}])
-def test_impossible_numbers_are_refused(given_values):
-    with pytest.raises(ValueError, match="must be 1 or more"):
-        calculate("tiny", **given_values)
+@pytest.mark.parametrize("number", [0, 2.5, float("nan"), "8", True])
+def test_impossible_numbers_are_refused(number):
+    for values in ({"tokens": number}, {"tokens": 4, "sequences": number}):
+        with pytest.raises(ValueError, match="must be a whole number, 1 or more"):
+            calculate("tiny", **values)
+
+
+def test_a_table_of_no_models_is_refused():
+    with pytest.raises(ValueError, match="models is empty"):
+        calculate("tiny", 4, models=[])
 
 
 def test_an_unknown_size_is_refused():

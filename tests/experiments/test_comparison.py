@@ -40,6 +40,14 @@ def test_what_differs_is_not_taken_over(finished_comparison, text_folder, text_d
         compare(settings(text_folder, arms=("narrow",), **change), text_data, tmp_path)
 
 
+def test_whoever_reads_the_records_can_read_the_weights(finished_comparison):
+    files = [path for path in finished_comparison[1].rglob("*") if path.is_file()]
+    assert any(path.suffix == ".safetensors" for path in files)
+    assert {path.stat().st_mode for path in files} == {
+        (finished_comparison[1] / "pythia-seed1/record.json").stat().st_mode
+    }
+
+
 def test_finished_trials_are_not_run_again(finished_comparison, text_folder, text_data, tmp_path, monkeypatch):
     records, finished = finished_comparison
     folder = shutil.copytree(finished, tmp_path / "copy")

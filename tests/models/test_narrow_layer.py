@@ -36,6 +36,15 @@ def test_entries_come_back_within_half_a_step(precision, width, size, offset, se
     assert ((decoded.unflatten(3, (-1, group)) - grouped).abs() <= ERRORS[precision] * largest + 1e-6).all()
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_entries_beyond_float16_come_back_as_its_ends(precision):
+    entries = torch.tensor([-1e5, 0.0, 1.0, 2e5]).reshape(1, 1, 1, 4)
+    codec = CODECS[precision]
+    decoded = codec.decode(codec.encode(entries), 4)
+    step = 2 * 65504 / (255 if precision == "int8" else 15)
+    torch.testing.assert_close(decoded, entries.clamp(-65504, 65504), rtol=0, atol=step)
+
+
 @pytest.mark.parametrize("precision", CODECS)
 def test_entries_that_are_all_alike_and_zeros_come_back(precision):
     for entries in (torch.zeros(1, 1, 2, 8), torch.full((1, 1, 2, 8), 0.5)):

@@ -100,11 +100,18 @@ def test_pythia_suite_has_its_published_sizes():
         (("pythia", "tiny"), {"num_key_value_heads": 3}, "must divide"),
         (("pythia", "tiny"), {"vocab_size": 0}, "vocab_size=0"),
         (("unified", "tiny"), {"position": "sinus"}, "choose one of"),
+        (("mla", "tiny"), {"layer_norm_eps": -1}, "must be a number above 0"),
     ],
 )
 def test_unknown_and_impossible_requests_name_the_way_out(arguments, overrides, reason):
     with pytest.raises(ValueError, match=reason):
         create(*arguments, **overrides)
+
+
+@pytest.mark.parametrize("setting", ["layer_norm_eps", "initializer_range"])
+def test_a_real_setting_may_be_written_as_a_whole_number(setting):
+    value = getattr(create_on_meta("mla", "tiny", **{setting: 1}).config, setting)
+    assert (value, type(value)) == (1.0, float)
 
 
 @pytest.mark.parametrize(("asked", "built"), [(300, 304), (250, 256), (320, 320)])

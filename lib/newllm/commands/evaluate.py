@@ -17,9 +17,9 @@ from newllm.commands.terminal_table import as_text
 from newllm.data.hub import HubUnavailableError
 from newllm.evaluation.causality import certify
 from newllm.files import SAVED_MODEL, local_folder, outputs_folder, reference_folder
-from newllm.runs.record import RECORD_FILE, Record
+from newllm.runs.record import Record
 from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model
-from newllm.runs.sealed_record import read_sealed_record
+from newllm.runs.sealed_record import is_of_a_trial, read_sealed_record
 from newllm.runtime import move, usable_device
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _settings(model: str, options: argparse.Namespace) -> Settings:
 def _trial_folder(model: str) -> Path | None:
     """Return the folder that was named, or of a trial's model that of the trial; None for a hub id."""
     folder = local_folder(model)
-    is_inside_trial = folder is not None and folder.name == SAVED_MODEL and (folder.parent / RECORD_FILE).is_file()
+    is_inside_trial = folder is not None and folder.name == SAVED_MODEL and is_of_a_trial(folder.parent)
     return folder.parent if folder is not None and is_inside_trial else folder
 
 
@@ -108,9 +108,7 @@ def _own_folder(model: str) -> Path | None:
 
 def _record_of(model: str) -> Record | None:
     folder = _trial_folder(model)
-    if folder is None or not (folder / RECORD_FILE).is_file():
-        return None
-    return read_sealed_record(folder)
+    return read_sealed_record(folder) if folder is not None and is_of_a_trial(folder) else None
 
 
 def _output(model: str, asked: Path | None) -> Path:

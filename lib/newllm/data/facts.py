@@ -194,7 +194,8 @@ def _read_facts(path: Path) -> list[Fact]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         if sorted(reader.fieldnames or []) != sorted(COLUMNS):
-            raise ValueError(f"{path} has the columns {reader.fieldnames}, but facts need {', '.join(COLUMNS)}.")
+            found = ", ".join(reader.fieldnames or []) or "no columns"
+            raise ValueError(f"{path} begins with {found}, but its first line must name {', '.join(COLUMNS)}.")
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():

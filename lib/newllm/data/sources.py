@@ -276,7 +276,8 @@ def _json_text(line: str, place: str) -> str:
         text = json.loads(line)["text"]
         text.encode()  # half a surrogate pair is valid JSON, but no text
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f'{place}: expected a JSON object with a string "text" ({error!r}).') from error
+        why = f" ({error})" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f'{place}: expected a JSON object with a string "text"{why}.') from error
     return str(text)
 
 

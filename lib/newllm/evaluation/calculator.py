@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
+from newllm.evaluation.probing import refuse_no_count
 from newllm.models import create, find, names
 from newllm.models.registry import BASELINE
 
@@ -41,13 +42,15 @@ def calculate(
     Raises
     ------
     ValueError
-        For an unknown name or size, or a number below one.
+        For an unknown name or size, no models, or no whole number of tokens or sequences, 1 or more.
     """
-    if tokens < 1 or sequences < 1:
-        raise ValueError(f"tokens={tokens} and sequences={sequences} must be 1 or more")
+    refuse_no_count(tokens=tokens, sequences=sequences)
+    wanted = names() if models is None else models
+    if not wanted:
+        raise ValueError("models is empty: name one or more, or leave it out for all of them")
     baseline = _values(BASELINE, size, tokens)
     rows = []
-    for name in names() if models is None else models:
+    for name in wanted:
         values = _values(name, size, tokens)
         rows.append(
             {

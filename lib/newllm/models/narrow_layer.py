@@ -13,8 +13,9 @@ from transformers.cache_utils import DynamicLayer
 LARGEST_GROUP = 64
 # Largest number of 4 exponent and 3 fraction bits, without infinity.
 FLOAT8_MAX = torch.finfo(torch.float8_e4m3fn).max
-# Smallest positive number of float16.
+# Smallest positive number of float16, and its largest.
 SMALLEST_HALF = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
+LARGEST_HALF = torch.finfo(torch.float16).max
 
 
 class Codec(ABC):
@@ -64,7 +65,7 @@ class Float8(Codec):
 class Integer(Codec):
     """Entries as integers from 0 on, times a scale, plus a zero point, both in float16 and one of each a group.
 
-    Integers of 4 bits lie two in a byte.
+    Integers of 4 bits lie two in a byte. Entries beyond the range of float16 come back as its ends.
     """
 
     def __init__(self, bits: int) -> None:
@@ -73,7 +74,8 @@ class Integer(Codec):
 
     def encode(self, entries: Tensor) -> list[Tensor]:
         """Round to the nearest of the values that lie evenly between a group's smallest and its largest entry."""
-        grouped = _grouped(entries)
+        # A zero point of minus infinity would make every entry of its group NaN.
+        grouped = _grouped(entries).clamp(-LARGEST_HALF, LARGEST_HALF)
         low, high = grouped.aminmax(dim=-1, keepdim=True)
         zero = low.half()
         scale = ((high - zero.float()) / self.largest).half().clamp(min=SMALLEST_HALF)

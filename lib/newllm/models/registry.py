@@ -194,7 +194,8 @@ def configure(name: str, size: str = "70m", **overrides: Any) -> PreTrainedConfi
             raise ValueError(f"{name} has no setting {key!r}{hint}: it has {', '.join(sorted(settings))}")
     try:
         # A model without layers or heads has no such settings.
-        values = {key: value for key, value in baseline.items() if key in settings} | method.shape(shape) | overrides
+        values = {key: value for key, value in baseline.items() if key in settings} | method.shape(shape)
+        values |= {key: _as_real(config_class, key, value) for key, value in overrides.items()}
         of_position = {key: values.pop(key) for key in PositionEncodingConfig.settings() & overrides.keys()}
         if of_position:
             default = config_class.__dataclass_fields__["position"].default
@@ -204,6 +205,12 @@ def configure(name: str, size: str = "70m", **overrides: Any) -> PreTrainedConfi
         # transformers wraps a field's own sentence in its validation errors; the sentence is what helps.
         reason = error.__cause__ or error
         raise ValueError(f"cannot build {name} at size {size}: {' '.join(str(reason).split())}") from error
+
+
+def _as_real(config_class: type[PreTrainedConfig], key: str, value: Any) -> Any:
+    """Read a whole number as a real one where the field is real, as Python does everywhere else."""
+    field = config_class.__dataclass_fields__.get(key)
+    return float(value) if field is not None and type(field.default) is float and type(value) is int else value
 
 
 def create(name: str, size: str = "70m", **overrides: Any) -> LanguageModel:

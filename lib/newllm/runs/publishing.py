@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from newllm.files import (
     FINISHED_FILE,
@@ -22,6 +22,7 @@ from newllm.files import (
 from newllm.runs.contents import why_unfinished
 from newllm.runs.folder import TABLES_FOLDER
 from newllm.runs.seal import read_seal
+from newllm.tensor_files import save_tensors
 
 # Of all published weights together.
 MOST_WEIGHTS = 30_000_000
@@ -159,4 +160,4 @@ def _save_small(weights: Path, target: Path) -> None:
     small = {
         name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
     }
-    save_file(small, target, {"format": "pt"})
+    save_tensors(target, small, {"format": "pt"})

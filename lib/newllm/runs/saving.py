@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import CONFIG_NAME
 
 from newllm.models.language_model import LanguageModel
 
@@ -36,4 +37,7 @@ def save_trained_model(folder: Path, model: LanguageModel, tokenizer: PreTrained
             settings.eos_token_id = saved.eos_token_id
             settings.pad_token_id = saved.pad_token_id
     model.save_pretrained(folder)
+    # safetensors writes files that their owner alone can read.
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod((folder / CONFIG_NAME).stat().st_mode)
     saved.save_pretrained(folder)

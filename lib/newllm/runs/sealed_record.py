@@ -49,6 +49,16 @@ def read_sealed_record(folder: Path) -> Record:
         raise RecordError(file, f"it cannot be read: {error.strerror}") from error
 
 
+def is_of_a_trial(folder: Path) -> bool:
+    """Tell whether a trial left its record in a folder, be it that somebody took it away since."""
+    if (folder / RECORD_FILE).is_file():
+        return True
+    try:
+        return RECORD_FILE in read_seal(folder).files
+    except (FileNotFoundError, DamagedFileError):
+        return False
+
+
 def record_beside(model: Path) -> Record | None:
     """Read the record of the trial that trained a saved model; None where it is no trial's.
 
@@ -62,7 +72,7 @@ def record_beside(model: Path) -> Record | None:
     RecordError
         As `read_sealed_record`.
     """
-    return read_sealed_record(model.parent) if (model.parent / RECORD_FILE).is_file() else None
+    return read_sealed_record(model.parent) if is_of_a_trial(model.parent) else None
 
 
 def _changed_since(folder: Path) -> Path | None:

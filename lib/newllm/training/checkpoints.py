@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,7 +17,7 @@ from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from newllm.files import DamagedFileError, digest_of_file, first_damaged, read_json, write_json
-from newllm.tensor_files import load_optimizer_tensors, load_tensors, optimizer_tensors, tensors_of
+from newllm.tensor_files import load_optimizer_tensors, load_tensors, optimizer_tensors, save_tensors, tensors_of
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ class SafeTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir or "")
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors_of(self.accelerator.unwrap_model(self.model)), folder / WEIGHTS)
+        save_tensors(folder / WEIGHTS, tensors_of(self.accelerator.unwrap_model(self.model)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_tensors(cast(nn.Module, model or self.model), load_file(Path(resume_from_checkpoint) / WEIGHTS))
@@ -242,7 +242,7 @@ class SafeTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.args.should_save:
-            save_file(optimizer_tensors(cast(Optimizer, self.optimizer)), Path(output_dir) / OPTIMIZER)
+            save_tensors(Path(output_dir) / OPTIMIZER, optimizer_tensors(cast(Optimizer, self.optimizer)))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -260,7 +260,7 @@ class SafeTrainer(Trainer):
         states = {"cpu": torch.get_rng_state()}
         if self.args.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.args.device)
-        save_file(states, Path(output_dir) / RANDOM_STATE)
+        save_tensors(Path(output_dir) / RANDOM_STATE, states)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:
