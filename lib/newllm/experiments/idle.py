@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from newllm.config.errors import ParameterError
-from newllm.config.experiment import BENCHMARKS, CHECKPOINT, ExperimentParameters
+from newllm.config.experiment import BENCHMARKS, PROJECTION_CHECKPOINT, ExperimentParameters
 from newllm.config.groups import RunParameters
 from newllm.config.profiles import load_parameters
 from newllm.experiments.arms import Arm, trained_arms
@@ -14,7 +14,7 @@ from newllm.models.registry import find
 
 COMPARISON = ExperimentParameters.model_fields
 # They act beside the arms, or are checked with a sentence of their own.
-BESIDE_THE_ARMS = {"pretrained", BENCHMARKS, CHECKPOINT}
+BESIDE_THE_ARMS = {"pretrained", BENCHMARKS, PROJECTION_CHECKPOINT}
 MOST_NAMED = 4
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from newllm.config.errors import ParameterError
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import DataParameters, FactParameters, RunParameters
-from newllm.config.methods import CHECKPOINT
+from newllm.config.methods import CHECKPOINT_PREFIX
 from newllm.config.notebooks import RetrofitNotebook
 from newllm.data.facts import load_facts
 from newllm.data.preparation import ASKED, refuse_endless
@@ -254,7 +254,7 @@ def _check_saved_models(parameters: ExperimentParameters) -> None:
         those = [each for each in checkpoints if each.is_pretrained == beside]
         refuse_twins([each.where for each in those], [each.name for each in those], what)
     for each in checkpoints:
-        what = f"pretrained is {each.where!r}" if each.is_pretrained else f"arm '{CHECKPOINT}{each.where}'"
+        what = f"pretrained is {each.where!r}" if each.is_pretrained else f"arm '{CHECKPOINT_PREFIX}{each.where}'"
         _check_saved_model(each.where, what, parameters.tokenizer)
 
 
