@@ -14,7 +14,6 @@ from newllm import figures
 from newllm.analysis.learning_rates import best_learning_rates, judge, with_learning_rate
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
-from newllm.commands.arguments.sweep import LOCAL, SLURM
 from newllm.commands.shared import read_assignments
 from newllm.commands.terminal_table import as_text, terminal_width
 from newllm.commands.terminal_view import view_of_this_terminal
@@ -22,6 +21,7 @@ from newllm.config.errors import ParameterError
 from newllm.config.groups import LEARNING_RATES
 from newllm.config.profiles import sweep_path
 from newllm.config.values import read_value
+from newllm.config.workers import LOCAL, SLURM
 from newllm.experiments.comparison import Runner
 from newllm.experiments.jobs import run_as_jobs
 from newllm.experiments.planning import check_device
