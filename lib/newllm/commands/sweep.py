@@ -26,7 +26,7 @@ from newllm.experiments.comparison import Runner
 from newllm.experiments.jobs import run_as_jobs
 from newllm.experiments.planning import check_device
 from newllm.experiments.sweep_run import SweepRun
-from newllm.experiments.sweeps import PlannedTrial, load_sweep, plan
+from newllm.experiments.sweeps import GridPoint, load_sweep, plan
 from newllm.experiments.trial import Trial
 from newllm.notebook.tables import show_arms
 from newllm.runs.folder import Run
@@ -70,7 +70,7 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_devices(planned: Sequence[PlannedTrial]) -> None:
+def check_devices(planned: Sequence[GridPoint]) -> None:
     """Refuse devices and precisions that this machine, where the trials shall run, has not."""
     used = {(trial.parameters.device, trial.parameters.precision): trial.parameters for trial in planned}
     for parameters in used.values():
