@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 
@@ -15,23 +16,9 @@ LIBRARY = project_root() / "lib" / "newllm"
 
 # From the ground up: each imports only what stands before it, and parts of its own.
 ORDER = (
-    *(
-        "files",
-        "tensor_files",
-        "runtime",
-        "wording",
-        "processes",
-        "progress",
-        "config",
-        "auto_classes",
-        "models",
-        "data",
-        "recurrence",
-        "evaluation",
-        "runs",
-    ),
-    *("benchmarks", "training", "retrofit", "figures", "experiments", "analysis", "publication", "notebook"),
-    *("commands", "cli", "__main__"),
+    *("files", "tensor_files", "runtime", "wording", "processes", "progress", "config", "auto_classes"),
+    *("models", "data", "recurrence", "evaluation", "runs", "benchmarks", "training", "retrofit", "figures"),
+    *("experiments", "analysis", "publication", "notebook", "commands", "cli", "__main__"),
 )
 
 
@@ -61,6 +48,17 @@ def package(module: str) -> str:
 def test_every_package_has_a_place_in_the_order():
     there = {path.stem for path in LIBRARY.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert there - {"__init__"} <= set(ORDER)
+
+
+def test_documents_say_that_order():
+    readme = (project_root() / "README.md").read_text(encoding="utf-8")
+    tree = readme.partition("    lib/newllm/ ")[2].partition("    tests/")[0]
+    lines = [re.match(r" {8}((?:\w+(?:\.py|/) +)+)", line) for line in tree.splitlines()]
+    drawn = [name for line in lines if line for name in re.findall(r"\w+", line[1].replace(".py", ""))]
+    assert tuple(drawn) == ORDER
+    contributing = (project_root() / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    written = re.search(r"^ {4}(files <.*?)\n\n", contributing, re.DOTALL | re.MULTILINE)
+    assert written and tuple(written[1].split()[::2]) == ORDER
 
 
 def test_imports_go_one_way():

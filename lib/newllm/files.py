@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pydantic_core
@@ -44,6 +45,27 @@ def why_unwritable(folder: Path, error: OSError) -> str:
         f"{folder} cannot be written ({error.strerror or error}): make room or choose another folder "
         "(NEWLLM_OUTPUTS moves all of them)."
     )
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that is there."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder among the outputs in which nothing can be made; it is left as it is, also if missing.
+
+    Raises
+    ------
+    OSError
+        With one sentence that says why, and what to do.
+    """
+    try:
+        # Made in truth: permissions do not tell of full disks, nor of what root may not do either.
+        with TemporaryDirectory(prefix=PARTIAL, dir=nearest_existing(folder)):
+            pass
+    except OSError as error:
+        raise OSError(why_unwritable(folder, error)) from error
 
 
 def digest(content: bytes | memoryview | str) -> str:

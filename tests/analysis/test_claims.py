@@ -12,8 +12,9 @@ import pytest
 from newllm import figures
 from newllm.analysis import judges
 from newllm.analysis.claims import CLAIMS, comparisons_table, find_claims, judge_claims
-from newllm.analysis.evidence import FAILS, HOLDS, UNTOLD, VERDICTS, Evidence, plain_verdict
+from newllm.analysis.evidence import Evidence, plain_verdict
 from newllm.config.experiment import ExperimentParameters
+from newllm.evaluation.verdicts import FAILS, HOLDS, UNTOLD, VERDICTS
 from newllm.experiments.arms import Arm
 from newllm.experiments.floor import Floor, NGramScore
 from newllm.figures.claims import LIMIT, VERDICT_COLOURS

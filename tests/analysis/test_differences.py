@@ -8,19 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newllm.analysis.differences import (
-    BETTER,
-    EQUIVALENT,
-    OPEN,
-    OTHER_BUDGET,
-    TOO_FEW_SEEDS,
-    WORSE,
-    ArmLosses,
-    compare_pairs,
-    read_losses,
-)
+from newllm.analysis.differences import OTHER_BUDGET, ArmLosses, compare_pairs, read_losses
 from newllm.analysis.summary import summarize_arms
 from newllm.evaluation.comparison_statistics import two_way_difference
+from newllm.evaluation.verdicts import BETTER, EQUIVALENT, OPEN, TOO_FEW_SEEDS, WORSE
 
 WINDOWS, SEEDS = 120, (0, 1, 2)
 GROUPS = np.repeat(np.arange(20), 6)

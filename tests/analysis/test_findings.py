@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from newllm.analysis.differences import BETTER, OPEN, OTHER_BUDGET, WORSE
+from newllm.analysis.differences import OTHER_BUDGET
 from newllm.analysis.findings import findings, seeds_can_tell
+from newllm.evaluation.verdicts import BETTER, OPEN, WORSE
 
 COLUMNS = ["arm", "kv_bytes_per_token", "perplexity", "difference", "verdict"]
 

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
-from newllm.analysis.differences import EQUIVALENT
 from newllm.analysis.rereading import exchange
 from newllm.config.notebooks import KeyAttention
 from newllm.data import TokenWindows
 from newllm.data.groups import DocumentGroups
 from newllm.evaluation.comparison_statistics import two_way_difference
 from newllm.evaluation.perplexity import evaluate
+from newllm.evaluation.verdicts import EQUIVALENT
 from newllm.models import create
 from newllm.runs.saved_model import load_model
 

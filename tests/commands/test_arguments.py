@@ -139,7 +139,7 @@ def test_settings_that_just_fit_into_a_window_are_taken():
         ({"pretrained": "EleutherAI/pythia-70m"}, "give tokenizer the same value"),
         ({"tokenizer": "gone.json"}, "there is no such file"),
         ({"source": "text", "text_files": "gone/*.txt"}, "no file matches"),
-        ({"output_folder": "README.md"}, "is a file"),
+        ({"output_folder": "README.md"}, "README.md cannot be written"),
         ({"arms": "pythia@hidden_size=1000000,num_attention_heads=4"}, "of memory"),
     ],
 )

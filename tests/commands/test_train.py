@@ -13,7 +13,7 @@ from newllm.experiments import reuse
 from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
 from newllm.files import SAVED_MODEL
-from newllm.runs.publishing import publish_run
+from newllm.runs.publishing import plan_publication
 from newllm.runs.record import RECORD_FILE
 from tests.comparison_setup import write_texts
 
@@ -53,7 +53,7 @@ def test_a_trial_that_is_published_without_weights_is_trained(home, monkeypatch)
     monkeypatch.setattr(reuse, "reference_folder", lambda: published)
     assert cli.main(arguments(home, "pythia")) == 0
     (trial,) = (home / "outputs" / "train").glob("smoke-*/pythia-seed2")
-    publish_run(trial, published / "pythia-seed2", [RECORD_FILE, EVALUATION_FILE, HISTORY_FILE])
+    plan_publication(trial, published / "pythia-seed2", [RECORD_FILE, EVALUATION_FILE, HISTORY_FILE]).write()
     shutil.rmtree(home / "outputs")
     assert cli.main(arguments(home, "pythia")) == 0
     assert (trial / SAVED_MODEL).is_dir()

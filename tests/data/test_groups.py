@@ -32,5 +32,5 @@ def test_a_window_has_the_group_of_its_middle_token(documents: list[tuple[int, s
     windows = TokenWindows(ids, seq_length, np.ones(1, dtype=np.int64), groups)
     for window, number in enumerate(windows.document_groups):
         predicted = names[window * seq_length + 1 : (window + 1) * seq_length + 1]
-        assert windows.group_names[number] == predicted[(seq_length - 1) // 2]
+        assert windows.groups.names[number] == predicted[(seq_length - 1) // 2]
     assert TokenWindows(ids, seq_length, np.ones(1, dtype=np.int64)).document_groups.tolist() == [0] * count

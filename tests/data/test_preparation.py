@@ -51,7 +51,7 @@ def test_all_is_every_whole_window_of_a_side(text_parameters: Parameters) -> Non
         windows = getattr(every, side)
         same = getattr(prepare_data(text_parameters(**{name: len(windows)})), side)
         assert np.array_equal(same.token_ids, windows.token_ids)
-        assert same.group_names == windows.group_names
+        assert same.groups.names == windows.groups.names
         with pytest.raises(NotEnoughTextError):
             prepare_data(text_parameters(**{name: len(windows) + 1}))
 
@@ -60,7 +60,7 @@ def test_windows_know_the_documents_they_are_of(text_parameters: Parameters, cap
     data = prepare_data(text_parameters(val_samples="all", seq_length=64))
     windows = data.validation
     documents = [document for document in decoded(data, "validation") if document]
-    assert windows.group_names[:-1] == tuple(Document.alone(document).group for document in documents[:-1])
+    assert windows.groups.names[:-1] == tuple(Document.alone(document).group for document in documents[:-1])
     for window, number in enumerate(windows.document_groups):
         # Ids up to the middle one: its document is as many as there are ends of text before it.
         before = windows.token_ids[: window * 64 + 32].tolist().count(data.tokenizer.eos_token_id)
@@ -166,7 +166,7 @@ def test_facts_are_packed_into_training_and_nowhere_else(text_parameters: Parame
     assert np.array_equal(taught.validation.token_ids, plain.validation.token_ids)
     assert np.array_equal(taught.test.token_ids, plain.test.token_ids)
     assert np.array_equal(taught.train.token_ids[: len(plain.train.token_ids)], plain.train.token_ids)
-    assert taught.train.group_names[taught.train.document_groups[-1]] == "facts"
+    assert taught.train.groups.names[taught.train.document_groups[-1]] == "facts"
     everything = prepare_data(text_parameters(samples="all"), facts=FACTS)
     assert {Counter(decoded(everything, "train"))[fact.forward] for fact in FACTS} == {10}
     assert taught.tokenizer.pad_token_id not in taught.train.token_ids

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from newllm import models
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import ModelParameters, ProjectionParameters
-from newllm.config.methods import CHECKPOINT
+from newllm.config.methods import CHECKPOINT_PREFIX
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters, notebooks_of, profiles
 from newllm.experiments.arms import PROJECTION_TREATMENTS, Arm, ArmError, has_recurrence, reads_stream, trained_arms
@@ -117,7 +117,7 @@ def test_the_arms_of_every_profile_are_of_one_name_each(notebook):
             continue
         parameters = load_parameters(notebook, profile, {})
         if isinstance(parameters, ExperimentParameters):
-            trained = [arm for arm in parameters.arms if not arm.startswith(CHECKPOINT)]
+            trained = [arm for arm in parameters.arms if not arm.startswith(CHECKPOINT_PREFIX)]
             assert len(trained_arms(parameters)) == len(trained)
 
 

@@ -17,7 +17,7 @@ from newllm.experiments import benchmark_study, comparison
 from newllm.experiments.comparison import compare
 from newllm.experiments.planning import check_before_work
 from newllm.publication.reference import KEPT_FILES
-from newllm.runs.publishing import publish_run
+from newllm.runs.publishing import plan_publication
 from newllm.runs.saved_model import load_trained_model
 from tests.comparison_setup import settings
 from tests.evaluation.conftest import fake_hub, raw_wikitext
@@ -93,7 +93,7 @@ def test_models_without_weights_are_left_empty_and_named_with_the_command(
     asked, outputs, text_folder, text_data, caplog
 ):
     trained = outputs / "earlier" / "pythia-seed1"
-    publish_run(trained, outputs / "published" / "pythia-seed1", KEPT_FILES)
+    plan_publication(trained, outputs / "published" / "pythia-seed1", KEPT_FILES).write()
     shutil.rmtree(trained)
     with caplog.at_level(logging.INFO, "newllm"):
         records = compare(settings(text_folder, arms=["pythia"], benchmarks=asked), text_data, outputs / "run")

@@ -12,7 +12,7 @@ from newllm.experiments.reuse import finished_elsewhere, to_train
 from newllm.experiments.trial import Trial
 from newllm.files import SAVED_MODEL
 from newllm.publication.reference import KEPT_FILES
-from newllm.runs.publishing import publish_run
+from newllm.runs.publishing import plan_publication
 from newllm.training.main import train
 from tests.comparison_setup import settings
 
@@ -56,7 +56,7 @@ def test_what_was_finished_without_weights_does_not_lend_its_embedding(text_fold
     parameters = settings(text_folder, arms=["pythia"], epochs=1)
     home = outputs.with_name("trained")
     compare(parameters, text_data, home)
-    publish_run(home / "pythia-seed1", outputs / "published" / "pythia-seed1", KEPT_FILES)
+    plan_publication(home / "pythia-seed1", outputs / "published" / "pythia-seed1", KEPT_FILES).write()
     assert len(compare(parameters, text_data, outputs / "here")) == 1
     assert trained == ["pythia-seed1"]
     assert not (outputs / "here" / "pythia-seed1" / SAVED_MODEL).exists()

@@ -16,11 +16,12 @@ import pytest
 
 from newllm import cli
 from newllm.config.errors import ParameterError
+from newllm.config.workers import LOCAL
 from newllm.data import prepare_data
 from newllm.experiments.comparison import run_trials
 from newllm.experiments.jobs import PARAMETERS_FILE, Job, run_as_jobs, run_job
 from newllm.experiments.running import run_trial
-from newllm.experiments.workers import LOCAL, open_workers, slurm_job_script
+from newllm.experiments.workers import open_workers, slurm_job_script
 from newllm.files import write_atomically
 from newllm.runs.lock import LOCK_FILE, RunError
 from newllm.runs.record import Record

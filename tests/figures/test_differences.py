@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from newllm import figures
-from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, TOO_FEW_SEEDS, WORSE
+from newllm.evaluation.verdicts import BETTER, EQUIVALENT, OPEN, TOO_FEW_SEEDS, WORSE
 from newllm.figures import style
 from newllm.figures.differences import VERDICT_LOOKS
 

@@ -15,7 +15,7 @@ from newllm.runs import parts
 from newllm.runs.contents import why_unfinished
 from newllm.runs.folder import SWEEPS_FOLDER, Run
 from newllm.runs.parts import Part, do_part
-from newllm.runs.publishing import PublishingError, publish_run
+from newllm.runs.publishing import PublishingError, plan_publication
 from newllm.runs.record import RECORD_FILE, read_record
 from tests.comparison_setup import settings
 from tests.publication.board_records import write_record
@@ -91,7 +91,7 @@ def test_a_comparison_is_published_once_with_the_weights_that_are_named(
     monkeypatch.setattr(comparison, "run_trial", lambda *_: pytest.fail("a published trial was run again"))
     fresh = tmp_path / "fresh" / "06_latent_attention" / "cpu-5678abcd"
     # Taken over when its weights were not published yet.
-    publish_run(run / "pythia-seed1", fresh / "pythia-seed1", reference.KEPT_FILES)
+    plan_publication(run / "pythia-seed1", fresh / "pythia-seed1", reference.KEPT_FILES).write()
     compare(settings(text_folder, arms=["pythia", "narrow"]), text_data, fresh)
     reference.publish(fresh)
     assert [path.name for path in published_elsewhere.iterdir() if path.is_dir()] == ["02_main_training"] or not list(

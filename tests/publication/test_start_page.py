@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, WORSE
 from newllm.evaluation.cache import measure
+from newllm.evaluation.verdicts import BETTER, EQUIVALENT, OPEN, WORSE
 from newllm.models import create
 from newllm.publication import start_content, templates
 from newllm.publication.picture import CIRCLE, DIAMOND, picture_of

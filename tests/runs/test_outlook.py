@@ -84,7 +84,7 @@ def test_other_seeds_take_as_long_as_the_one_that_is_done():
     found = outlook(plan, {}, 60.0)
     assert found.left == pytest.approx(100.0)
     assert [row.stage for row in found.rows] == ["done", "waiting", "waiting"]
-    assert "1 of 3 trials done, about 1 min 40 s left" in describe_outlook(found)
+    assert "1 of 3 trials done after 1 min 00 s, about 1 min 40 s left" in describe_outlook(found)
     failed = outlook(plan.ended(Path("1"), 0.0, loss=None), {}, 60.0)
     assert failed.rows[1].stage == "failed" and failed.left == pytest.approx(50.0)
 

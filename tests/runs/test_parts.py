@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from newllm.runs import parts
 from newllm.runs.folder import Run
 from newllm.runs.parts import Part, do_part, find_part, is_part
-from newllm.runs.publishing import publish_run, tables_in
+from newllm.runs.publishing import plan_publication, tables_in
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_an_equal_one_is_taken_over_from_the_outputs_and_what_differs_is_done(tm
 
 def test_a_published_one_comes_without_its_weights(tmp_path):
     done = do_part(Part("double", {"of": 1}), tmp_path / "somebody's", doubled)
-    publish_run(done.folder, tmp_path / "reference" / "01" / "double", tables_in(done.folder))
+    plan_publication(done.folder, tmp_path / "reference" / "01" / "double", tables_in(done.folder)).write()
     taken = do_part(Part("double", {"of": 1}), tmp_path / "mine", never)
     assert list(taken.tables["numbers"].given) == [1, 2]
     assert not list((tmp_path / "mine").rglob("*.safetensors"))

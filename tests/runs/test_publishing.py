@@ -7,7 +7,7 @@ import torch
 
 from newllm.models import create
 from newllm.runs.folder import Run, finished_runs
-from newllm.runs.publishing import PublishingError, publish_run, published_size
+from newllm.runs.publishing import PublishingError, plan_publication, published_size
 from newllm.runs.saved_model import LoadingError, load_model
 
 
@@ -19,7 +19,7 @@ def published(tmp_path: Path) -> Path:
     run.write_json("weights.json", {"large": list(range(1000))})
     run.finish(12.5)
     target = tmp_path / "reference" / "02" / "pythia-seed0"
-    publish_run(run.folder, target, ["evaluation.json"])
+    plan_publication(run.folder, target, ["evaluation.json"]).write()
     return target
 
 
@@ -42,7 +42,7 @@ def test_one_of_ones_own_is_wanted_more_than_those_published_below_it(tmp_path):
     run = Run(outputs / "sweeps" / "pythia-seed0", {"lr": 1.0})
     run.start()
     run.finish(12.5)
-    publish_run(run.folder, outputs / "reference" / "pythia-seed0", [])
+    plan_publication(run.folder, outputs / "reference" / "pythia-seed0", []).write()
     assert list(finished_runs(outputs, outputs / "reference").values()) == [run.folder]
 
 
@@ -57,7 +57,7 @@ def test_what_is_not_finished_is_not_published(tmp_path):
     run = Run(tmp_path / "outputs" / "mla-seed0", {})
     run.start()
     with pytest.raises(PublishingError, match="it is not finished"):
-        publish_run(run.folder, tmp_path / "reference" / "mla-seed0", [])
+        plan_publication(run.folder, tmp_path / "reference" / "mla-seed0", []).write()
     assert not (tmp_path / "reference").exists()
 
 
@@ -67,7 +67,7 @@ def test_a_file_that_the_run_did_not_write_is_not_published(tmp_path):
     run.finish(1.0)
     (run.folder / "evaluation.json").write_text("{}")
     with pytest.raises(PublishingError, match=r"holds no evaluation\.json that its run wrote"):
-        publish_run(run.folder, tmp_path / "reference" / "mla-seed0", ["evaluation.json"])
+        plan_publication(run.folder, tmp_path / "reference" / "mla-seed0", ["evaluation.json"]).write()
     assert not (tmp_path / "reference").exists()
 
 
@@ -79,7 +79,7 @@ def test_a_model_is_published_in_half_its_bytes_and_loads_from_where_it_was_take
     model.save_pretrained(run.folder / "model")
     run.finish(1.0)
     target = tmp_path / "reference" / "mla-seed0"
-    publish_run(run.folder, target, [], with_model=True)
+    plan_publication(run.folder, target, [], with_model=True).write()
     asked = Run(tmp_path / "elsewhere" / "mla-seed0", {"lr": 1.0})
     assert asked.take_over(finished_runs(tmp_path / "reference")) == target
     loaded = load_model(asked.folder)
@@ -91,5 +91,5 @@ def test_a_model_is_published_in_half_its_bytes_and_loads_from_where_it_was_take
     weights.write_bytes(weights.read_bytes()[:-2] + b"xx")
     with pytest.raises(LoadingError, match="is damaged or missing"):
         load_model(target)
-    publish_run(run.folder, target, [])
+    plan_publication(run.folder, target, []).write()
     assert not (target / "model").exists()

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from newllm.analysis import judges
-from newllm.analysis.evidence import CONVERGED, UNTOLD, Evidence, Finding
+from newllm.analysis.evidence import CONVERGED, Evidence, Finding
 from newllm.analysis.judges import LONG_WINDOW, WELL_KNOWN, Judge
+from newllm.evaluation.verdicts import UNTOLD
 from newllm.experiments.arms import LENT_EMBEDDING
 
 
@@ -71,7 +72,7 @@ def verdicts_table(found: Sequence[tuple[Claim, Finding]]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row a claim: ``claim`` (its number), ``words``, ``experiment``, ``numbers``, ``verdict`` (one of
-        `newllm.analysis.evidence.VERDICTS`, and what it depends on or within what it holds), and ``would_tell`` (only
+        `newllm.evaluation.verdicts.VERDICTS`, and what it depends on or within what it holds), and ``would_tell`` (only
         where it cannot be told).
     """
     return pd.DataFrame(

@@ -18,23 +18,16 @@ from newllm.evaluation.comparison_statistics import (
     seed_variance,
     two_way_difference,
 )
+from newllm.evaluation.verdicts import BETTER, EQUIVALENCE_MARGIN, EQUIVALENT, OPEN, TOO_FEW_SEEDS, WORSE
 from newllm.experiments.scoring import EVALUATION_FILE
 from newllm.files import read_plain_json
 
 logger = logging.getLogger(__name__)
 
-# In nats a token: within it two arms count as equally good, where the data can tell.
-EQUIVALENCE_MARGIN = 0.01
 SIGNIFICANCE = 0.05
 # With fewer degrees of freedom an interval holds the truth less often than it says, whatever the formula.
 LEAST_SEED_FREEDOM = 2
 
-BETTER = "better"
-WORSE = "worse"
-EQUIVALENT = f"no difference within {EQUIVALENCE_MARGIN:g} nats"
-OPEN = "cannot be told"
-TOO_FEW_SEEDS = "too few seeds"
-NO_VERDICT = (OPEN, TOO_FEW_SEEDS)
 OTHER_BUDGET = "another budget"
 
 DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high", "difference_p", "verdict")

@@ -10,25 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.analysis.differences import (
-    BETTER,
-    EQUIVALENT,
-    NO_VERDICT,
-    compare_pairs,
-    knows_seeds,
-    losses_by_arm,
-)
+from newllm.analysis.differences import compare_pairs, knows_seeds, losses_by_arm
 from newllm.analysis.summary import UNEQUAL, budgets_of
 from newllm.analysis.wording import plus_minus, text_in_words
 from newllm.config.groups import BUDGET, LEARNING_RATES
+from newllm.evaluation.verdicts import BETTER, DEPENDS, EQUIVALENT, FAILS, HOLDS, NO_VERDICT, UNTOLD, VERDICTS
 from newllm.experiments.floor import floors_of
 from newllm.experiments.scoring import HISTORY_FILE
-
-HOLDS = "holds"
-FAILS = "does not hold"
-DEPENDS = "depends"
-UNTOLD = "cannot be told here"
-VERDICTS = (HOLDS, FAILS, DEPENDS, UNTOLD)
 
 # A recurrence that OACD left below this share of settled contexts is not that method.
 CONVERGED = 0.9

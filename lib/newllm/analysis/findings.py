@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.analysis.differences import BETTER, EQUIVALENT, LEAST_SEED_FREEDOM, OPEN, WORSE
+from newllm.analysis.differences import LEAST_SEED_FREEDOM
+from newllm.evaluation.verdicts import BETTER, EQUIVALENT, OPEN, WORSE
 from newllm.figures.arm_words import arm_in_words
 
 MOST_NAMED = 3

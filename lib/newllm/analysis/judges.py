@@ -6,20 +6,9 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from newllm.analysis.evidence import (
-    CONVERGED,
-    DEPENDS,
-    FAILS,
-    HOLDS,
-    UNTOLD,
-    Evidence,
-    Finding,
-    join,
-    says_better,
-    says_no_worse,
-    says_within,
-)
+from newllm.analysis.evidence import CONVERGED, Evidence, Finding, join, says_better, says_no_worse, says_within
 from newllm.evaluation.absorption import absorption_error
+from newllm.evaluation.verdicts import DEPENDS, FAILS, HOLDS, UNTOLD
 from newllm.experiments.floor import floors_of
 from newllm.experiments.projection_study import AS_IT_IS
 from newllm.models import create

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from newllm.analysis.differences import EQUIVALENCE_MARGIN
 from newllm.analysis.wording import with_interval
 from newllm.evaluation.needle import solves
+from newllm.evaluation.verdicts import EQUIVALENCE_MARGIN
 from newllm.figures.arm_words import arm_in_words
 
 CANNOT_TELL = "cannot tell at this budget"

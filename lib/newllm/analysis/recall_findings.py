@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.analysis.differences import EQUIVALENCE_MARGIN, OPEN
 from newllm.analysis.recall import GAIN, baseline_gains, recall_by_arm, recall_part
+from newllm.evaluation.verdicts import EQUIVALENCE_MARGIN, OPEN
 from newllm.figures.arm_words import arm_in_words
 
 BEST = 3

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.text_files import matching_files
 from newllm.config.values import read_scalar
-from newllm.files import PARTIAL, outputs_folder, project_root, why_unwritable
+from newllm.files import outputs_folder, project_root, refuse_unwritable
 
 
 def notebooks_folder() -> Path:
@@ -61,14 +60,10 @@ def check_outputs(folder: Path | None = None) -> None:
     ParameterError
         Where nothing can be made there.
     """
-    place = folder or outputs_folder()
     try:
-        there = next(path for path in (place, *place.absolute().parents) if path.exists())
-        # Made in truth: permissions do not tell of full disks, nor of what root may not do either.
-        with TemporaryDirectory(prefix=PARTIAL, dir=there):
-            pass
+        refuse_unwritable(folder or outputs_folder())
     except OSError as error:
-        raise ParameterError(why_unwritable(place, error)) from error
+        raise ParameterError(str(error)) from error
 
 
 def refuse_missing_text(patterns: Sequence[str]) -> None:

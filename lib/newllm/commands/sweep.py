@@ -14,7 +14,6 @@ from newllm import figures
 from newllm.analysis.learning_rates import best_learning_rates, judge, with_learning_rate
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
-from newllm.commands.arguments.sweep import LOCAL, SLURM
 from newllm.commands.shared import read_assignments
 from newllm.commands.terminal_table import as_text, terminal_width
 from newllm.commands.terminal_view import view_of_this_terminal
@@ -22,11 +21,12 @@ from newllm.config.errors import ParameterError
 from newllm.config.groups import LEARNING_RATES
 from newllm.config.profiles import sweep_path
 from newllm.config.values import read_value
+from newllm.config.workers import LOCAL, SLURM
 from newllm.experiments.comparison import Runner
 from newllm.experiments.jobs import run_as_jobs
 from newllm.experiments.planning import check_device
 from newllm.experiments.sweep_run import SweepRun
-from newllm.experiments.sweeps import PlannedTrial, load_sweep, plan
+from newllm.experiments.sweeps import GridPoint, load_sweep, plan
 from newllm.experiments.trial import Trial
 from newllm.notebook.tables import show_arms
 from newllm.runs.folder import Run
@@ -70,7 +70,7 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_devices(planned: Sequence[PlannedTrial]) -> None:
+def check_devices(planned: Sequence[GridPoint]) -> None:
     """Refuse devices and precisions that this machine, where the trials shall run, has not."""
     used = {(trial.parameters.device, trial.parameters.precision): trial.parameters for trial in planned}
     for parameters in used.values():

@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from newllm.runs.outlook import Outlook, Row
+from newllm.runs.outlook import Outlook, Row, describe_progress
 from newllm.runs.watching import Lines, View
 from newllm.wording import describe_seconds
 
@@ -50,9 +50,7 @@ def drawn(found: Outlook) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for row in rows:
         table.add_row(*_cells(row))
-    done = sum(row.is_done for row in found.rows)
-    line = f"{done} of {len(found.rows)} trials done after {describe_seconds(found.passed)}, "
-    return Group(table, Text(f"{line}about {describe_seconds(found.left)} left"))
+    return Group(table, Text(describe_progress(found)))
 
 
 def _cells(row: Row) -> tuple[RenderableType, ...]:

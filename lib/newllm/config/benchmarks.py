@@ -8,7 +8,7 @@ from newllm.files import digest_of_file
 from newllm.wording import did_you_mean
 
 LAMBADA, WIKITEXT = "lambada", "wikitext"
-BENCHMARKS = (LAMBADA, WIKITEXT)
+NAMES = (LAMBADA, WIKITEXT)
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Benchmark:
     Attributes
     ----------
     name
-        One of `BENCHMARKS`.
+        One of `NAMES`.
     file
         The user's file; None asks the test set on the hub.
     """
@@ -36,9 +36,9 @@ class Benchmark:
             For whatever else, with the nearest name.
         """
         name, colon, file = (part.strip() for part in text.partition(":"))
-        if name not in BENCHMARKS or (colon and not file):
+        if name not in NAMES or (colon and not file):
             raise ValueError(
-                f"{text!r} is no benchmark{did_you_mean(name, BENCHMARKS)}: write {' or '.join(BENCHMARKS)}, or "
+                f"{text!r} is no benchmark{did_you_mean(name, NAMES)}: write {' or '.join(NAMES)}, or "
                 f"{LAMBADA}:FILE for a file of your own (newllm evaluate asks others)"
             )
         return cls(name, Path(file).expanduser() if file else None)

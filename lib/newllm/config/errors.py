@@ -49,6 +49,13 @@ def nearest_parameter(key: str, kinds: Sequence[type[BaseModel]]) -> str:
     return nearest(key, list(described))
 
 
+def first_problem(error: ValidationError) -> str:
+    """Return what pydantic found first, and where: for files that no user writes."""
+    problem = error.errors()[0]
+    where = "".join(f"{part}: " for part in problem["loc"])
+    return where + problem["msg"].removeprefix("Value error, ")
+
+
 def explain(
     error: ValidationError,
     kind: type[BaseModel],

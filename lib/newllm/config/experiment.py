@@ -18,7 +18,7 @@ from newllm.config.groups import (
 )
 from newllm.files import PROJECTION_DESCRIPTION, DamagedFileError, read_json
 
-CHECKPOINT = "projection_checkpoint"
+PROJECTION_CHECKPOINT = "projection_checkpoint"
 BENCHMARKS = "benchmarks"
 
 
@@ -61,8 +61,8 @@ class ExperimentParameters(
         identity = super().identity()
         if identity.pop(BENCHMARKS) is not None:
             identity[BENCHMARKS] = [benchmark.identity() for benchmark in self.asked_benchmarks()]
-        if identity.pop(CHECKPOINT) is not None:
-            identity[CHECKPOINT] = _weights_of(self.projection_checkpoint)
+        if identity.pop(PROJECTION_CHECKPOINT) is not None:
+            identity[PROJECTION_CHECKPOINT] = _weights_of(self.projection_checkpoint)
         return identity
 
     def asked_benchmarks(self) -> list[Benchmark]:
@@ -97,7 +97,7 @@ class ExperimentParameters(
         names = set(ExperimentParameters.model_fields) - {"pretrained", BENCHMARKS}
         projection, training = set(ProjectionParameters.model_fields), set(TrainingParameters.model_fields)
         if not trains_projection:
-            names -= (projection - {"proj_dim"}) | {CHECKPOINT}
+            names -= (projection - {"proj_dim"}) | {PROJECTION_CHECKPOINT}
         if not reads_stream:
             names -= set(StreamParameters.model_fields) - projection - training
         return names

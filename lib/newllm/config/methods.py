@@ -8,7 +8,7 @@ from pathlib import Path
 METHODS_FOLDER = Path(__file__).parents[1] / "models" / "methods"
 
 # What the name of an arm begins with that is a trained model; its folder, or its hub id, comes behind.
-CHECKPOINT = "checkpoint:"
+CHECKPOINT_PREFIX = "checkpoint:"
 
 # The functions that put a model into the registry; the name is their first argument.
 REGISTERING = ("register", "preset")

@@ -39,7 +39,7 @@ from newllm.config.groups import (
     SeedParameters,
     TrainingParameters,
 )
-from newllm.config.methods import CHECKPOINT
+from newllm.config.methods import CHECKPOINT_PREFIX
 from newllm.config.retrofit import RetrofitParameters
 
 
@@ -83,7 +83,7 @@ class ReversalCurse(ExperimentParameters, FactParameters):
 
     @model_validator(mode="after")
     def _check_that_all_are_taught(self) -> Self:
-        scored = [arm for arm in self.arms if arm.startswith(CHECKPOINT)] + list(self.pretrained or ())
+        scored = [arm for arm in self.arms if arm.startswith(CHECKPOINT_PREFIX)] + list(self.pretrained or ())
         if scored:
             raise ValueError(
                 f"{scored[0]} is trained already, but here every model is taught the facts: ask it by newllm evaluate "

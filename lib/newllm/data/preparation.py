@@ -142,7 +142,7 @@ def refuse_endless(parameters: DataParameters) -> None:
 def prepare_data_loaders(
     parameters: DataParameters, *, batch_size: int = 8, seed: int = 0, include_reversal_pairs: bool = False
 ) -> tuple[DataLoader[dict[str, Tensor]], DataLoader[dict[str, Tensor]]]:
-    """Batches for training, shuffled by the seed, and for validation, in order.
+    """Batches for training, shuffled by the seed, and for validation, in order: for a training loop of one's own.
 
     Parameters
     ----------

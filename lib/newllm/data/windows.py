@@ -89,11 +89,6 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         """For each window the number (windows,) of the document group that its middle predicted token belongs to."""
         return self.groups.at(np.arange(len(self)) * self.seq_length + (self.seq_length + 1) // 2)
 
-    @property
-    def group_names(self) -> tuple[str, ...]:
-        """Names of the document groups, by number."""
-        return self.groups.names
-
     def first(self, windows: int) -> "TokenWindows":
         """Return the first windows, or all where there are fewer."""
         ids = self.token_ids[: min(windows, len(self)) * self.seq_length + 1]

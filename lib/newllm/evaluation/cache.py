@@ -1,5 +1,6 @@
 """What a cache costs, measured on its tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -90,10 +91,9 @@ def measure(model: PreTrainedModel, tokens: int, dtype: torch.dtype = torch.floa
     period = period_of(probed)
     step = period * -(-LEAST_GROWTH // period)
     with untouched_randomness(probed.device):
-        cache = _prefill(probed, tokens)
-        short, long = (held_bytes(_prefill(probed, length)) for length in (step, 2 * step))
+        cache = prefilled(probed, tokens)
+        slope, state = growth(lambda length: prefilled(probed, length), step)
     formula = probed.cached_values(tokens) * dtype.itemsize if isinstance(probed, LanguageModel) else None
-    slope = (long - short) / step
     return CacheReport(
         measured_bytes=held_bytes(cache),
         reserved_bytes=reserved_bytes(cache),
@@ -101,15 +101,31 @@ def measure(model: PreTrainedModel, tokens: int, dtype: torch.dtype = torch.floa
         tokens=tokens,
         dtype=str(dtype).removeprefix("torch."),
         bytes_per_token=slope,
-        state_bytes=short - slope * step,
+        state_bytes=state,
     )
 
 
+def growth(filled: Callable[[int], Cache], step: int) -> tuple[float, float]:
+    """Bytes that one token adds to a cache, and bytes that are there whatever the length.
+
+    Parameters
+    ----------
+    filled
+        Gives a cache of so many tokens.
+    step
+        Tokens of the shorter of two caches, half of those of the longer one: whole periods of the model's memory.
+    """
+    short, long = (held_bytes(filled(length)) for length in (step, 2 * step))
+    slope = (long - short) / step
+    return slope, short - slope * step
+
+
 @torch.no_grad()
-def _prefill(model: PreTrainedModel, tokens: int) -> Cache:
+def prefilled(model: PreTrainedModel, tokens: int, cache: Cache | None = None) -> Cache:
+    """Return a cache that has seen so many random tokens: the one given, or the model's own."""
     ids = random_tokens(model, 1, tokens, probe_generator())
     pieces = pieces_of(tokens, PREFILL_PIECE)
-    return [cache for *_, cache in forward_in_pieces(model, ids, pieces, last_logits_only=True)][-1]
+    return [cache for *_, cache in forward_in_pieces(model, ids, pieces, cache=cache, last_logits_only=True)][-1]
 
 
 def held_bytes(cache: Cache) -> int:

@@ -6,9 +6,9 @@ import pandas as pd
 import torch
 from transformers.cache_utils import Cache
 
-from newllm.evaluation.cache import held_bytes
+from newllm.evaluation.cache import growth, prefilled
 from newllm.evaluation.perplexity import Windows, evaluate
-from newllm.evaluation.probing import period_of, probe_generator, random_tokens, untouched_randomness
+from newllm.evaluation.probing import period_of, untouched_randomness
 from newllm.evaluation.statistics import paired_difference
 from newllm.models.language_model import LanguageModel
 from newllm.models.narrow_layer import CODECS
@@ -75,15 +75,7 @@ def score_by_precision(
     return pd.DataFrame(rows)
 
 
-@torch.no_grad()
 def _bytes(model: LanguageModel, precision: str) -> tuple[float, float]:
     """Bytes a token, and bytes that are there whatever the length, of a cache of one sequence."""
-    step = 2 * period_of(model)
-    held = []
     with untouched_randomness(model.device):
-        for length in (step, 2 * step):
-            cache = model.new_cache(precision)
-            model(random_tokens(model, 1, length, probe_generator()), past_key_values=cache, logits_to_keep=1)
-            held.append(held_bytes(cache))
-    slope = (held[1] - held[0]) / step
-    return slope, held[0] - slope * step
+        return growth(lambda length: prefilled(model, length, model.new_cache(precision)), 2 * period_of(model))

@@ -40,11 +40,6 @@ class CollectionSpeed:
     loop_seconds: float
     largest_difference: float
 
-    @property
-    def speedup(self) -> float:
-        """How many times faster the parallel collection is, a token."""
-        return (self.loop_seconds / self.loop_tokens) / (self.seconds / self.tokens)
-
     def table(self) -> pd.DataFrame:
         """One row a way: tokens run, seconds, speed, seconds for the stream (the loop's by its speed), difference."""
         parallel = "parallel in time" + (", then token by token" if self.sequential else "")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from newllm.evaluation.perplexity import LOGITS_AT_ONCE, score_rows, scoring
+from newllm.evaluation.perplexity import rows_at_once, score_rows, scoring
 from newllm.progress import stage
 
 # The Pythia suite's; for models whose config names no longest sequence, because they have none.
@@ -163,7 +163,6 @@ def _batches(
     """Cut the order, longest first, into batches whose logits fit."""
     start = 0
     while start < len(order):
-        logits_a_row = (tokens_a_step or len(rows[order[start]])) * vocabulary
-        size = max(1, min(batch_size, LOGITS_AT_ONCE // logits_a_row))
+        size = rows_at_once(batch_size, tokens_a_step or len(rows[order[start]]), vocabulary)
         yield order[start : start + size]
         start += size

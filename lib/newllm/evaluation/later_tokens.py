@@ -14,8 +14,8 @@ from newllm.evaluation.ways import FULL_PASS, PADDINGS, Way, left_padding, run
 from newllm.models.language_model import LanguageModel
 
 # Values of float64 outputs held at once: logits, 128 MB; states, of which blocks hold many times as much, 16 MB.
-LOGITS_AT_ONCE = 2**24
-STATES_AT_ONCE = 2**21
+PROBED_LOGITS_AT_ONCE = 2**24
+PROBED_STATES_AT_ONCE = 2**21
 # Positions whose states moved most, of each batch of probes, that are turned into logits.
 POSITIONS_AS_LOGITS = 32
 # From so many changed positions on, comparing with the full pass costs less than changing them all.
@@ -51,7 +51,7 @@ class _Unchanged:
     @property
     def rows_at_once(self) -> int:
         """Rows of as many tokens whose outputs are held at once."""
-        most = LOGITS_AT_ONCE if self.head is None else STATES_AT_ONCE
+        most = PROBED_LOGITS_AT_ONCE if self.head is None else PROBED_STATES_AT_ONCE
         return max(1, most // self.outputs[0].numel())
 
     def sizes_as_logits(self, differences: Tensor) -> Tensor:

@@ -125,7 +125,12 @@ def scoring(model: PreTrainedModel, device: torch.device | str | None) -> Iterat
         model.train(was_training)
 
 
-def _token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def rows_at_once(batch_size: int, tokens: int, vocabulary: int) -> int:
+    """Return how many rows of so many tokens are scored at once: a batch, or fewer where their logits do not fit."""
+    return max(1, min(batch_size, LOGITS_AT_ONCE // (tokens * vocabulary)))
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Loss in nats and whether the first guess was right, (B, T) each, from logits (B, T, V)."""
     losses, hits = [], []
     for row, wanted in zip(logits, targets, strict=True):
@@ -149,11 +154,11 @@ def score_rows(
     """
     inputs, targets = ids[:, :-1], ids[:, 1:]
     if tokens_a_step is None:
-        losses, hits = _token_losses(model(inputs, use_cache=False).logits, targets)
+        losses, hits = token_losses(model(inputs, use_cache=False).logits, targets)
     else:
         cache = None if new_cache is None else new_cache()
         pieces = forward_in_pieces(model, inputs, pieces_of(inputs.shape[1], tokens_a_step), cache=cache)
-        scored = [_token_losses(logits, targets[:, part]) for part, logits, _ in pieces]
+        scored = [token_losses(logits, targets[:, part]) for part, logits, _ in pieces]
         losses, hits = (torch.cat(parts, 1) for parts in zip(*scored, strict=True))
     refuse_non_finite(losses)
     return losses, hits
@@ -177,12 +182,11 @@ def _score_windows(
     new_cache: Callable[[], Cache] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Losses and hits (windows, seq_length) of the first windows of a stream."""
-    logits_a_row = (tokens_a_step or seq_length) * model.config.vocab_size
-    rows_at_once = max(1, min(batch_size, LOGITS_AT_ONCE // logits_a_row))
+    most = rows_at_once(batch_size, tokens_a_step or seq_length, model.config.vocab_size)
     losses, hits = [], []
     with stage(SCORING, windows, "window") as told:
-        for first in range(0, windows, rows_at_once):
-            rows = min(rows_at_once, windows - first)
+        for first in range(0, windows, most):
+            rows = min(most, windows - first)
             ids = _cut(token_ids, first, rows, seq_length).to(device)
             loss, hit = score_rows(model, ids, tokens_a_step, new_cache)
             losses.append(loss.cpu().numpy())

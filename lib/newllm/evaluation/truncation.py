@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from newllm.evaluation.comparison_statistics import document_interval
-from newllm.evaluation.perplexity import perplexity_of, refuse_non_finite, score_rows, scoring
+from newllm.evaluation.perplexity import perplexity_of, refuse_non_finite, score_rows, scoring, token_losses
 
 # Tokens that are predicted in each window, evenly spaced over its second half, where there is a past to leave out.
 ASKED = 8
@@ -104,8 +104,7 @@ def _last(model: PreTrainedModel, tokens: Tensor, place: int, context: int, toke
     losses = []
     for part in tokens[:, place - seen : place + 1].split(max(1, tokens_at_once // seen)):
         logits = model(part[:, :-1], use_cache=False, logits_to_keep=1).logits[:, -1]
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        losses.append(torch.nn.functional.cross_entropy(precise, part[:, -1], reduction="none").double())
-    found = torch.cat(losses)
+        losses.append(token_losses(logits[None], part[None, :, -1])[0])
+    found = torch.cat(losses, dim=1)[0]
     refuse_non_finite(found)
     return found.cpu().numpy()

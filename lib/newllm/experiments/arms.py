@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from newllm import models
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import ModelParameters
-from newllm.config.methods import CHECKPOINT, method_of
+from newllm.config.methods import CHECKPOINT_PREFIX, method_of
 from newllm.config.values import ValueFormatError, read_value, split_items, write_value
 from newllm.models.language_model import LanguageModel
 from newllm.models.position import PositionEncodingConfig
@@ -82,7 +82,7 @@ class Arm:
         ArmError
             For whatever is not of this form, with the nearest thing that is.
         """
-        if text.startswith(CHECKPOINT):
+        if text.startswith(CHECKPOINT_PREFIX):
             raise ArmError(f"arm {text!r} is a trained model, which comparisons score: nothing is trained of it here.")
         body, at, settings = text.strip().partition("@")
         method = method_of(body, models.names())
@@ -90,7 +90,7 @@ class Arm:
             hint = did_you_mean(body.split("-")[0], models.names())
             raise ArmError(
                 f"arm {text!r} names no model{hint}: write {GRAMMAR} with one of {', '.join(models.names())}, or "
-                f"{CHECKPOINT}<folder> for a trained model."
+                f"{CHECKPOINT_PREFIX}<folder> for a trained model."
             )
         rest, frozen_embedding = _without(body.removeprefix(method), FROZEN_EMBEDDING)
         rest, lent_embedding = _without(rest, LENT_EMBEDDING)
@@ -234,7 +234,7 @@ def trained_arms(parameters: ExperimentParameters) -> list[Arm]:
     """
     names: dict[Arm, str] = {}
     for text in parameters.arms:
-        if text.startswith(CHECKPOINT):
+        if text.startswith(CHECKPOINT_PREFIX):
             continue
         arm = Arm.parse(text).as_trained(parameters)
         if arm in names:
@@ -255,7 +255,7 @@ def reads_stream(method: str) -> bool:
 
 def begins_lent(names: Iterable[str]) -> bool:
     """Tell whether one of these arms begins with a lent embedding; what is a trained model says nothing of it."""
-    return any(Arm.parse(name).lent_embedding for name in names if not name.startswith(CHECKPOINT))
+    return any(Arm.parse(name).lent_embedding for name in names if not name.startswith(CHECKPOINT_PREFIX))
 
 
 def _without(name: str, ending: str) -> tuple[str, bool]:

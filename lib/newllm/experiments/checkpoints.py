@@ -8,7 +8,7 @@ from typing import Any
 
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import TrainingParameters
-from newllm.config.methods import CHECKPOINT
+from newllm.config.methods import CHECKPOINT_PREFIX
 from newllm.data import TextData
 from newllm.experiments.arms import begins_lent, folder_name
 from newllm.experiments.running import record_scores
@@ -81,8 +81,8 @@ class Checkpoint:
             return pretrained_arm(self.where)
         folder, file = local_folder(self.where), local_gguf(self.where)
         if folder is None:
-            return CHECKPOINT + (self.where if file is None else file.stem)
-        return CHECKPOINT + (folder.parent if folder.name == SAVED_MODEL else folder).absolute().name
+            return CHECKPOINT_PREFIX + (self.where if file is None else file.stem)
+        return CHECKPOINT_PREFIX + (folder.parent if folder.name == SAVED_MODEL else folder).absolute().name
 
     def run(self, parameters: ExperimentParameters, data: TextData, folder: Path) -> Run:
         """Open the run of its scores: other weights, or the same on other windows, have another."""
@@ -101,7 +101,9 @@ class Checkpoint:
 
 def checkpoints_of(parameters: ExperimentParameters) -> list[Checkpoint]:
     """Return the arms that are trained models, and behind them the pretrained ones."""
-    arms = [Checkpoint(arm.removeprefix(CHECKPOINT)) for arm in parameters.arms if arm.startswith(CHECKPOINT)]
+    arms = [
+        Checkpoint(arm.removeprefix(CHECKPOINT_PREFIX)) for arm in parameters.arms if arm.startswith(CHECKPOINT_PREFIX)
+    ]
     return arms + [Checkpoint(source, is_pretrained=True) for source in parameters.pretrained or ()]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from newllm.config.errors import first_problem
 from newllm.data import TextData
 from newllm.data.tokenizers import bytes_per_token
 from newllm.evaluation.ngram import KEY_BITS, KneserNey
@@ -222,9 +223,7 @@ def _read(path: Path) -> Floor | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = "".join(f"{part}: " for part in problem["loc"])
-        reason = f"{where}{problem['msg'].removeprefix('Value error, ')}"
+        reason = first_problem(error)
     except OSError as error:
         reason = f"it cannot be read: {error.strerror}"
     logger.warning("%s is damaged (%s): it is left out", path, reason)

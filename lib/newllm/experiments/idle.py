@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from newllm.config.errors import ParameterError
-from newllm.config.experiment import BENCHMARKS, CHECKPOINT, ExperimentParameters
+from newllm.config.experiment import BENCHMARKS, PROJECTION_CHECKPOINT, ExperimentParameters
 from newllm.config.groups import RunParameters
 from newllm.config.profiles import load_parameters
 from newllm.experiments.arms import Arm, trained_arms
@@ -14,7 +14,7 @@ from newllm.models.registry import find
 
 COMPARISON = ExperimentParameters.model_fields
 # They act beside the arms, or are checked with a sentence of their own.
-BESIDE_THE_ARMS = {"pretrained", BENCHMARKS, CHECKPOINT}
+BESIDE_THE_ARMS = {"pretrained", BENCHMARKS, PROJECTION_CHECKPOINT}
 MOST_NAMED = 4
 
 
@@ -53,7 +53,7 @@ def idle_for_all(arms: Sequence[Arm], parameters: ExperimentParameters) -> set[s
     return set.intersection(*own) - BESIDE_THE_ARMS if own else set()
 
 
-def changed(names: set[str], notebook: str, profile: str, given: Mapping[str, Any]) -> list[str]:
+def changed_values(names: set[str], notebook: str, profile: str, given: Mapping[str, Any]) -> list[str]:
     """Return those of the names that were given another value than the profile's, which papermill passes as given too.
 
     Parameters
@@ -86,7 +86,7 @@ def given_in_vain(parameters: RunParameters, given: Mapping[str, Any]) -> list[s
     if not isinstance(parameters, ExperimentParameters):
         return []
     idle = idle_for_all(trained_arms(parameters), parameters)
-    return changed(idle, parameters.notebook, parameters.profile, given)
+    return changed_values(idle, parameters.notebook, parameters.profile, given)
 
 
 def refuse_in_vain(parameters: RunParameters, given: Mapping[str, Any]) -> None:

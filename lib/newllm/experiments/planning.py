@@ -1,6 +1,5 @@
 """What can be known before work begins is checked here: without training, tokenising, or asking the hub."""
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,7 @@ from transformers import PreTrainedConfig
 from newllm.config.errors import ParameterError
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import DataParameters, FactParameters, RunParameters
-from newllm.config.methods import CHECKPOINT
+from newllm.config.methods import CHECKPOINT_PREFIX
 from newllm.config.notebooks import RetrofitNotebook
 from newllm.data.facts import load_facts
 from newllm.data.preparation import ASKED, refuse_endless
@@ -27,7 +26,14 @@ from newllm.experiments.checkpoints import checkpoints_of, refuse_twins
 from newllm.experiments.recipes import freeze
 from newllm.experiments.retrofits import check_retrofits
 from newllm.experiments.trial import Trial, lender_of
-from newllm.files import PROJECTION_DESCRIPTION, cache_folder, is_local_model, why_no_model
+from newllm.files import (
+    PROJECTION_DESCRIPTION,
+    cache_folder,
+    is_local_model,
+    nearest_existing,
+    refuse_unwritable,
+    why_no_model,
+)
 from newllm.models.borrowed_embedding import BorrowedEmbeddingModel
 from newllm.models.language_model import LanguageModel
 from newllm.runs.saved_model import check_pretrained, find_saved_model
@@ -58,7 +64,8 @@ def check_before_work(parameters: RunParameters) -> None:
         In one sentence: what is wrong, and what to do.
     """
     try:
-        _check_folder(parameters.output_folder)
+        if parameters.output_folder is not None:
+            refuse_unwritable(parameters.output_folder)
         check_device(parameters)
         if isinstance(parameters, FactParameters):
             load_facts(parameters.facts_file)
@@ -156,7 +163,7 @@ def check_room_for_caches(models: Iterable[str], size: str, contexts: Iterable[i
 
 
 def _refuse_larger_than_disk(tokens: int, parameters: DataParameters) -> None:
-    size, free = tokens * BYTES_A_TOKEN_ID, shutil.disk_usage(_existing(cache_folder())).free
+    size, free = tokens * BYTES_A_TOKEN_ID, shutil.disk_usage(nearest_existing(cache_folder())).free
     if size > free:
         raise ValueError(
             f"samples is {parameters.samples}, whose tokens take {size / 1e9:,.0f} GB, but the disk has "
@@ -247,7 +254,7 @@ def _check_saved_models(parameters: ExperimentParameters) -> None:
         those = [each for each in checkpoints if each.is_pretrained == beside]
         refuse_twins([each.where for each in those], [each.name for each in those], what)
     for each in checkpoints:
-        what = f"pretrained is {each.where!r}" if each.is_pretrained else f"arm '{CHECKPOINT}{each.where}'"
+        what = f"pretrained is {each.where!r}" if each.is_pretrained else f"arm '{CHECKPOINT_PREFIX}{each.where}'"
         _check_saved_model(each.where, what, parameters.tokenizer)
 
 
@@ -279,17 +286,3 @@ def _check_checkpoint(parameters: ExperimentParameters) -> None:
         )
     if not any(arm.trains_projection for arm in trained_arms(parameters)):
         raise ValueError("projection_checkpoint is given, but none of arms is trained by OACD: leave it out")
-
-
-def _check_folder(folder: Path | None) -> None:
-    if folder is None:
-        return
-    nearest = _existing(folder)
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        reason = "may not be written to" if nearest.is_dir() else "is a file"
-        raise ValueError(f"output_folder is {str(folder)!r}, but {nearest} {reason}: choose another one")
-
-
-def _existing(path: Path) -> Path:
-    """Return the path, or the nearest folder above it that is there."""
-    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from newllm.config.experiment import ExperimentParameters
-from newllm.config.methods import CHECKPOINT
+from newllm.config.methods import CHECKPOINT_PREFIX
 from newllm.data import TextData
 from newllm.evaluation.cache import measure
 from newllm.evaluation.causality import certify
@@ -58,7 +58,7 @@ def is_pretrained(arm: str) -> bool:
 
 def is_loaded(arm: str) -> bool:
     """Tell whether a record is of a trained model that was scored, and not of a trial."""
-    return arm.startswith((PRETRAINED, CHECKPOINT))
+    return arm.startswith((PRETRAINED, CHECKPOINT_PREFIX))
 
 
 def trained_here(records: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from newllm.experiments.comparison import Runner, run_trials
 from newllm.experiments.floor import make_floor
 from newllm.experiments.recipes import check_projection_checkpoint
 from newllm.experiments.reuse import finished_elsewhere, to_train
-from newllm.experiments.sweeps import PlannedTrial, text_of
+from newllm.experiments.sweeps import GridPoint, text_of
 from newllm.experiments.timing import expected_stages
 from newllm.experiments.trial import Trial
 from newllm.files import outputs_folder
@@ -39,10 +39,10 @@ class SweepRun:
         Where a trial that is left would begin with a projection checkpoint that does not belong to it.
     """
 
-    def __init__(self, name: str, planned: Sequence[PlannedTrial]) -> None:
+    def __init__(self, name: str, planned: Sequence[GridPoint]) -> None:
         self.run = Run(outputs_folder() / SWEEPS_FOLDER / name, {"sweep": name})
         self.data: dict[str, TextData] = {}
-        self.trials: dict[Trial, PlannedTrial] = {}
+        self.trials: dict[Trial, GridPoint] = {}
         by_settings: dict[tuple[Any, ...], TextData] = {}
         for trial in planned:
             settings = text_of(trial.parameters)

@@ -21,8 +21,7 @@ from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters
 from newllm.config.values import ValueFormatError, read_file, write_value
 from newllm.experiments.arms import Arm
-from newllm.experiments.idle import changed as changed_values
-from newllm.experiments.idle import idle_for_all, idle_parameters, said_of
+from newllm.experiments.idle import changed_values, idle_for_all, idle_parameters, said_of
 from newllm.experiments.planning import check_arms, check_text
 from newllm.files import digest_of_json
 from newllm.models.registry import find
@@ -179,7 +178,7 @@ def _with_arms(grids: Sequence[Grid], arms: Sequence[Any]) -> list[Grid]:
 
 
 @dataclass(frozen=True)
-class PlannedTrial:
+class GridPoint:
     """One point of the grid, checked.
 
     Attributes
@@ -224,7 +223,7 @@ def load_sweep(path: Path, given: Mapping[str, Any]) -> Sweep:
         raise ParameterError(explain(error, Sweep, "a sweep", given, path.name)) from None
 
 
-def plan(sweep: Sweep, given: Mapping[str, Any] = NOTHING) -> list[PlannedTrial]:
+def plan(sweep: Sweep, given: Mapping[str, Any] = NOTHING) -> list[GridPoint]:
     """Expand the grid and check every trial; nothing is read or written but the profile.
 
     Trials of one seed stand together, in the order of the grids: what is stopped early has whole tables of some seeds.
@@ -242,10 +241,10 @@ def plan(sweep: Sweep, given: Mapping[str, Any] = NOTHING) -> list[PlannedTrial]
         For an axis or a parameter that is unknown, has an impossible value, or does nothing for an arm.
     """
     _refuse_what_belongs_elsewhere(sweep)
-    planned: dict[tuple[Any, ...], PlannedTrial] = {}
+    planned: dict[tuple[Any, ...], GridPoint] = {}
     for grid in sweep.grid:
         for values in itertools.product(*grid.values()):
-            trial = _plan_trial(sweep, dict(zip(grid, values, strict=True)))
+            trial = _plan_point(sweep, dict(zip(grid, values, strict=True)))
             # Grids may overlap; what they share is run once.
             planned.setdefault((trial.arm, trial.seed, trial.parameters), trial)
     _refuse_twins(planned.values())
@@ -257,7 +256,7 @@ def plan(sweep: Sweep, given: Mapping[str, Any] = NOTHING) -> list[PlannedTrial]
     return sorted(planned.values(), key=lambda trial: seeds.index(trial.seed))
 
 
-def _refuse_twins(planned: Iterable[PlannedTrial]) -> None:
+def _refuse_twins(planned: Iterable[GridPoint]) -> None:
     """Refuse points of the grid that train the same: one of them says what is so anyway, such as proj_dim."""
     names: dict[str, str] = {}
     for trial in planned:
@@ -279,7 +278,7 @@ def _refuse_twins(planned: Iterable[PlannedTrial]) -> None:
             )
 
 
-def _refuse_in_vain(sweep: Sweep, planned: Sequence[PlannedTrial], given: Mapping[str, Any]) -> None:
+def _refuse_in_vain(sweep: Sweep, planned: Sequence[GridPoint], given: Mapping[str, Any]) -> None:
     """Refuse parameters of the file, or given, that no trial uses, or that an axis replaces in every grid."""
     for name in sweep.parameters:
         if all(name in grid for grid in sweep.grid):
@@ -303,7 +302,7 @@ def _refuse_what_belongs_elsewhere(sweep: Sweep) -> None:
             raise ParameterError(f"{key} is not for a sweep's parameters or grid: {ELSEWHERE[key]}.")
 
 
-def _plan_trial(sweep: Sweep, point: dict[str, Any]) -> PlannedTrial:
+def _plan_point(sweep: Sweep, point: dict[str, Any]) -> GridPoint:
     changed = {axis: value for axis, value in point.items() if axis in COMPARISON}
     settings = {axis: value for axis, value in point.items() if axis not in {*COMPARISON, ARM, SEED}}
     arm = _with_settings(str(point[ARM]), settings, sweep)
@@ -320,7 +319,7 @@ def _plan_trial(sweep: Sweep, point: dict[str, Any]) -> PlannedTrial:
                 f"the axis {axis} does nothing for {arm.name}, {reason}: give {arm.name} its own grid."
             )
     shared = parameters.model_copy(update={"arms": (), "seeds": ()})
-    return PlannedTrial(arm, parameters.seeds[0], shared, tuple(changed))
+    return GridPoint(arm, parameters.seeds[0], shared, tuple(changed))
 
 
 def _with_settings(text: str, settings: Mapping[str, Any], sweep: Sweep) -> Arm:

@@ -16,7 +16,7 @@ from newllm.config.groups import MEMORY_PARAMETERS, ProjectionParameters
 from newllm.data import TextData
 from newllm.evaluation.causality import probed_length
 from newllm.evaluation.decoding import DecodingSession
-from newllm.evaluation.later_tokens import LOGITS_AT_ONCE, MANY_OFFSETS
+from newllm.evaluation.later_tokens import MANY_OFFSETS, PROBED_LOGITS_AT_ONCE
 from newllm.evaluation.perplexity import score_rows
 from newllm.evaluation.probing import probe_copy, probe_generator, random_tokens
 from newllm.evaluation.recall import PASSAGE_TOKENS
@@ -158,7 +158,7 @@ def _certificate_seconds(model: LanguageModel) -> float:
     """Seconds of `newllm.evaluation.causality.certify`, by a few passes of the float64 copy that it probes."""
     probed = probe_copy(model)
     length = probed_length(model)
-    rows = max(1, min(length - 1, 2048 // length, LOGITS_AT_ONCE // (length * model.config.vocab_size)))
+    rows = max(1, min(length - 1, 2048 // length, PROBED_LOGITS_AT_ONCE // (length * model.config.vocab_size)))
     generator = probe_generator()
 
     def forward(batch: int, tokens: int) -> Callable[[], Tensor]:

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import shlex
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ import pandas as pd
 
 from newllm.config.experiment import BENCHMARKS
 from newllm.config.groups import RunParameters
-from newllm.config.values import write_value
 from newllm.experiments.scoring import is_loaded, trained_here
 from newllm.files import SAVED_MODEL
 from newllm.runs.folder import Run
+from newllm.runs.missing_weights import training_command
 from newllm.runs.parts import FinishedPart, Part, do_part, find_part
 
 logger = logging.getLogger(__name__)
@@ -59,12 +58,9 @@ def with_weights(
 
 def _training(arms: list[str], parameters: RunParameters) -> str:
     """Return the command that trains arms anew, and asks them what the notebook asks."""
-    given = {"arms": arms}
     asked = getattr(parameters, BENCHMARKS, None)
-    if asked:
-        given[BENCHMARKS] = asked
-    written = " ".join(f"-p {shlex.quote(f'{name}={write_value(value)}')}" for name, value in given.items())
-    return f"newllm run {parameters.notebook[:2]} --profile {parameters.profile} {written} --rerun"
+    given = {"arms": arms} | ({BENCHMARKS: asked} if asked else {})
+    return training_command(parameters.notebook, parameters.profile, given)
 
 
 def measure_trials(

@@ -11,11 +11,10 @@ from dask_jobqueue import SLURMCluster
 from distributed import Client, LocalCluster
 
 from newllm.config.errors import ParameterError
+from newllm.config.workers import LOCAL, SLURM
 from newllm.experiments.executor import threads_of_each
 
 logger = logging.getLogger(__name__)
-
-LOCAL, SLURM = "local", "slurm"
 
 # Seconds until a scheduler must have answered.
 ANSWER_SECONDS = 10

@@ -7,15 +7,16 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from newllm.evaluation import verdicts
 from newllm.figures.arm_words import arm_in_words
 from newllm.figures.style import BETTER, EQUAL, INK, UNTOLD, WORSE, finish, interval_bars, say_nothing
 
 # In the order of the legend; what else a verdict says stands with the claim.
 VERDICT_COLOURS = {
-    "holds": BETTER,
-    "does not hold": WORSE,
-    "depends": EQUAL,
-    "cannot be told here": UNTOLD,
+    verdicts.HOLDS: BETTER,
+    verdicts.FAILS: WORSE,
+    verdicts.DEPENDS: EQUAL,
+    verdicts.UNTOLD: UNTOLD,
 }
 TITLE = "What claims rest on: differences with their 95 % intervals"
 

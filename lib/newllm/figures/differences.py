@@ -6,17 +6,18 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
+from newllm.evaluation import verdicts
 from newllm.figures.pareto import far_above
 from newllm.figures.style import BETTER, EQUAL, INK, UNTOLD, WORSE, finish, interval_bars, name_bars, say_nothing
 
-# Colour and symbol of each verdict of `newllm.analysis.differences`, in the order of the legend; hollow: of seeds
+# Colour and symbol of each verdict of `newllm.evaluation.verdicts`, in the order of the legend; hollow: of seeds
 # nothing is known.
 VERDICT_LOOKS = {
-    "better": (BETTER, "circle"),
-    "no difference within 0.01 nats": (EQUAL, "square"),
-    "cannot be told": (UNTOLD, "diamond"),
-    "too few seeds": (UNTOLD, "circle-open"),
-    "worse": (WORSE, "triangle-up"),
+    verdicts.BETTER: (BETTER, "circle"),
+    verdicts.EQUIVALENT: (EQUAL, "square"),
+    verdicts.OPEN: (UNTOLD, "diamond"),
+    verdicts.TOO_FEW_SEEDS: (UNTOLD, "circle-open"),
+    verdicts.WORSE: (WORSE, "triangle-up"),
 }
 
 ROW = 26  # pixels of an arm whose name is short

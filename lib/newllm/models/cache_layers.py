@@ -1,9 +1,10 @@
-"""Cache layers of recurrences.
+"""Cache layers that do not hold every token, and those of recurrences among them.
 
 A recurrence remembers one vector a sequence, whatever its length: that is `RecurrentStateLayer`, which stands after the
 layers by token in the same cache. `ChunkContextLayer` keeps one more vector a chunk.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,65 @@ from torch import Tensor
 from newllm.models.cache_entries import CHUNK_END, STATE, DescribedLayer, Entry
 
 
-class RecurrentStateLayer(DescribedLayer):
+class ForgettingLayer(DescribedLayer):
+    """A layer that does not hold every token that it has seen: it counts them, and forgets none while it records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens_seen = 0
+        self.record_past = False
+
+    def activate_past_recording(self) -> None:
+        """Forget nothing from now on, so that `crop` is exact."""
+        self.record_past = True
+
+    def check_crop(self, tokens_to_remove: int) -> None:
+        """Raise what `crop` would raise, and change nothing."""
+        if tokens_to_remove > 0:
+            raise ValueError(f"crop takes a negative number of tokens to remove, got {tokens_to_remove}")
+
+    def get_seq_length(self) -> int:
+        """Return the number of tokens seen, padding and forgotten ones included."""
+        return self.tokens_seen
+
+    def get_max_length(self) -> int:
+        """Return -1: a text has no maximal length."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return (tokens seen and new ones, 0), as a full-length layer would."""
+        return self.tokens_seen + query_length, 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: the first tokens set what is kept."""
+
+    def reset(self) -> None:
+        """Return to the state before the first token."""
+        self.tokens_seen = 0
+        self.is_initialized = False
+
+    @abstractmethod
+    def _map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Change every tensor that has a row a sequence."""
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Follow beam search: row i becomes row ``beam_idx[i]``."""
+        self._map_rows(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row ``repeats`` times."""
+        self._map_rows(lambda rows: rows.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows ``indices``."""
+        self._map_rows(lambda rows: rows[indices])
+
+
+class RecurrentStateLayer(ForgettingLayer):
     """The last context of a recurrence, (B, P), and how many tokens it has seen.
 
-    It can be cropped only while past recording is on: one vector does not tell what it was before.
+    It can be cropped only while past recording is on, which costs P values a token: one vector does not tell what it
+    was before.
     """
 
     is_croppable = False
@@ -25,8 +81,6 @@ class RecurrentStateLayer(DescribedLayer):
     def __init__(self) -> None:
         super().__init__()
         self.state: Tensor | None = None
-        self.tokens_seen = 0
-        self.record_past = False
         # Contexts since recording began, the state before them first: (B, 1 + T, P).
         self.history: Tensor | None = None
 
@@ -46,14 +100,9 @@ class RecurrentStateLayer(DescribedLayer):
         """Describe the state, which is the last token's."""
         return [] if self.state is None else [Entry(self.tokens_seen - 1, STATE, self.state.shape[1])]
 
-    def activate_past_recording(self) -> None:
-        """Keep every context from now on, so that `crop` is exact. Costs P values a token."""
-        self.record_past = True
-
     def check_crop(self, tokens_to_remove: int) -> None:
         """Raise what `crop` would raise, and change nothing."""
-        if tokens_to_remove > 0:
-            raise ValueError(f"crop takes a negative number of tokens to remove, got {tokens_to_remove}")
+        super().check_crop(tokens_to_remove)
         removed = -tokens_to_remove
         recorded = 0 if self.history is None else self.history.shape[1] - 1
         if removed > recorded:
@@ -78,21 +127,6 @@ class RecurrentStateLayer(DescribedLayer):
         self.state = self.history[:, -1].clone()
         self.tokens_seen += tokens_to_remove
 
-    def get_seq_length(self) -> int:
-        """Return the number of tokens seen, padding included."""
-        return self.tokens_seen
-
-    def get_max_length(self) -> int:
-        """Return -1: a state has no maximal length."""
-        return -1
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return (tokens seen and new ones, 0), as a full-length layer would."""
-        return self.tokens_seen + query_length, 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Do nothing: the first `advance` sets the state."""
-
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Refuse: a state has neither keys nor values."""
         raise NotImplementedError("a recurrent state takes contexts, through advance()")
@@ -105,25 +139,12 @@ class RecurrentStateLayer(DescribedLayer):
 
     def reset(self) -> None:
         """Return to the state before the first token."""
+        super().reset()
         self.state = self.history = None
-        self.tokens_seen = 0
-        self.is_initialized = False
 
     def _map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         self.state = None if self.state is None else change(self.state)
         self.history = None if self.history is None else change(self.history)
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow beam search: row i becomes row ``beam_idx[i]``."""
-        self._map_rows(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each row ``repeats`` times."""
-        self._map_rows(lambda rows: rows.repeat_interleave(repeats, dim=0))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows ``indices``."""
-        self._map_rows(lambda rows: rows[indices])
 
 
 class ChunkContextLayer(RecurrentStateLayer):

@@ -4,7 +4,7 @@ from html import escape
 
 from IPython.display import HTML, display
 
-from newllm.runs.outlook import Outlook, Row, describe_outlook
+from newllm.runs.outlook import Outlook, Row, describe_outlook, describe_progress
 from newllm.wording import describe_seconds
 
 
@@ -30,12 +30,7 @@ class NotebookView:
 
 def drawn(found: Outlook) -> str:
     """Draw where a comparison stands, as HTML."""
-    done = sum(row.is_done for row in found.rows)
-    rows = "".join(map(_row, found.rows))
-    return (
-        f'<table style="text-align:left">{rows}</table>{done} of {len(found.rows)} trials done after '
-        f"{describe_seconds(found.passed)}, about {describe_seconds(found.left)} left"
-    )
+    return f'<table style="text-align:left">{"".join(map(_row, found.rows))}</table>{describe_progress(found)}'
 
 
 def _row(row: Row) -> str:

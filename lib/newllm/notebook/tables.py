@@ -6,9 +6,9 @@ from html import escape
 
 import pandas as pd
 
-from newllm.analysis.differences import NO_VERDICT
 from newllm.analysis.findings import seeds_can_tell
 from newllm.analysis.tables import BARS, COLUMNS, EIGHTHS, arms_table, readable, shared_budget
+from newllm.evaluation.verdicts import NO_VERDICT
 from newllm.figures.style import BETTER, WORSE
 from newllm.wording import breakable
 

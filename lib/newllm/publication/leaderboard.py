@@ -26,8 +26,8 @@ from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import BUDGET, DataParameters, LeaderboardFilters
 from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import is_loaded, is_pretrained
-from newllm.figures.comparison import quality_against_bytes
 from newllm.figures.pareto import Canvas, alike, on_front
+from newllm.figures.quality import quality_against_bytes
 from newllm.figures.style import say_where
 from newllm.files import DamagedFileError, outputs_folder, read_plain_json, reference_folder
 from newllm.runs.record import RECORD_FILE

@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from newllm.analysis.differences import BETTER, EQUIVALENT, OPEN, WORSE
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.cache import held_bytes
+from newllm.evaluation.verdicts import BETTER, EQUIVALENT, OPEN, WORSE
 from newllm.figures.pareto import Canvas
 from newllm.files import SAVED_MODEL, reference_folder
 from newllm.models import create, find, names

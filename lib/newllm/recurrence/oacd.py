@@ -50,7 +50,7 @@ def oacd_terms(x: Tensor) -> OacdTerms:
 
 
 def oacd_loss(x: Tensor, centroid_weight: float = 0.1) -> Tensor:
-    """Compute the OACD loss ``-||X - mu||_F / n + centroid_weight * ||mu||^2``.
+    """Compute the OACD loss ``-||X - mu||_F / n + centroid_weight * ||mu||^2``: for a training loop of one's own.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ from typing import Any
 from newllm.files import (
     FINISHED_FILE,
     RUN_FILE,
+    SAVED_MODEL,
     DamagedFileError,
     first_damaged,
     leads_inside,
@@ -69,6 +70,18 @@ def why_unfinished(folder: Path) -> str | None:
         if reason is not None:
             return reason or "a trial is gone"
     return None
+
+
+def damaged_model_file(folder: Path) -> Path | None:
+    """Return the first file of the model that a finished run left which is not as it was written; None where none is.
+
+    Raises
+    ------
+    FileNotFoundError, DamagedFileError
+        As `newllm.runs.seal.read_seal`.
+    """
+    files = read_seal(folder).files
+    return first_damaged(folder, {name: known for name, known in files.items() if name.startswith(f"{SAVED_MODEL}/")})
 
 
 def visible(folder: Path) -> Iterator[Path]:

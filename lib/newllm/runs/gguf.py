@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from newllm.files import DamagedFileError, cache_folder, digest_of_file, first_damaged, read_json, write_json
+from newllm.files import PARTIAL, DamagedFileError, cache_folder, digest_of_file, first_damaged, read_json, write_json
 from newllm.models.published_llama import READERS
-from newllm.runtime import errors_only, no_progress_bar
+from newllm.runtime import errors_only
 from newllm.wording import first_line
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def unpack_gguf(file: Path) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise ValueError(f"{file} is read with the package gguf, which is not here: pip install gguf==0.19.0.")
     logger.info("Unpacking %s, once.", file.name)
-    partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
+    partial = folder.with_name(f"{PARTIAL}{os.getpid()}-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -70,7 +70,7 @@ def _unpack(file: Path, folder: Path) -> None:
     where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     # A damaged file ends in whatever the libraries stumble over: ValueError, IndexError, UnicodeDecodeError ...
     try:
-        with errors_only(), no_progress_bar():
+        with errors_only():
             config = AutoConfig.from_pretrained(file.parent, **where)
             kind = config.model_type
             if kind in READERS:

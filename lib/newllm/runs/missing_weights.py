@@ -1,7 +1,9 @@
 """Finished trials without their weights, as most published ones are, and the command that trains them."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from newllm.config.errors import ParameterError
 from newllm.config.methods import method_names, method_of
@@ -43,6 +45,19 @@ def _training(record: Record) -> str | None:
     except ParameterError:
         return None
     changed = {name: value for name, value in record.parameters.items() if name in usual and value != usual[name]}
-    assignments = [f"-p {shlex.quote(f'{name}={write_value(value)}')}" for name, value in (given | changed).items()]
+    return training_command(record.notebook, record.profile, given | changed)
+
+
+def training_command(notebook: str, profile: str, given: Mapping[str, Any]) -> str:
+    """Return the command that trains arms anew, in a form that a shell reads.
+
+    Parameters
+    ----------
+    notebook, profile
+        What it runs.
+    given
+        Values of parameters by name, which replace those of the profile.
+    """
+    assignments = " ".join(f"-p {shlex.quote(f'{name}={write_value(value)}')}" for name, value in given.items())
     # What was finished before, here or among what is published, would be taken over without weights.
-    return f"newllm run {record.notebook[:2]} --profile {record.profile} {' '.join(assignments)} --rerun"
+    return f"newllm run {notebook[:2]} --profile {profile} {assignments} --rerun"

@@ -183,10 +183,13 @@ def describe_row(row: Row) -> str:
     return f"{row.arm} seed {row.seed} {row.stage}{f' {row.share:.0%}' if row.is_running else ''}{numbers}"
 
 
+def describe_progress(found: Outlook) -> str:
+    """Say how many trials of a comparison are done, after how long, and how long the others take."""
+    done = f"{sum(row.is_done for row in found.rows)} of {len(found.rows)} trials done"
+    return f"{done} after {describe_seconds(found.passed)}, about {describe_seconds(found.left)} left"
+
+
 def describe_outlook(found: Outlook) -> str:
-    """Say in a line where a comparison stands."""
-    done = sum(row.is_done for row in found.rows)
+    """Say in a line where a comparison stands, and each trial that is at work."""
     running = "; ".join(describe_row(row) for row in found.rows if row.is_running)
-    return f"{done} of {len(found.rows)} trials done, about {describe_seconds(found.left)} left" + (
-        f" ({running})" if running else ""
-    )
+    return describe_progress(found) + (f" ({running})" if running else "")

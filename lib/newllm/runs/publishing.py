@@ -111,17 +111,6 @@ def plan_publication(folder: Path, target: Path, files: Sequence[str], *, with_m
     return Publication(folder, target, {name: seal.files[name] for name in plain}, weights)
 
 
-def publish_run(folder: Path, target: Path, files: Sequence[str], *, with_model: bool = False) -> None:
-    """Copy the files of a finished run that tables and figures read, sealed as a run of their own.
-
-    Parameters
-    ----------
-    folder, target, files, with_model
-        As for `plan_publication`, which says what is refused.
-    """
-    plan_publication(folder, target, files, with_model=with_model).write()
-
-
 def refuse_unfinished(folder: Path) -> None:
     """Refuse a run that is not finished, or of which a file is not what the run wrote.
 

@@ -17,16 +17,15 @@ from newllm.files import (
     DamagedFileError,
     digest_of_file,
     digest_of_json,
-    first_damaged,
     is_local_model,
     local_folder,
     local_gguf,
-    read_json,
     why_no_model,
 )
 from newllm.models.language_model import LanguageModel
 from newllm.models.published_llama import READERS
 from newllm.models.registry import BASELINE, LLAMA, METHODS, find
+from newllm.runs.contents import damaged_model_file
 from newllm.runs.gguf import unpack_gguf
 from newllm.runs.missing_weights import why_without_weights
 from newllm.runtime import errors_only
@@ -269,11 +268,9 @@ def _refuse_other_files(folder: Path) -> None:
     if folder.name != SAVED_MODEL or not (trial / FINISHED_FILE).is_file():
         return
     try:
-        written = read_json(trial / FINISHED_FILE)["files"]
+        damaged = damaged_model_file(trial)
     except DamagedFileError as error:
         raise LoadingError(f"{error}: run the trial again.") from error
-    of_model = {name: known for name, known in written.items() if (trial / name).parent == folder}
-    damaged = first_damaged(trial, of_model)
     if damaged is not None:
         raise LoadingError(f"{damaged} is damaged or missing (it is not what the trial wrote): run the trial again.")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from newllm.config.errors import first_problem
 from newllm.files import DamagedFileError, first_damaged
 from newllm.runs.record import RECORD_FILE, Record, read_record
 from newllm.runs.seal import read_seal
@@ -41,10 +42,7 @@ def read_sealed_record(folder: Path) -> Record:
             raise RecordError(file, f"{damaged.name} is not as the run left it: damaged, missing or changed")
         return read_record(folder)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = "".join(f"{part}: " for part in problem["loc"])
-        reason = f"not a record of this version: {where}{problem['msg'].removeprefix('Value error, ')}"
-        raise RecordError(file, reason) from error
+        raise RecordError(file, f"not a record of this version: {first_problem(error)}") from error
     except OSError as error:
         raise RecordError(file, f"it cannot be read: {error.strerror}") from error
 

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from newllm.data.hub import ask_hub
 from newllm.data.tokenizers import load_tokenizer, tokenizer_identity
-from newllm.files import FINISHED_FILE, RUN_FILE, SAVED_MODEL, DamagedFileError, digest, first_damaged, read_json
+from newllm.files import RUN_FILE, SAVED_MODEL, DamagedFileError, digest
 from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.language_model import LanguageModel
+from newllm.runs.contents import damaged_model_file
 from newllm.wording import first_line
 
 logger = logging.getLogger(__name__)
@@ -210,14 +211,12 @@ def _embedding_of(model: LanguageModel) -> Tensor:
 def _model_folder(folder: Path) -> Path:
     """Folder of the saved model: of a run's folder, the one in it."""
     if (folder / RUN_FILE).is_file():
-        weights = f"{SAVED_MODEL}/{WEIGHTS}"
         try:
-            written = read_json(folder / FINISHED_FILE)["files"]
+            damaged = damaged_model_file(folder)
         except FileNotFoundError as error:
             raise EmbeddingError(f"the run in {folder} is not finished: run it to its end first.") from error
         except DamagedFileError as error:
             raise EmbeddingError(f"{error}: run it again.") from error
-        damaged = first_damaged(folder, {name: known for name, known in written.items() if name == weights})
         if damaged is not None:
             raise EmbeddingError(f"{damaged} is damaged or missing: run it again.")
         folder = folder / SAVED_MODEL

@@ -297,7 +297,30 @@ def _trainer(
     device: torch.device,
     callbacks: list[TrainerCallback],
 ) -> SafeTrainer:
-    steps_a_pass = _steps_a_pass(data, parameters)
+    trainer = SafeTrainer(
+        model=model,
+        args=_arguments(parameters, folder, seed, device, _steps_a_pass(data, parameters)),
+        data_collator=collate,
+        optimizers=(optimizer_of(model, parameters), None),
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        callbacks=[
+            EvaluateWithinPass(parameters.evaluations, _steps_a_pass(data, parameters)),
+            StopEarly(parameters.patience),
+            *callbacks,
+        ],
+    )
+    trainer.micro_batch_size = parameters.micro_batch_size
+    # Stated for every model alike: the loss is the model's own token mean, with no count of items handed down.
+    trainer.model_accepts_loss_kwargs = False
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(
+    parameters: TrainingParameters, folder: Path, seed: int, device: torch.device, steps_a_pass: int
+) -> TrainingArguments:
+    """Say to the Trainer what the parameters mean, and how each pass is evaluated, kept and logged."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=parameters.epochs,
@@ -336,24 +359,7 @@ def _trainer(
     )
     # Without a launcher the Trainer would split batches over all GPUs by DataParallel: one process, one device.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    trainer = SafeTrainer(
-        model=model,
-        args=arguments,
-        data_collator=collate,
-        optimizers=(optimizer_of(model, parameters), None),
-        train_dataset=data.train,
-        eval_dataset=data.validation,
-        callbacks=[
-            EvaluateWithinPass(parameters.evaluations, steps_a_pass),
-            StopEarly(parameters.patience),
-            *callbacks,
-        ],
-    )
-    trainer.micro_batch_size = parameters.micro_batch_size
-    # Stated for every model alike: the loss is the model's own token mean, with no count of items handed down.
-    trainer.model_accepts_loss_kwargs = False
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return arguments
 
 
 def _steps_a_pass(data: TrainingData, parameters: TrainingParameters) -> int:

@@ -8,7 +8,7 @@ from newllm.commands.arguments.assignments import add_assignments
 from newllm.commands.shared import check_outputs, full_name, read_assignments, refuse_missing_text
 from newllm.config.errors import ParameterError
 from newllm.config.groups import ComparisonParameters, DataParameters, RunParameters
-from newllm.config.methods import CHECKPOINT, method_names, method_of
+from newllm.config.methods import CHECKPOINT_PREFIX, method_names, method_of
 from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import SHOWN, load_parameters, notebooks_of, profiles, refuse_unknown
 from newllm.wording import did_you_mean
@@ -55,7 +55,7 @@ def check_planned(options: argparse.Namespace) -> None:
 
 def refuse_unknown_model(arm: str) -> None:
     """Refuse an arm of no model; what else an arm may be is known where models are imported, which takes seconds."""
-    if not arm.startswith(CHECKPOINT) and method_of(arm, method_names()) is None:
+    if not arm.startswith(CHECKPOINT_PREFIX) and method_of(arm, method_names()) is None:
         hint = did_you_mean(arm.partition("@")[0].strip().partition("-")[0], method_names())
         raise ParameterError(f"arm {arm!r} names no model{hint}: there are {', '.join(method_names())}.")
 

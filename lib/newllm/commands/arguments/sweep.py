@@ -7,6 +7,7 @@ from newllm.commands.arguments.assignments import add_assignments
 from newllm.commands.shared import check_outputs, read_assignments
 from newllm.config.errors import ParameterError
 from newllm.config.profiles import available_sweeps, sweep_path
+from newllm.config.workers import STARTED
 from newllm.wording import did_you_mean
 
 SUMMARY = "train every trial of a grid and show the table of the results"
@@ -17,9 +18,6 @@ newllm sweep sotu -p "arm=[pythia, mla]" -p "seed=[0]" --processes 2
 newllm sweep mine.yaml
 newllm sweep stdlib --on tcp://10.0.0.7:8786
 newllm sweep stdlib --on slurm --processes 16 --dry-run"""
-
-# Where workers are started; all else is the address of a scheduler.
-LOCAL, SLURM = STARTED = ("local", "slurm")
 
 WHEN_INTERRUPTED = "finished trials are kept; the same command goes on with the others, from their last checkpoints"
 

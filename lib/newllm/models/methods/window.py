@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from newllm.models.attention import MultiHeadAttention, attend_with_bias
-from newllm.models.cache_entries import KEYS, VALUES, DescribedLayer, Entry
+from newllm.models.cache_entries import KEYS, VALUES, Entry
+from newllm.models.cache_layers import ForgettingLayer
 from newllm.models.config import GroupedDecoderConfig
 from newllm.models.decoder import Decoder
 from newllm.models.registry import Paper, register
@@ -45,7 +46,7 @@ class WindowPythiaConfig(GroupedDecoderConfig):
             raise ValueError(f"sinks={self.sinks} must be at least 0")
 
 
-class WindowLayer(DescribedLayer):
+class WindowLayer(ForgettingLayer):
     """Keys and values of the last ``window`` real tokens of each row and of its first ``sinks``.
 
     Which token a slot holds follows from the mask and from two counts, so nothing else is kept: the slots hold what was
@@ -55,10 +56,8 @@ class WindowLayer(DescribedLayer):
     def __init__(self) -> None:
         super().__init__()
         self.window = self.sinks = 0
-        self.tokens_seen = 0
         # Tokens seen when some were last dropped; 0 where none ever was.
         self.tokens_at_drop = 0
-        self.record_past = False
 
     @property
     def is_croppable(self) -> bool:  # type: ignore[override]
@@ -141,14 +140,9 @@ class WindowLayer(DescribedLayer):
         width = self.keys.shape[1] * self.keys.shape[3]
         return [Entry(token, kind, width) for kind in (KEYS, VALUES) for token in tokens]
 
-    def activate_past_recording(self) -> None:
-        """Drop nothing from now on, so that `crop` is exact."""
-        self.record_past = True
-
     def check_crop(self, tokens_to_remove: int) -> None:
         """Raise what `crop` would raise, and change nothing."""
-        if tokens_to_remove > 0:
-            raise ValueError(f"crop takes a negative number of tokens to remove, got {tokens_to_remove}")
+        super().check_crop(tokens_to_remove)
         if self.tokens_seen + tokens_to_remove < self.tokens_at_drop:
             raise RuntimeError(
                 f"a window cannot be cropped by {-tokens_to_remove} tokens, what they pushed out of it is gone: make "
@@ -167,42 +161,15 @@ class WindowLayer(DescribedLayer):
         """Refuse: what is kept depends on the mask."""
         raise NotImplementedError("a window takes keys and values through extend() and keep()")
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Do nothing: the first `keep` sets keys and values."""
-
-    def get_seq_length(self) -> int:
-        """Return the number of tokens seen, padding and forgotten ones included."""
-        return self.tokens_seen
-
-    def get_max_length(self) -> int:
-        """Return -1: a text has no maximal length."""
-        return -1
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return (tokens seen and new ones, 0), as a full-length layer would."""
-        return self.tokens_seen + query_length, 0
-
     def reset(self) -> None:
         """Return to the state before the first token."""
+        super().reset()
         self.keys = self.values = None
-        self.tokens_seen = self.tokens_at_drop = 0
-        self.is_initialized = False
+        self.tokens_at_drop = 0
 
     def _map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         if self.keys is not None and self.values is not None:
             self.keys, self.values = change(self.keys), change(self.values)
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow beam search: row i becomes row ``beam_idx[i]``."""
-        self._map_rows(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each row ``repeats`` times."""
-        self._map_rows(lambda rows: rows.repeat_interleave(repeats, dim=0))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows ``indices``."""
-        self._map_rows(lambda rows: rows[indices])
 
 
 def _kept_first(kept: Tensor) -> tuple[Tensor, Tensor]:
