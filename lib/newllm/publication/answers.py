@@ -8,7 +8,7 @@ import pandas as pd
 from newllm.analysis.claims import judge_claims
 from newllm.analysis.comparisons import against_full_attention
 from newllm.analysis.evidence import plain_verdict
-from newllm.analysis.judges import ALIBIS, EIGHT_SLOPES, FULL_ATTENTION
+from newllm.analysis.judges import ALIBIS, EIGHT_SLOPES, LATENTS
 from newllm.analysis.recall import baseline_gains
 from newllm.analysis.retrofits import retrofit_stages
 from newllm.analysis.summary import summarize_arms
@@ -104,7 +104,7 @@ def _reversal() -> str:
 
 def _latents() -> str:
     table = against_full_attention(_leading_with(BASELINE))
-    latents = table[table["arm"].isin(FULL_ATTENTION)]
+    latents = table[table["arm"].isin(LATENTS)]
     if latents.empty:
         raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
     said = "; ".join(f"{_named(row['arm'])} {_signed(row)}, {row['verdict']}" for row in latents.to_dict("records"))

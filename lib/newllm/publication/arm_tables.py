@@ -40,7 +40,7 @@ def glance() -> pd.DataFrame:
 def encodings() -> pd.DataFrame:
     """Write the arms that lead in README by how positions are encoded and by what is kept."""
     table = memory_by_encoding(summarize_arms(published_sweep(LEADING_SWEEP), BASELINE))
-    table.columns = [name if name in FULL_ATTENTION.values() else f"`{name}`" for name in table.columns]
+    table.columns = [name if name == FULL_ATTENTION else f"`{name}`" for name in table.columns]
     return table.rename_axis("positions, query heads").reset_index()
 
 
