@@ -19,10 +19,11 @@ from newllm.analysis.differences import (
     losses_by_arm,
 )
 from newllm.analysis.summary import UNEQUAL, budgets_of
-from newllm.analysis.wording import plus_minus, text_in_words
+from newllm.analysis.wording import text_in_words
 from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.experiments.floor import floors_of
 from newllm.experiments.scoring import HISTORY_FILE
+from newllm.wording import plus_minus
 
 HOLDS = "holds"
 FAILS = "does not hold"

@@ -3,9 +3,9 @@
 import pandas as pd
 
 from newllm.analysis.differences import EQUIVALENCE_MARGIN
-from newllm.analysis.wording import with_interval
 from newllm.evaluation.needle import solves
 from newllm.figures.arm_words import arm_in_words
+from newllm.wording import with_interval
 
 CANNOT_TELL = "cannot tell at this budget"
 

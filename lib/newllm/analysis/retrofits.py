@@ -13,7 +13,8 @@ from newllm.config.retrofit import RetrofitParameters
 from newllm.evaluation.recall_report import MEASURES
 from newllm.experiments.scoring import HISTORY_FILE
 from newllm.files import read_json
-from newllm.retrofit.report import HEALED, LOSSES_FILE, ORIGINAL, RESULT_FILE, difference_text
+from newllm.retrofit.report import HEALED, LOSSES_FILE, ORIGINAL, RESULT_FILE
+from newllm.wording import number, plus_minus
 
 AVERAGED = ("perplexity", "bits_per_byte", "accuracy", *MEASURES, "energy_lost")
 RANDOM = "replaced parts random"
@@ -86,11 +87,11 @@ def stages_table(stages: pd.DataFrame) -> pd.DataFrame:
                 "KV bytes a token (measured)": f"{row['bytes_per_token']:,.0f}",
                 "tokens of healing": f"{row['healing_tokens']:,}" if row["healing_tokens"] else "",
                 "perplexity": f"{row['perplexity']:,.1f}",
-                "bits/byte": _number(row["bits_per_byte"], "{:.3f}"),
+                "bits/byte": number(row["bits_per_byte"], "{:.3f}"),
                 "accuracy": f"{row['accuracy']:.1%}",
-                "nats/token lost": difference_text(row),
-                MEASURES["repeated_passage_gain"]: _number(row["repeated_passage_gain"], "{:.3f}"),
-                "energy lost": _number(row["energy_lost"], "{:.1%}"),
+                "nats/token lost": plus_minus(row, "difference", "{:+.3f}"),
+                MEASURES["repeated_passage_gain"]: number(row["repeated_passage_gain"], "{:.3f}"),
+                "energy lost": number(row["energy_lost"], "{:.1%}"),
                 "seeds": str(row["seeds"] or ""),
             }
             for row in stages.to_dict("records")
@@ -171,10 +172,6 @@ def said_before_and_after(folder: Path) -> pd.DataFrame:
     said.insert(0, "what became of it", _words(HEALED, found["described"]["parameters"]))
     said.insert(1, "KV bytes a token (measured)", f"{last['bytes_per_token']:,.0f}")
     return said
-
-
-def _number(value: float, pattern: str) -> str:
-    return "" if pd.isna(value) else pattern.format(value)
 
 
 def _read_stages(folders: Sequence[Path]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from newllm.analysis.differences import OTHER_BUDGET, ArmLosses, compare_pairs, no_difference, read_losses
 from newllm.analysis.lenders import lender_in
-from newllm.analysis.tables import budget_text
+from newllm.analysis.wording import budget_text
 from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.evaluation.seed_intervals import seed_intervals
 from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS

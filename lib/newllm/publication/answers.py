@@ -12,7 +12,6 @@ from newllm.analysis.judges import ALIBIS, EIGHT_SLOPES, LATENTS
 from newllm.analysis.recall import baseline_gains
 from newllm.analysis.retrofits import retrofit_stages
 from newllm.analysis.summary import summarize_arms
-from newllm.analysis.wording import with_interval
 from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE
 from newllm.publication.reference import (
@@ -24,6 +23,7 @@ from newllm.publication.reference import (
     published_table,
     published_trials,
 )
+from newllm.wording import with_interval
 
 MOST_NAMED = 3
 

@@ -10,11 +10,11 @@ from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, wi
 from newllm.analysis.recall import GAIN, with_recall_gain
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
-from newllm.analysis.wording import plus_minus
 from newllm.config.errors import ParameterError
 from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE, controls
 from newllm.publication.reference import LEADING_SWEEP, RATES_SWEEP, UnpublishedError, published_sweep
+from newllm.wording import plus_minus
 
 # What README shows of `newllm.analysis.tables.RESULTS`; RESULTS has them all.
 GLANCE = (

@@ -7,7 +7,6 @@ import pandas as pd
 
 from newllm.analysis.claims import judge_claims
 from newllm.analysis.retrofits import beside_training, retrofit_stages, stages_table
-from newllm.analysis.wording import with_interval
 from newllm.files import project_root, write_atomically
 from newllm.models.registry import BASELINE
 from newllm.publication.arm_tables import (
@@ -43,8 +42,9 @@ from newllm.publication.reference import (
 )
 from newllm.publication.stage_tables import leaks, projection_training, treatments
 from newllm.publication.study_tables import cascade, context_kv, position_encodings, windows
-from newllm.retrofit.report import ORIGINAL, difference_text
+from newllm.retrofit.report import ORIGINAL
 from newllm.retrofit.smollm2 import SMOLLM2
+from newllm.wording import plus_minus, with_interval
 
 DOCUMENTS = ("README.md", "RESULTS.md")
 
@@ -140,7 +140,7 @@ def retrofit_or_training() -> pd.DataFrame:
                 "how it was made": f"`{row['arm']}`, from nothing" if pd.isna(row["what"]) else row["what"],
                 "tokens of training, the parent's too": f"{row['tokens']:,.0f}",
                 "perplexity": f"{row['perplexity']:.1f}",
-                "nats/token beside training from nothing": difference_text(row),
+                "nats/token beside training from nothing": plus_minus(row, "difference", "{:+.3f}"),
                 "seeds": f"{row['seeds']}",
             }
             for row in table.to_dict("records")

@@ -20,7 +20,7 @@ from newllm.analysis.differences import DIFFERENCE_COLUMNS
 from newllm.analysis.encodings import encoding_of
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
-from newllm.analysis.tables import rates_text
+from newllm.analysis.wording import rates_text
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import BUDGET, DataParameters, LeaderboardFilters

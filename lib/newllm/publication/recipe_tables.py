@@ -5,7 +5,6 @@ import pandas as pd
 from newllm.analysis.budgets import told_by_text
 from newllm.analysis.learning_rates import LOSS, best_learning_rates, with_learning_rate
 from newllm.analysis.summary import summarize_arms
-from newllm.analysis.wording import number, with_interval
 from newllm.config.errors import ParameterError
 from newllm.models.registry import BASELINE
 from newllm.publication.reference import (
@@ -17,6 +16,7 @@ from newllm.publication.reference import (
     published_sweep,
     published_table,
 )
+from newllm.wording import number, with_interval
 
 
 def optimisers() -> pd.DataFrame:
