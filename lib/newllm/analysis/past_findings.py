@@ -3,11 +3,10 @@
 import pandas as pd
 
 from newllm.analysis.differences import EQUIVALENCE_MARGIN
+from newllm.analysis.recall import CANNOT_TELL
 from newllm.evaluation.needle import solves
 from newllm.figures.arm_words import arm_in_words
 from newllm.wording import with_interval
-
-CANNOT_TELL = "cannot tell at this budget"
 
 
 def needle_findings(needles: pd.DataFrame, baseline: str) -> list[str]:

@@ -1,6 +1,5 @@
 """What finished retrofits say together: every stage once, its seeds averaged, beside the model that it came from."""
 
-import json
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference, read_losses
+from newllm.analysis.trial_files import read_rows, read_window_losses
 from newllm.config.retrofit import RetrofitParameters
 from newllm.evaluation.recall_report import MEASURES
 from newllm.experiments.scoring import HISTORY_FILE
@@ -160,7 +160,7 @@ def beside_training(folders: Sequence[Path], records: pd.DataFrame) -> pd.DataFr
 
 def trained_tokens(folder: Path) -> int:
     """Count the tokens that the main training of a trial read, by its history."""
-    history = json.loads((folder / HISTORY_FILE).read_bytes())["main"]
+    history = read_rows(folder / HISTORY_FILE, "main")
     return round(sum(row["tokens_per_second"] * row["seconds"] for row in history))
 
 
@@ -246,7 +246,5 @@ def _losses(group: pd.DataFrame, has_seeds: bool) -> ArmLosses:
     """Read the losses of a stage, by seed."""
     by_seed, groups = {}, np.zeros(0, np.int64)
     for row in group.to_dict("records"):
-        stored = json.loads((row["folder"] / LOSSES_FILE).read_bytes())
-        by_seed[row["seed"]] = np.asarray(stored["window_losses"][row["stage"]])
-        groups = np.asarray(stored["window_groups"], dtype=np.int64)
+        by_seed[row["seed"]], groups = read_window_losses(row["folder"] / LOSSES_FILE, row["stage"])
     return ArmLosses(by_seed, groups, has_seeds=has_seeds)
