@@ -42,7 +42,7 @@ from newllm.publication.reference import (
 )
 from newllm.publication.stage_tables import leaks, projection_training, treatments
 from newllm.publication.study_tables import cascade, context_kv, position_encodings, windows
-from newllm.retrofit.report import ORIGINAL
+from newllm.retrofit.report import ABSORBABLE, ORIGINAL
 from newllm.retrofit.smollm2 import SMOLLM2
 from newllm.wording import plus_minus, with_interval
 
@@ -118,7 +118,7 @@ def retrofits() -> pd.DataFrame:
     """Write what a trained model has lost where nothing was trained after it, the most bytes first."""
     stages = _stages()
     # Where only the position encoding was made absorbable, nothing is left out yet.
-    return stages_table(stages[(stages["healing_tokens"] == 0) & (stages["stage"] != "position absorbable")])
+    return stages_table(stages[(stages["healing_tokens"] == 0) & (stages["stage"] != ABSORBABLE)])
 
 
 def _stages(parent: str = BASELINE) -> pd.DataFrame:

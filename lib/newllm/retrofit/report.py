@@ -26,8 +26,13 @@ logger = logging.getLogger(__name__)
 RESULT_FILE = "retrofit.json"
 REPORT_FILE = "report.csv"
 LOSSES_FILE = "window_losses.json"
+# Names of stages, and of controls, that others look for.
 ORIGINAL = "original"
+ABSORBABLE = "position absorbable"
 HEALED = "healed"
+RANDOM_PARTS = "replaced parts random"
+NOT_COMPRESSED = "not compressed"
+AVERAGED_HEAD = "averaged head"
 
 # Tokens after which a cache is measured, or all of a window where that is shorter.
 MEASURED_TOKENS = 64

@@ -1,0 +1,29 @@
+"""Published retrofits stand in the tables of RESULTS, without their weights."""
+
+import pytest
+
+from newllm.publication import document_tables, reference
+from tests.retrofit.finished import run_retrofits_of_two_seeds
+
+
+@pytest.fixture(scope="module")
+def folders(text_data, text_folder, tmp_path_factory):
+    return run_retrofits_of_two_seeds(tmp_path_factory.mktemp("retrofits"), text_data, text_folder)
+
+
+def test_they_are_published_without_weights_and_stand_in_tables(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "reference_folder", lambda: tmp_path / "reference")
+    with pytest.raises(reference.UnpublishedError, match="newllm retrofit"):
+        document_tables.retrofits()
+    for folder in folders:
+        reference.publish(folder)
+    published = tmp_path / "reference" / "retrofit" / folders[0].name
+    assert {path.name for path in published.iterdir()} == {
+        *("retrofit.json", "report.csv", "window_losses.json", "run.json", "finished.json")
+    }
+    table = document_tables.retrofits()
+    assert list(table["what became of it"]) == ["original", "latent, weighted"]
+    assert table["KV bytes a token (measured)"].tolist() == ["1,024", "512"]
+    healed = document_tables.healed_retrofits()
+    assert set(healed["seeds"]) == {"", "2"}
+    assert list(healed[""]).count("control") == 3
