@@ -6,7 +6,7 @@ import pytest
 
 from newllm.commands import publish
 from newllm.files import UnwritableError
-from newllm.publication.reference import UnpublishedError
+from newllm.publication.published import UnpublishedError
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from newllm.publication import document_tables, reference
+from newllm.publication import document_tables, published, reference
 from tests.retrofit.finished import run_retrofits_of_two_seeds
 
 
@@ -12,13 +12,14 @@ def folders(text_data, text_folder, tmp_path_factory):
 
 
 def test_they_are_published_without_weights_and_stand_in_tables(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(reference, "reference_folder", lambda: tmp_path / "reference")
-    with pytest.raises(reference.UnpublishedError, match="newllm retrofit"):
+    for module in (published, reference):
+        monkeypatch.setattr(module, "reference_folder", lambda: tmp_path / "reference")
+    with pytest.raises(published.UnpublishedError, match="newllm retrofit"):
         document_tables.retrofits()
     for folder in folders:
         reference.publish(folder)
-    published = tmp_path / "reference" / "retrofit" / folders[0].name
-    assert {path.name for path in published.iterdir()} == {
+    kept = tmp_path / "reference" / "retrofit" / folders[0].name
+    assert {path.name for path in kept.iterdir()} == {
         *("retrofit.json", "report.csv", "window_losses.json", "run.json", "finished.json")
     }
     table = document_tables.retrofits()

@@ -14,7 +14,7 @@ from newllm.analysis.retrofits import retrofit_stages
 from newllm.analysis.summary import summarize_arms
 from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import (
+from newllm.publication.published import (
     LEADING_SWEEP,
     UnpublishedError,
     published_evidence,

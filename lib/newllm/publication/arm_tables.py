@@ -13,7 +13,7 @@ from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
 from newllm.config.errors import ParameterError
 from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE, controls
-from newllm.publication.reference import LEADING_SWEEP, RATES_SWEEP, UnpublishedError, published_sweep
+from newllm.publication.published import LEADING_SWEEP, RATES_SWEEP, UnpublishedError, published_sweep
 from newllm.wording import plus_minus
 
 # What README shows of `newllm.analysis.tables.RESULTS`; RESULTS has them all.

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from newllm.publication.reference import published_table
+from newllm.publication.published import published_table
 from newllm.wording import with_interval
 
 # The part of notebook 06 in which models take turns.

@@ -30,9 +30,7 @@ from newllm.publication.cost_tables import (
 from newllm.publication.hours_tables import budgets, hours, hours_by_trial
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
-from newllm.publication.recall_tables import baseline_recall, recall, recall_in_code, truncated_contexts
-from newllm.publication.recipe_tables import first_tables, optimisers, text_budgets
-from newllm.publication.reference import (
+from newllm.publication.published import (
     UnpublishedError,
     published_evidence,
     published_retrofits,
@@ -40,6 +38,8 @@ from newllm.publication.reference import (
     published_table,
     published_trials,
 )
+from newllm.publication.recall_tables import baseline_recall, recall, recall_in_code, truncated_contexts
+from newllm.publication.recipe_tables import first_tables, optimisers, text_budgets
 from newllm.publication.stage_tables import leaks, projection_training, treatments
 from newllm.publication.study_tables import cascade, context_kv, position_encodings, windows
 from newllm.retrofit.report import ABSORBABLE, ORIGINAL

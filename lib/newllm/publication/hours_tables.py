@@ -6,7 +6,7 @@ from newllm.analysis.budgets import told_apart
 from newllm.analysis.hours import SECONDS_PER_HOUR, hours_by_text, minutes_by_trial
 from newllm.files import FINISHED_FILE, read_json, reference_folder
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import UnpublishedError, published_sweep
+from newllm.publication.published import UnpublishedError, published_sweep
 from newllm.retrofit.running import RETROFITS_FOLDER
 from newllm.runs.records_table import load_records
 

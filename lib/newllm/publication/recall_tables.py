@@ -6,7 +6,7 @@ from newllm.analysis.recall import CAN_TELL, CANNOT_TELL, baseline_gains, cannot
 from newllm.analysis.tables import readable
 from newllm.analysis.wording import text_in_words
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import published_sweep, published_table
+from newllm.publication.published import published_sweep, published_table
 from newllm.wording import with_interval
 
 # Every text on which tables of arms say what is recalled.

@@ -7,7 +7,7 @@ from newllm.analysis.learning_rates import LOSS, best_learning_rates, with_learn
 from newllm.analysis.summary import summarize_arms
 from newllm.config.errors import ParameterError
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import (
+from newllm.publication.published import (
     ADAMW_SWEEP,
     BUDGETS_SWEEP,
     LEADING_SWEEP,

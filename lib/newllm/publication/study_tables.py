@@ -14,7 +14,7 @@ from newllm.config.experiment import StudyParameters
 from newllm.config.profiles import SHOWN, load_parameters
 from newllm.experiments.floor import floors_of
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import LEADING_SWEEP, UnpublishedError, published_sweep, published_table
+from newllm.publication.published import LEADING_SWEEP, UnpublishedError, published_sweep, published_table
 
 # The control of what keeps as much however long the text is.
 WINDOW = "window"
