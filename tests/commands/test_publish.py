@@ -14,7 +14,7 @@ from newllm.publication.published import UnpublishedError
     [
         (PermissionError(13, "Permission denied", "/results/record.json"), "/results/record.json cannot be read or"),
         (UnwritableError(28, "No space left on device", "/results/a.csv"), "/results/a.csv cannot be written (No"),
-        (UnpublishedError("not published yet: `newllm run 02`"), "not published yet: `newllm run 02`"),
+        (UnpublishedError("newllm run 02"), "not published yet: `newllm run 02`"),
         (ValueError("/results holds no record"), "/results holds no record"),
     ],
 )

@@ -6,14 +6,13 @@ import pandas as pd
 
 from newllm.analysis.comparisons import against_controls, against_full_attention
 from newllm.analysis.encodings import FULL_ATTENTION, memory_by_encoding
-from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
+from newllm.analysis.learning_rates import LOSS, MIDDLE
 from newllm.analysis.recall import GAIN, with_recall_gain
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
-from newllm.config.errors import ParameterError
 from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE, controls
-from newllm.publication.published import LEADING_SWEEP, RATES_SWEEP, UnpublishedError, published_sweep
+from newllm.publication.published import LEADING_SWEEP, RATES_SWEEP, published_rates, published_sweep
 from newllm.wording import plus_minus
 
 # What README shows of `newllm.analysis.tables.RESULTS`; RESULTS has them all.
@@ -116,13 +115,9 @@ def same_encoding() -> pd.DataFrame:
 
 def learning_rates() -> pd.DataFrame:
     """Write the validation loss of each arm at each learning rate that was tried, the lowest loss first."""
-    records = with_learning_rate(published_sweep(RATES_SWEEP))
-    losses = records.pivot_table(LOSS, index="arm", columns="learning_rate")
-    try:
-        best = best_learning_rates(records).set_index("arm")
-    except ParameterError as error:
-        raise UnpublishedError(f"not published yet: {error}") from error
-    losses = losses.loc[best.index]
+    records, best = published_rates(RATES_SWEEP)
+    best = best.set_index("arm")
+    losses = records.pivot_table(LOSS, index="arm", columns="learning_rate").loc[best.index]
     written = pd.DataFrame({"model": [f"`{arm}`" for arm in best.index]})
     for rate in losses:
         written[f"{rate:g}"] = ["" if math.isnan(loss) else f"{loss:.3f}" for loss in losses[rate]]

@@ -57,7 +57,7 @@ def hours_by_trial() -> pd.DataFrame:
 def _records() -> pd.DataFrame:
     records = load_records(reference_folder())
     if records.empty:
-        raise UnpublishedError("not published yet: `newllm sweep sotu`")
+        raise UnpublishedError("newllm sweep sotu")
     return records
 
 
@@ -77,7 +77,7 @@ def budgets() -> pd.DataFrame:
     """Write how small a difference a number of seeds tells apart."""
     table = told_apart(published_sweep("sotu"), BASELINE)
     if table.empty:
-        raise UnpublishedError("not published yet: `newllm sweep sotu` with a second seed of two arms")
+        raise UnpublishedError("newllm sweep sotu", " with a second seed of two arms")
     return pd.DataFrame(
         {
             "seeds of each arm": table["seeds"],

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from newllm.analysis.learning_rates import best_learning_rates, with_learning_rate
+from newllm.analysis.retrofits import retrofit_stages
+from newllm.config.errors import ParameterError
 from newllm.experiments.reversal import FOLDERS as REVERSAL_FOLDERS
 from newllm.files import reference_folder
 from newllm.models.registry import BASELINE
@@ -28,7 +31,18 @@ EVIDENCE = {
 
 
 class UnpublishedError(FileNotFoundError):
-    """Results that are not among the published ones; the message names the command that makes them."""
+    """Results that are not among the published ones.
+
+    Parameters
+    ----------
+    command
+        What makes them, such as ``newllm run 02``.
+    more
+        What is to be said of them behind it.
+    """
+
+    def __init__(self, command: str, more: str = "") -> None:
+        super().__init__(f"not published yet: `{command}`{more}")
 
 
 def published_trials() -> pd.DataFrame:
@@ -63,7 +77,7 @@ def published_table(name: str) -> pd.DataFrame:
     """
     path = reference_folder() / f"{name}.csv"
     if not path.is_file():
-        raise UnpublishedError(f"not published yet: `newllm run {name.partition('/')[0]}`")
+        raise UnpublishedError(f"newllm run {name.partition('/')[0]}")
     return pd.read_csv(path)
 
 
@@ -77,8 +91,36 @@ def published_sweep(name: str) -> pd.DataFrame:
     """
     records = load_records(reference_folder() / SWEEPS_FOLDER / name)
     if records.empty:
-        raise UnpublishedError(f"not published yet: `newllm sweep {name}`")
+        raise UnpublishedError(f"newllm sweep {name}")
     return records
+
+
+def published_rates(name: str, arm: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read a published sweep of learning rates.
+
+    Parameters
+    ----------
+    name
+        The sweep's.
+    arm
+        The only one that is read; all are where omitted.
+
+    Returns
+    -------
+    tuple of pandas.DataFrame
+        The records with ``learning_rate``, and what `newllm.analysis.learning_rates.best_learning_rates` finds best.
+
+    Raises
+    ------
+    UnpublishedError
+        Where there are none, or a grid is not finished.
+    """
+    records = published_sweep(name)
+    records = with_learning_rate(records if arm is None else records[records["arm"] == arm])
+    try:
+        return records, best_learning_rates(records)
+    except ParameterError as error:
+        raise UnpublishedError(f"newllm sweep {name}", f" ({str(error).removesuffix('.')})") from error
 
 
 def published_retrofits(parent: str = BASELINE) -> list[Path]:
@@ -91,3 +133,22 @@ def published_retrofits(parent: str = BASELINE) -> list[Path]:
     """
     files = (reference_folder() / RETROFITS_FOLDER).glob(f"{parent}*/{RESULT_FILE}")
     return [file.parent for file in sorted(files)]
+
+
+def published_stages(parent: str = BASELINE) -> pd.DataFrame:
+    """Read the stages of the published retrofits of a parent, as `newllm.analysis.retrofits.retrofit_stages`.
+
+    Parameters
+    ----------
+    parent
+        As for `published_retrofits`.
+
+    Raises
+    ------
+    UnpublishedError
+        Where there are none.
+    """
+    stages = retrofit_stages(published_retrofits(parent))
+    if stages.empty:
+        raise UnpublishedError("newllm retrofit")
+    return stages
