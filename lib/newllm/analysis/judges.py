@@ -24,6 +24,7 @@ from newllm.evaluation.absorption import absorption_error
 from newllm.experiments.floor import floors_of
 from newllm.experiments.projection_study import AS_IT_IS
 from newllm.models import create
+from newllm.wording import count
 
 # Perplexity 7 % higher, in nats a token.
 SEVEN_PERCENT = math.log(1.07)
@@ -126,7 +127,7 @@ def fails_to_converge(*variants: str) -> Judge:
         groups = table[table["variant"].isin([AS_IT_IS, *variants])].groupby("variant", sort=False)
         said = tuple(
             f"{name}: {group['convergence_rate'].mean():.0%} after {group['passes'].mean():.0f} passes, "
-            f"{_seeds(len(group))}"
+            f"{count(len(group), 'seed')}"
             for name, group in groups
         )
         if rows.groupby("variant").size().min() < FEWEST_SEEDS:
@@ -136,10 +137,6 @@ def fails_to_converge(*variants: str) -> Judge:
         return Finding(in_these if (rows["convergence_rate"] < CONVERGED).all() else FAILS, said)
 
     return Judge(find)
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def few_passes(evidence: Evidence) -> Finding:
@@ -156,7 +153,7 @@ def few_passes(evidence: Evidence) -> Finding:
         missed = f"{values.isna().sum()} of {len(values)} blocks never"
         counted = missed if values.isna().any() else f"{values.median():.0f} passes"
         counts.append(f"{arm}: {counted}" + f" {settings[rate, noise]}" * (len(settings) > 1))
-    said = (*counts, f"{_seeds(seeds)} at most")
+    said = (*counts, f"{count(seeds, 'seed')} at most")
     if seeds < FEWEST_SEEDS:
         return Finding(UNTOLD, said)
     reached = (found["passes"] <= PASSES).groupby([found[name] for name in ("rate", "noise", "arm")]).all()
