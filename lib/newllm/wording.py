@@ -1,10 +1,19 @@
-"""How the project says things: durations, and what somebody may have meant who wrote an unknown name."""
+"""How the project says things: durations, numbers with their intervals, and what an unknown name may have meant."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
+from typing import Any, Protocol
 
 from markupsafe import Markup
+
+
+class Row(Protocol):
+    """What has values by name, as a mapping and a row of a data frame have."""
+
+    def get(self, name: Any, /) -> Any:
+        """Return the value of this name; None where there is none."""
 
 
 def describe_seconds(seconds: float) -> str:
@@ -19,6 +28,42 @@ def describe_seconds(seconds: float) -> str:
 def count(number: int, thing: str) -> str:
     """Return so many of a thing: ``1 trial``, ``2 trials``."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def number(value: Any, pattern: str) -> str:
+    """Format a number; what was not measured is empty."""
+    return pattern.format(value) if _is_known(value) else ""
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and not math.isnan(value)
+
+
+def plus_minus(row: Row, name: str, pattern: str) -> str:
+    """Write a mean with half of its 95 % interval, where there is one: ``95.3 ± 1.2``.
+
+    Parameters
+    ----------
+    row
+        Of a table, such as one of `newllm.analysis.summary.summarize_arms`.
+    name
+        The measure; its interval is ``name_low`` and ``name_high``.
+    pattern
+        How both numbers are formatted.
+    """
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    mean = number(row.get(name), pattern)
+    if not (mean and _is_known(low) and _is_known(high)):
+        return mean
+    return f"{mean} ± {pattern.replace('+', '').format((high - low) / 2)}"
+
+
+def with_interval(row: Row, name: str, digits: int = 3) -> str:
+    """Write a difference with its 95 % interval, where there is one: ``+0.012 [-0.003, +0.027]``."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    mean = number(row.get(name), f"{{:+.{digits}f}}")
+    known = mean and _is_known(low) and _is_known(high)
+    return f"{mean} [{low:+.{digits}f}, {high:+.{digits}f}]" if known else mean
 
 
 def first_line(error: BaseException) -> str:

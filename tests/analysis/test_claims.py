@@ -152,6 +152,11 @@ def test_each_arm_stands_at_the_rate_of_most_seeds_then_at_its_best(published):
     assert found["verdict"] == "depends on the encoding"
 
 
+def test_every_latent_has_full_attention_of_its_encoding_beside_it():
+    assert tuple(judges.BESIDE_LATENTS) == judges.LATENTS
+    assert list(judges.BESIDE_LATENTS.values()) == [*judges.ALIBIS, f"unified@{judges.EIGHT_SLOPES}", "pythia"]
+
+
 def test_an_interval_over_documents_alone_decides_nothing(published):
     """Of one seed nobody knows what another would find, however far an interval lies from the limit."""
     for arm, loss in (("pythia", 0.0), ("mla", 0.3), ("dproj-oacd", 0.0), ("dproj-random", 0.0)):

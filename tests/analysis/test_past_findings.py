@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from newllm.analysis.past_findings import CANNOT_TELL, needle_findings, truncation_findings
+from newllm.analysis.past_findings import needle_findings, truncation_findings
+from newllm.analysis.recall import CANNOT_TELL
 from newllm.evaluation.needle import COLUMNS
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newllm.analysis.tables import BAR_LENGTH, BARS, arms_table, bars, budget_text, readable
+from newllm.analysis.tables import BAR_LENGTH, BARS, arms_table, bars, readable
 from newllm.evaluation.statistics import mean_interval
 from newllm.notebook.tables import show_arms
 
@@ -83,11 +83,3 @@ def test_bars_are_as_long_as_their_numbers_and_all_as_wide(values):
     assert {len(bar) for bar in drawn} == {BAR_LENGTH}
     assert all((length == 0) == (value == 0) for length, value in zip(lengths, values, strict=True))
     assert (np.abs(lengths - BAR_LENGTH * np.array(values) / (max(values) or 1)) <= 1).all()
-
-
-def test_a_budget_says_text_passes_and_the_rate_that_the_trial_had():
-    given = {"samples": 2000, "seq_length": 128, "epochs": 3, "lr": 1e-4, "matrix_lr": "adamw"}
-    assert budget_text(given) == "256 k tokens, 3 passes, rate 0.0001"
-    assert budget_text(given | {"samples": "all", "epochs": 1, "stream_lr": 1e-3}) == "all text, one pass, rate 0.001"
-    of_matrices = "256 k tokens, 3 passes, rates 0.0001 and, for matrices by Muon, 0.004"
-    assert budget_text(given | {"matrix_lr": 4e-3}) == of_matrices

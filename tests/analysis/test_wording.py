@@ -1,31 +1,9 @@
-"""± is half of a 95 % interval wherever it is written, and nothing is written that was not measured."""
-
-import math
-
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from newllm.analysis.wording import plus_minus, with_interval
-from newllm.evaluation.statistics import mean_interval
+from newllm.analysis.wording import budget_text
 
 
-@given(st.lists(st.floats(1, 1000), min_size=2, max_size=6))
-def test_what_stands_behind_plus_minus_is_half_of_the_interval_over_seeds(values):
-    found = mean_interval(values)
-    mean, half = map(float, plus_minus(found.columns("perplexity"), "perplexity", "{:.6f}").split(" ± "))
-    assert mean == pytest.approx(found.mean, abs=1e-6)
-    assert half == pytest.approx((found.high - found.low) / 2, abs=1e-6)
-
-
-@pytest.mark.parametrize("row", [{"x": 2.0, "x_low": math.nan, "x_high": math.nan}, {"x": 2.0}])
-def test_one_seed_has_no_plus_minus(row):
-    assert plus_minus(row, "x", "{:.2f}") == "2.00"
-
-
-def test_what_was_not_measured_is_empty():
-    assert plus_minus({"x": math.nan}, "x", "{:.2f}") == plus_minus({}, "x", "{:.2f}") == ""
-    assert with_interval({}, "difference") == with_interval({"difference": math.nan}, "difference") == ""
-    row = {"difference": -0.5, "difference_low": -0.75, "difference_high": -0.25}
-    assert with_interval(row | {"difference_low": math.nan}, "difference", 2) == "-0.50"
-    assert with_interval(row, "difference", 2) == "-0.50 [-0.75, -0.25]"
+def test_a_budget_says_text_passes_and_the_rate_that_the_trial_had():
+    given = {"samples": 2000, "seq_length": 128, "epochs": 3, "lr": 1e-4, "matrix_lr": "adamw"}
+    assert budget_text(given) == "256 k tokens, 3 passes, rate 0.0001"
+    assert budget_text(given | {"samples": "all", "epochs": 1, "stream_lr": 1e-3}) == "all text, one pass, rate 0.001"
+    of_matrices = "256 k tokens, 3 passes, rates 0.0001 and, for matrices by Muon, 0.004"
+    assert budget_text(given | {"matrix_lr": 4e-3}) == of_matrices

@@ -6,7 +6,7 @@ import pytest
 
 from newllm.commands import publish
 from newllm.files import UnwritableError
-from newllm.publication.reference import UnpublishedError
+from newllm.publication.published import UnpublishedError
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from newllm.publication.reference import UnpublishedError
     [
         (PermissionError(13, "Permission denied", "/results/record.json"), "/results/record.json cannot be read or"),
         (UnwritableError(28, "No space left on device", "/results/a.csv"), "/results/a.csv cannot be written (No"),
-        (UnpublishedError("not published yet: `newllm run 02`"), "not published yet: `newllm run 02`"),
+        (UnpublishedError("newllm run 02"), "not published yet: `newllm run 02`"),
         (ValueError("/results holds no record"), "/results holds no record"),
     ],
 )

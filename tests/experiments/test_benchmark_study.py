@@ -16,7 +16,7 @@ from newllm.data.hub import HubUnavailableError
 from newllm.experiments import benchmark_study, comparison
 from newllm.experiments.comparison import compare
 from newllm.experiments.planning import check_before_work
-from newllm.publication.reference import KEPT_FILES
+from newllm.publication.planning import KEPT_FILES
 from newllm.runs.publishing import plan_publication
 from newllm.runs.saved_model import load_trained_model
 from tests.comparison_setup import settings

@@ -11,7 +11,7 @@ from newllm.experiments.comparison import compare, run_trials
 from newllm.experiments.reuse import finished_elsewhere, to_train
 from newllm.experiments.trial import Trial
 from newllm.files import SAVED_MODEL
-from newllm.publication.reference import KEPT_FILES
+from newllm.publication.planning import KEPT_FILES
 from newllm.runs.publishing import plan_publication
 from newllm.training.main import train
 from tests.comparison_setup import settings

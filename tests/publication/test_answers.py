@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from newllm.config.notebooks import NOTEBOOKS
-from newllm.publication import answers, reference
+from newllm.publication import answers, published
 from newllm.publication.answers import published_answer
 
 
@@ -16,7 +16,7 @@ def test_each_question_is_answered_in_a_line_or_by_a_command(notebook):
 
 
 def test_an_answer_is_what_the_published_table_says(tmp_path, monkeypatch):
-    monkeypatch.setattr(reference, "reference_folder", lambda: tmp_path)
+    monkeypatch.setattr(published, "reference_folder", lambda: tmp_path)
     assert "newllm run 03_causal_masks" in published_answer("03_causal_masks")
     tables = tmp_path / "03_causal_masks" / "tables"
     tables.mkdir(parents=True)

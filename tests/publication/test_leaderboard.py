@@ -137,7 +137,7 @@ BROKEN = {
     ),
     "odd": (
         lambda text: text.replace('"samples": 2000', '"samples": "many"'),
-        "samples: Value error, it must be a number",
+        "none of this version: samples: it must be a number",
     ),
     "pretrained": (lambda text: text.replace('"pythia"', '"pretrained:somewhere"'), "trained elsewhere"),
     "impossible": (lambda text: text.replace('"perplexity": 200.0', '"perplexity": -5'), "which it cannot be"),

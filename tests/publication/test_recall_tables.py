@@ -5,8 +5,8 @@ import pytest
 from newllm.analysis.recall import CANNOT_TELL, GAIN, cannot_rank
 from newllm.evaluation.recall_report import MEASURES
 from newllm.models.registry import BASELINE
+from newllm.publication.published import published_sweep
 from newllm.publication.recall_tables import RANKS, SWEEPS, baseline_recall, recall, recall_in_code
-from newllm.publication.reference import published_sweep
 
 
 def test_each_measure_says_of_each_text_whether_it_ranks_arms():

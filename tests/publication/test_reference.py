@@ -9,21 +9,24 @@ from newllm.experiments import comparison, reuse
 from newllm.experiments.comparison import compare
 from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
 from newllm.files import digest_of_file, project_root, read_json, reference_folder, write_json
-from newllm.publication import reference
+from newllm.publication import planning, reference
 from newllm.publication.leaderboard import read_board
+from newllm.publication.planning import KEPT_FILES
+from newllm.publication.published import LEADING_SWEEP, RATES_SWEEP
 from newllm.runs import parts
 from newllm.runs.contents import why_unfinished
 from newllm.runs.folder import SWEEPS_FOLDER, Run
 from newllm.runs.parts import Part, do_part
 from newllm.runs.publishing import PublishingError, plan_publication
 from newllm.runs.record import RECORD_FILE, read_record
+from newllm.runs.records_table import load_records
 from tests.comparison_setup import settings
 from tests.publication.board_records import write_record
 
 
 def test_reference_records_are_of_one_comparison():
     """Rows of a table are compared, so data, budget and size must be the same."""
-    board = read_board([reference_folder() / SWEEPS_FOLDER / reference.LEADING_SWEEP])
+    board = read_board([reference_folder() / SWEEPS_FOLDER / LEADING_SWEEP])
     assert board.set_apart.empty
     assert len(board.budgets) <= 1
     for budget in board.budgets:
@@ -57,7 +60,7 @@ def published_elsewhere(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "reference_folder", lambda: folder)
     monkeypatch.setattr(reference, "draw_reference", lambda: None)
     monkeypatch.setattr(reference, "render", lambda place: "")
-    monkeypatch.setattr(reference, "missing_passage", lambda place, record: None)
+    monkeypatch.setattr(planning, "missing_passage", lambda place, record: None)
     return folder
 
 
@@ -77,13 +80,13 @@ def test_a_comparison_is_published_once_with_the_weights_that_are_named(
     """What takes it over trains nothing, and publishing that again neither doubles a trial nor loses its weights."""
     _, finished = finished_comparison
     run = shutil.copytree(finished, tmp_path / "outputs" / "02_main_training" / "cpu-1234abcd")
-    monkeypatch.setattr(reference, "MOST_WEIGHTS", 1_000)
+    monkeypatch.setattr(planning, "MOST_WEIGHTS", 1_000)
     with pytest.raises(ValueError, match=r"would take .* MB"):
         reference.publish(run, ["pythia"])
     with pytest.raises(ValueError, match="mla is none of the arms"):
         reference.publish(run, ["mla"])
     assert not published_elsewhere.exists(), "something was written before it was refused"
-    monkeypatch.setattr(reference, "MOST_WEIGHTS", 30_000_000)
+    monkeypatch.setattr(planning, "MOST_WEIGHTS", 30_000_000)
     reference.publish(run, ["pythia"])
     trials = published_elsewhere / "02_main_training"
     assert [path.parent.name for path in trials.glob("*/model")] == ["pythia-seed1"]
@@ -91,7 +94,7 @@ def test_a_comparison_is_published_once_with_the_weights_that_are_named(
     monkeypatch.setattr(comparison, "run_trial", lambda *_: pytest.fail("a published trial was run again"))
     fresh = tmp_path / "fresh" / "06_latent_attention" / "cpu-5678abcd"
     # Taken over when its weights were not published yet.
-    plan_publication(run / "pythia-seed1", fresh / "pythia-seed1", reference.KEPT_FILES).write()
+    plan_publication(run / "pythia-seed1", fresh / "pythia-seed1", KEPT_FILES).write()
     compare(settings(text_folder, arms=["pythia", "narrow"]), text_data, fresh)
     reference.publish(fresh)
     assert [path.name for path in published_elsewhere.iterdir() if path.is_dir()] == ["02_main_training"] or not list(
@@ -193,23 +196,14 @@ def test_a_part_writes_nothing_outside_the_reference_folder(tmp_path, published_
     assert not published_elsewhere.exists()
 
 
-@pytest.mark.parametrize("sweep", reference.TELL_NO_METHODS)
-def test_trials_that_rates_were_chosen_by_are_no_evidence(finished_comparison, published_elsewhere, sweep):
-    _, finished = finished_comparison
-    shutil.copytree(finished, published_elsewhere / SWEEPS_FOLDER / sweep / "test-1234abcd")
-    assert reference.published_trials().empty
-    shutil.copytree(finished, published_elsewhere / SWEEPS_FOLDER / "mine" / "test-1234abcd")
-    assert len(reference.published_trials()) == len(reference.published_sweep("mine"))
-
-
 def test_of_a_grid_of_rates_what_all_its_trials_say_is_published(finished_comparison, tmp_path, published_elsewhere):
     _, finished = finished_comparison
-    sweep = tmp_path / "outputs" / "sweeps" / reference.RATES_SWEEP
+    sweep = tmp_path / "outputs" / "sweeps" / RATES_SWEEP
     shutil.copytree(finished, sweep / "test-1234abcd")
     reference.publish(sweep)
-    published = published_elsewhere / "sweeps" / reference.RATES_SWEEP
+    published = published_elsewhere / "sweeps" / RATES_SWEEP
     best = pd.read_csv(published / "tables" / "best_learning_rates.csv")
-    assert set(best["arm"]) == set(reference.published_sweep(reference.RATES_SWEEP)["arm"])
+    assert set(best["arm"]) == set(load_records(published)["arm"])
     assert (published / "figures" / "learning_rates.png").is_file()
     assert not list(published.rglob("memory.html")), "what tells rates apart tells nothing of memory"
 
@@ -218,7 +212,7 @@ def test_of_a_grid_of_rates_that_is_not_finished_none_is_called_best(
     finished_comparison, tmp_path, published_elsewhere, monkeypatch, caplog
 ):
     _, finished = finished_comparison
-    sweep = tmp_path / "outputs" / "sweeps" / reference.RATES_SWEEP
+    sweep = tmp_path / "outputs" / "sweeps" / RATES_SWEEP
     shutil.copytree(finished, sweep / "test-1234abcd")
     (sweep / "tables").mkdir()
     (sweep / "tables" / "best_learning_rates.csv").write_text("of the last trials alone\n", encoding="utf-8")
@@ -228,7 +222,7 @@ def test_of_a_grid_of_rates_that_is_not_finished_none_is_called_best(
 
     monkeypatch.setattr(reference, "best_learning_rates", unfinished)
     reference.publish(sweep)
-    published = published_elsewhere / "sweeps" / reference.RATES_SWEEP
+    published = published_elsewhere / "sweeps" / RATES_SWEEP
     assert "finish the grid first" in caplog.text
     assert (published / "tables" / "results.csv").is_file()
     assert not (published / "tables" / "best_learning_rates.csv").exists()

@@ -7,7 +7,7 @@ from newllm.analysis.tables import COLUMNS
 from newllm.experiments.floor import ORDERS
 from newllm.models.registry import BASELINE
 from newllm.publication import study_tables
-from newllm.publication.reference import UnpublishedError, published_sweep
+from newllm.publication.published import UnpublishedError, published_sweep
 from newllm.publication.study_tables import WINDOW, cascade, context_kv, position_encodings, windows
 
 FLOOR = [f"`{order}-gram`" for order in ORDERS]

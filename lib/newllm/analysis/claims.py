@@ -208,7 +208,7 @@ CLAIMS = (
         "mla under each encoding beside pythia: test loss within ln 1.07; and beside full attention of its encoding",
         Judge(
             judges.costs_seven_percent,
-            (*((arm, "pythia") for arm in judges.FULL_ATTENTION), *judges.FULL_ATTENTION.items()),
+            (*((arm, "pythia") for arm in judges.LATENTS), *judges.BESIDE_LATENTS.items()),
         ),
         SOTU,
     ),

@@ -1,9 +1,8 @@
-"""What is asked of a finished comparison: beside controls of equal cache, and beyond the training length."""
+"""What is asked of a finished comparison: arms beside controls of equal cache, full attention, and random ones."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
@@ -11,14 +10,9 @@ from newllm.analysis.differences import compare_pairs, losses_by_arm, no_differe
 from newllm.analysis.encodings import full_attention_of
 from newllm.analysis.summary import budgets_of, summarize_arms
 from newllm.analysis.tables import INTERVAL_ENDS
-from newllm.config.notebooks import PositionEncodings
-from newllm.evaluation.perplexity import Windows, extrapolate
 from newllm.experiments.arms import UNTREATED, Arm
 from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
-from newllm.experiments.weights import measure_trials
 from newllm.models.registry import controls
-from newllm.runs.saved_model import load_model
-from newllm.runtime import choose_device
 
 
 def against_full_attention(records: pd.DataFrame) -> pd.DataFrame:
@@ -154,48 +148,3 @@ def quality_and_memory(summary: pd.DataFrame, baseline: str | None) -> pd.DataFr
     table = models[["arm", *(name for name in names if name in models)]]
     table.insert(1, "kv_share", share)
     return table.reset_index(drop=True)
-
-
-def extrapolations(
-    records: pd.DataFrame, parameters: PositionEncodings, windows: Windows, folder: Path
-) -> pd.DataFrame:
-    """Score the trained models in windows longer than those of their training, or take over where that was done.
-
-    Parameters
-    ----------
-    records
-        Rows of `newllm.experiments.comparison.compare`; models that were not trained here are left out, as their own
-        training length is another.
-    parameters
-        Multiples of the training length; windows at once, at most; the device.
-    windows
-        Test windows of the training length.
-    folder
-        Of the notebook's run.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The rows of `newllm.evaluation.perplexity.extrapolate`, with ``arm`` and ``seed``; none without models.
-
-    Raises
-    ------
-    ValueError
-        Where there are too few held-out windows for the longest length.
-    """
-
-    def score(trial: pd.Series) -> dict[str, pd.DataFrame]:
-        return {
-            "extrapolation": extrapolate(
-                load_model(trial["folder"]),
-                windows,
-                factors=parameters.extrapolation_factors,
-                batch_size=parameters.batch_size,
-                device=choose_device(parameters.device),
-            )
-        }
-
-    settings = {"factors": parameters.extrapolation_factors}
-    found = measure_trials(records, parameters, folder, "extrapolation", settings, score)
-    columns = ["arm", "seed", "seq_length", "perplexity", "beyond", "tokens"]
-    return found.get("extrapolation", pd.DataFrame(columns=columns))

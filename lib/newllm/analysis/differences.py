@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from newllm.analysis.trial_files import read_window_losses
 from newllm.evaluation.comparison_statistics import (
     Difference,
     SeedVariance,
@@ -20,7 +21,7 @@ from newllm.evaluation.comparison_statistics import (
 )
 from newllm.evaluation.verdicts import BETTER, EQUIVALENCE_MARGIN, EQUIVALENT, OPEN, TOO_FEW_SEEDS, WORSE
 from newllm.experiments.scoring import EVALUATION_FILE
-from newllm.files import read_plain_json
+from newllm.files import DamagedFileError
 
 logger = logging.getLogger(__name__)
 
@@ -79,31 +80,15 @@ def read_losses(records: pd.DataFrame) -> ArmLosses | None:
     groups: NDArray[np.int64] | None = None
     for seed, file in files.items():
         try:
-            by_seed[seed], own_groups = _read(file)
+            by_seed[seed], own_groups = read_window_losses(file)
             if groups is not None and not np.array_equal(groups, own_groups):
-                raise ValueError("it is of other documents than that of another seed")
-        except (OSError, ValueError, TypeError) as error:
-            logger.warning(
-                "%s holds no losses that stand beside those of other seeds (%s): no difference is taken of %s.",
-                *(file, error.strerror if isinstance(error, OSError) else error, records["arm"].iloc[0]),
-            )
+                raise DamagedFileError(f"{file} is of other documents than that of another seed")
+        except (FileNotFoundError, DamagedFileError) as error:
+            said = f"{file} is missing" if isinstance(error, FileNotFoundError) else error
+            logger.warning("%s: no difference is taken of %s.", said, records["arm"].iloc[0])
             return None
         groups = own_groups
     return None if groups is None else ArmLosses(by_seed, groups)
-
-
-def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Read the losses (N,) and document groups (N,) of the test windows of a trial; ValueError where they are none."""
-    stored = read_plain_json(path)
-    if not isinstance(stored, dict) or not {"window_losses", "window_groups"} <= stored.keys():
-        raise ValueError("it names no losses of windows, or no documents of theirs")
-    losses = np.asarray(stored["window_losses"], dtype=np.float64)
-    groups = np.asarray(stored["window_groups"], dtype=np.int64)
-    if losses.ndim != 1 or losses.shape != groups.shape or not losses.size:
-        raise ValueError(f"losses of shape {losses.shape}, document groups of shape {groups.shape}")
-    if not np.isfinite(losses).all():
-        raise ValueError("a loss that is not finite")
-    return losses, groups
 
 
 def losses_by_arm(records: pd.DataFrame) -> dict[Hashable, ArmLosses | None]:

@@ -13,8 +13,9 @@ from newllm.models.position import PositionEncodingConfig
 
 BY_TYPE = {"rope": ROTARY, "alibi": ONE_SLOPE, "none": NO_ENCODING}
 
+FULL_ATTENTION = "full attention"
 # The same attention: `unified` only lets its encoding be chosen.
-FULL_ATTENTION = dict.fromkeys(("pythia", "unified"), "full attention")
+WITH_FULL_ATTENTION = ("pythia", "unified")
 
 
 def encoding_of(arm: Arm) -> str:
@@ -71,7 +72,7 @@ def memory_by_encoding(summary: pd.DataFrame) -> pd.DataFrame:
         if getattr(config, "position", None) is not None:
             rows.append(
                 {
-                    "kept": FULL_ATTENTION.get(arm.method) or replace(arm, overrides=()).name,
+                    "kept": FULL_ATTENTION if arm.method in WITH_FULL_ATTENTION else replace(arm, overrides=()).name,
                     "bytes": row["kv_bytes_per_token"],
                     "encoding": encoding_of(arm),
                     "heads": config.num_attention_heads,
@@ -107,9 +108,11 @@ def full_attention_of(arms: Iterable[str]) -> dict[str, str]:
         for name, arm in parsed.items()
         if getattr(_config(arm), "position", None) is not None
     }
-    full = {kinds[name]: name for name, arm in parsed.items() if name in kinds and arm.method in FULL_ATTENTION}
+    full = {kinds[name]: name for name, arm in parsed.items() if name in kinds and arm.method in WITH_FULL_ATTENTION}
     return {
-        name: full[kind] for name, kind in kinds.items() if parsed[name].method not in FULL_ATTENTION and kind in full
+        name: full[kind]
+        for name, kind in kinds.items()
+        if parsed[name].method not in WITH_FULL_ATTENTION and kind in full
     }
 
 

@@ -12,11 +12,13 @@ import pandas as pd
 
 from newllm.analysis.differences import compare_pairs, knows_seeds, losses_by_arm
 from newllm.analysis.summary import UNEQUAL, budgets_of
-from newllm.analysis.wording import plus_minus, text_in_words
+from newllm.analysis.trial_files import read_rows
+from newllm.analysis.wording import text_in_words
 from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.evaluation.verdicts import BETTER, DEPENDS, EQUIVALENT, FAILS, HOLDS, NO_VERDICT, UNTOLD, VERDICTS
 from newllm.experiments.floor import floors_of
 from newllm.experiments.scoring import HISTORY_FILE
+from newllm.wording import plus_minus
 
 # A recurrence that OACD left below this share of settled contexts is not that method.
 CONVERGED = 0.9
@@ -234,11 +236,11 @@ def _reaches(records: pd.DataFrame, setting: Mapping[str, Any], least: Mapping[s
 
 
 def _projection_history(folder: Path) -> list[dict[str, Any]]:
+    """Read how the recurrences of a trial were trained; nothing of one that left no history."""
     try:
-        history: list[dict[str, Any]] = json.loads((folder / HISTORY_FILE).read_bytes())["projection"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_rows(folder / HISTORY_FILE, "projection")
+    except FileNotFoundError:
         return []
-    return history
 
 
 def join(verdicts: Sequence[tuple[Compared, bool | None]], *, decides: str = "the setting") -> Finding:

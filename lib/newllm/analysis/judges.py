@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from newllm.analysis.encodings import full_attention_of
 from newllm.analysis.evidence import CONVERGED, Evidence, Finding, join, says_better, says_no_worse, says_within
 from newllm.evaluation.absorption import absorption_error
 from newllm.evaluation.verdicts import DEPENDS, FAILS, HOLDS, UNTOLD
 from newllm.experiments.floor import floors_of
 from newllm.experiments.projection_study import AS_IT_IS
 from newllm.models import create
+from newllm.wording import count
 
 # Perplexity 7 % higher, in nats a token.
 SEVEN_PERCENT = math.log(1.07)
@@ -114,7 +116,7 @@ def fails_to_converge(*variants: str) -> Judge:
         groups = table[table["variant"].isin([AS_IT_IS, *variants])].groupby("variant", sort=False)
         said = tuple(
             f"{name}: {group['convergence_rate'].mean():.0%} after {group['passes'].mean():.0f} passes, "
-            f"{_seeds(len(group))}"
+            f"{count(len(group), 'seed')}"
             for name, group in groups
         )
         if rows.groupby("variant").size().min() < FEWEST_SEEDS:
@@ -124,10 +126,6 @@ def fails_to_converge(*variants: str) -> Judge:
         return Finding(in_these if (rows["convergence_rate"] < CONVERGED).all() else FAILS, said)
 
     return Judge(find)
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def few_passes(evidence: Evidence) -> Finding:
@@ -144,7 +142,7 @@ def few_passes(evidence: Evidence) -> Finding:
         missed = f"{values.isna().sum()} of {len(values)} blocks never"
         counted = missed if values.isna().any() else f"{values.median():.0f} passes"
         counts.append(f"{arm}: {counted}" + f" {settings[rate, noise]}" * (len(settings) > 1))
-    said = (*counts, f"{_seeds(seeds)} at most")
+    said = (*counts, f"{count(seeds, 'seed')} at most")
     if seeds < FEWEST_SEEDS:
         return Finding(UNTOLD, said)
     reached = (found["passes"] <= PASSES).groupby([found[name] for name in ("rate", "noise", "arm")]).all()
@@ -172,33 +170,34 @@ EIGHT_SLOPES = "alibi_slopes_by_head=true,num_attention_heads=8,position=alibi"
 
 ALIBIS = ("unified@position=alibi", "unified@alibi_slopes_by_head=true,position=alibi")
 
-# Full attention of the same encoding, by latent attention.
-FULL_ATTENTION = {
-    "mla": ALIBIS[0],
-    "mla@alibi_slopes_by_head=true": ALIBIS[1],
-    "mla@alibi_slopes_by_head=true,num_attention_heads=8": f"unified@{EIGHT_SLOPES}",
-    "mla@position=rope": "pythia",
-}
+# Latent attention of each encoding, and full attention of the same.
+LATENTS = (
+    "mla",
+    "mla@alibi_slopes_by_head=true",
+    "mla@alibi_slopes_by_head=true,num_attention_heads=8",
+    "mla@position=rope",
+)
+BESIDE_LATENTS = full_attention_of([*LATENTS, "pythia", *ALIBIS, f"unified@{EIGHT_SLOPES}"])
 
 
 def costs_seven_percent(evidence: Evidence) -> Finding:
     """Judge that latent attention loses no more than 7 % of perplexity, whatever its encoding."""
-    by_encoding = {arm: evidence.compare(arm, "pythia") for arm in FULL_ATTENTION}
+    by_encoding = {arm: evidence.compare(arm, "pythia") for arm in LATENTS}
     verdicts = {arm: [says_within(one, SEVEN_PERCENT) for one in found] for arm, found in by_encoding.items()}
     told = {arm: {one for one in found if one is not None} for arm, found in verdicts.items()}
     # Where each encoding has one answer in every text, the encoding is what decides.
     decides = "the text" if any(len(found) > 1 for found in told.values()) else "the encoding"
-    rows = [(one, holds) for arm in FULL_ATTENTION for one, holds in zip(by_encoding[arm], verdicts[arm], strict=True)]
+    rows = [(one, holds) for arm in LATENTS for one, holds in zip(by_encoding[arm], verdicts[arm], strict=True)]
     found = join(rows, decides=decides)
     kept = evidence.measures("pythia", "kv_bytes_per_token")
     shares = [
         f"{arm} keeps {bytes_kept.iloc[0] / kept.iloc[0]:.1%} of the bytes"
-        for arm in FULL_ATTENTION
+        for arm in LATENTS
         if len(bytes_kept := evidence.measures(arm, "kv_bytes_per_token")) and len(kept)
     ]
     if not found.compared:
         return found
-    alike = [one for arm, full in FULL_ATTENTION.items() if full != "pythia" for one in evidence.compare(arm, full)]
+    alike = [one for arm, full in BESIDE_LATENTS.items() if full != "pythia" for one in evidence.compare(arm, full)]
     return replace(found, notes=tuple(shares), compared=(*found.compared, *alike))
 
 

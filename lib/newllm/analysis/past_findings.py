@@ -2,12 +2,11 @@
 
 import pandas as pd
 
-from newllm.analysis.wording import with_interval
+from newllm.analysis.recall import CANNOT_TELL
 from newllm.evaluation.needle import solves
 from newllm.evaluation.verdicts import EQUIVALENCE_MARGIN
 from newllm.figures.arm_words import arm_in_words
-
-CANNOT_TELL = "cannot tell at this budget"
+from newllm.wording import with_interval
 
 
 def needle_findings(needles: pd.DataFrame, baseline: str) -> list[str]:

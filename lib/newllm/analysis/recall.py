@@ -1,11 +1,12 @@
 """What finished trials say of recall: the measures of every arm, and whether the baseline's own gain lets them rank."""
 
-import json
 import math
+from pathlib import Path
 
 import pandas as pd
 
 from newllm.analysis.summary import budgets_of
+from newllm.analysis.trial_files import read_entry, rows_of_trials
 from newllm.evaluation.recall import can_tell
 from newllm.evaluation.recall_report import MEASURES
 from newllm.evaluation.seed_intervals import seed_intervals
@@ -39,11 +40,7 @@ def recall_part(records: pd.DataFrame, part: str) -> pd.DataFrame:
     part
         ``tokens``, ``passages`` or ``places``, as `newllm.evaluation.recall_report.RecallReport` describes them.
     """
-    frames = [
-        pd.DataFrame(_recall(record)[part]).assign(arm=record["arm"], seed=record["seed"])
-        for _, record in records.iterrows()
-    ]
-    return pd.concat(frames, ignore_index=True)
+    return rows_of_trials(records, EVALUATION_FILE, "recall", part)
 
 
 def by_parts_of_period(places: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -195,7 +192,7 @@ def baseline_gains(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
     own = records[records["arm"] == baseline]
     if own.empty:
         return pd.DataFrame(rows, columns=["measure", "gain", "gain_low", "gain_high", "verdict"])
-    reports = [_recall(record) for _, record in own.iterrows()]
+    reports = [read_entry(Path(folder) / EVALUATION_FILE, "recall") for folder in own["folder"]]
     found: dict[str, list[Interval]] = {LATE_POSITIONS: [_interval(r["position_gain"]) for r in reports]}
     found[PAIRS] = [_of_pairs(r["tokens"]) for r in reports]
     for distance in sorted({row["distance"] for report in reports for row in report["passages"]}):
@@ -244,11 +241,6 @@ def ranked_recall(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
     ascending = {MEASURES["recall_hits_loss"]: True, GAIN: False, MEASURES["position_gain"]: False, "arm": True}
     by = next(column for column in ascending if column in table and column not in unable)
     return table.sort_values(by, ascending=ascending[by], kind="stable", ignore_index=True)
-
-
-def _recall(record: pd.Series) -> dict[str, list[dict[str, float]]]:
-    report: dict[str, list[dict[str, float]]] = json.loads((record["folder"] / EVALUATION_FILE).read_bytes())["recall"]
-    return report
 
 
 def _interval(row: object) -> Interval:

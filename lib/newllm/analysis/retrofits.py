@@ -1,7 +1,6 @@
 """What finished retrofits say together: every stage once, its seeds averaged, beside the model that it came from."""
 
-import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,24 @@ import numpy as np
 import pandas as pd
 
 from newllm.analysis.differences import ArmLosses, compare_pairs, no_difference, read_losses
+from newllm.analysis.trial_files import read_rows, read_window_losses
 from newllm.config.retrofit import RetrofitParameters
 from newllm.evaluation.recall_report import MEASURES
 from newllm.experiments.scoring import HISTORY_FILE
 from newllm.files import read_json
-from newllm.retrofit.report import HEALED, LOSSES_FILE, ORIGINAL, RESULT_FILE, difference_text
+from newllm.retrofit.report import (
+    ABSORBABLE,
+    AVERAGED_HEAD,
+    HEALED,
+    LOSSES_FILE,
+    NOT_COMPRESSED,
+    ORIGINAL,
+    RANDOM_PARTS,
+    RESULT_FILE,
+)
+from newllm.wording import count, number, plus_minus
 
 AVERAGED = ("perplexity", "bits_per_byte", "accuracy", *MEASURES, "energy_lost")
-RANDOM = "replaced parts random"
 # Columns that are asked for where there are no rows.
 EMPTY = (
     "what",
@@ -55,23 +64,29 @@ def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
     stages = stages[(stages["parent"] == stages["parent"].iloc[0]) & (stages["data"] == stages["data"].iloc[0])]
     stages = stages.drop(columns=["parent", "data", "control"]).rename(columns={"also_control": "control"})
     losses: dict[Hashable, ArmLosses | None] = {}
-    gathered = []
+    gathered: dict[Hashable, dict[Any, Any]] = {}
     for key, group in stages.groupby(["what", "healing_tokens", "bytes_per_token"], sort=False):
         first = group.iloc[0]
-        decides = bool((group["healing_tokens"] > 0).any()) or first["stage"] == RANDOM
+        decides = bool((group["healing_tokens"] > 0).any()) or first["stage"] == RANDOM_PARTS
         group = group if decides else group.iloc[:1]
         losses[key] = _losses(group, decides)
-        gathered.append(
-            {**first.drop("seed").to_dict(), "key": key, "seeds": len(group) if decides else 0}
-            | {name: group[name].astype(float).mean() for name in AVERAGED}
-        )
-    original = next(row["key"] for row in gathered if row["stage"] == ORIGINAL)
-    pairs = [(row["key"], original) for row in gathered if row["key"] != original]
-    differences = dict(zip([key for key, _ in pairs], compare_pairs(losses, pairs), strict=True))
-    table = pd.DataFrame([row | no_difference() | differences.get(row.pop("key"), {}) for row in gathered])
+        gathered[key] = {**first.drop("seed").to_dict(), "seeds": len(group) if decides else 0}
+        gathered[key] |= {name: group[name].astype(float).mean() for name in AVERAGED}
+    original = next(key for key, row in gathered.items() if row["stage"] == ORIGINAL)
+    table = _with_differences(gathered, losses, [(key, original) for key in gathered if key != original])
     return table.sort_values(
         ["bytes_per_token", "healing_tokens", "perplexity"], ascending=[False, True, True], ignore_index=True
     )
+
+
+def _with_differences(
+    rows: Mapping[Hashable, Mapping[Any, Any]],
+    losses: Mapping[Hashable, ArmLosses | None],
+    pairs: Sequence[tuple[Hashable, Hashable]],
+) -> pd.DataFrame:
+    """Put rows into a table, each with its difference from what it is paired with; what is in no pair has none."""
+    found = dict(zip((key for key, _ in pairs), compare_pairs(losses, pairs), strict=True))
+    return pd.DataFrame([{**row, **no_difference(), **found.get(key, {})} for key, row in rows.items()])
 
 
 def stages_table(stages: pd.DataFrame) -> pd.DataFrame:
@@ -86,11 +101,11 @@ def stages_table(stages: pd.DataFrame) -> pd.DataFrame:
                 "KV bytes a token (measured)": f"{row['bytes_per_token']:,.0f}",
                 "tokens of healing": f"{row['healing_tokens']:,}" if row["healing_tokens"] else "",
                 "perplexity": f"{row['perplexity']:,.1f}",
-                "bits/byte": _number(row["bits_per_byte"], "{:.3f}"),
+                "bits/byte": number(row["bits_per_byte"], "{:.3f}"),
                 "accuracy": f"{row['accuracy']:.1%}",
-                "nats/token lost": difference_text(row),
-                MEASURES["repeated_passage_gain"]: _number(row["repeated_passage_gain"], "{:.3f}"),
-                "energy lost": _number(row["energy_lost"], "{:.1%}"),
+                "nats/token lost": plus_minus(row, "difference", "{:+.3f}"),
+                MEASURES["repeated_passage_gain"]: number(row["repeated_passage_gain"], "{:.3f}"),
+                "energy lost": number(row["energy_lost"], "{:.1%}"),
                 "seeds": str(row["seeds"] or ""),
             }
             for row in stages.to_dict("records")
@@ -122,7 +137,7 @@ def beside_training(folders: Sequence[Path], records: pd.DataFrame) -> pd.DataFr
         return pd.DataFrame(columns=columns)
     retrofits = _read_stages(folders)
     retrofits = retrofits[~retrofits["control"] & retrofits["energy_lost"].notna()]
-    found: list[dict[str, Any]] = []
+    found: dict[Hashable, dict[Any, Any]] = {}
     losses: dict[Hashable, ArmLosses | None] = {}
     pairs: list[tuple[Hashable, Hashable]] = []
     for arm, trials in records.groupby("arm", sort=False):
@@ -136,30 +151,28 @@ def beside_training(folders: Sequence[Path], records: pd.DataFrame) -> pd.DataFr
             continue
         tokens = float(np.mean([trained_tokens(Path(folder)) for folder in trials["folder"]]))
         about = {"arm": arm, "bytes_per_token": first["kv_bytes_per_token"]}
-        found.append(
-            about | {"tokens": tokens, "perplexity": trials["perplexity"].mean(), "seeds": len(trials), "key": arm}
-        )
+        found[arm] = about | {"tokens": tokens, "perplexity": trials["perplexity"].mean(), "seeds": len(trials)}
         losses[arm] = read_losses(trials)
         for (what, healing), group in same.groupby(["what", "healing_tokens"], sort=False):
             group, key = group if healing else group.iloc[:1], (arm, what, healing)
-            row = {"what": what, "tokens": tokens + healing, "perplexity": group["perplexity"].mean(), "key": key}
-            found.append(about | row | {"seeds": len(group)})
+            row = {"what": what, "tokens": tokens + healing, "perplexity": group["perplexity"].mean()}
+            found[key] = about | row | {"seeds": len(group)}
             # A seed of healing is not one of training: their mean stands beside each.
             healed = _losses(group, has_seeds=True)
             mean = np.mean(list(healed.by_seed.values()), axis=0)
             losses[key] = ArmLosses({0: mean}, healed.groups, has_seeds=False)
             pairs.append((key, arm))
-    differences = dict(zip([key for key, _ in pairs], compare_pairs(losses, pairs), strict=True))
-    table = pd.DataFrame([row | no_difference() | differences.get(row.pop("key"), {}) for row in found])
     if not found:
         return pd.DataFrame(columns=columns)
     order = ["bytes_per_token", "arm", "tokens", "what"]
-    return table.sort_values(order, ascending=[False, True, True, True], na_position="first")
+    return _with_differences(found, losses, pairs).sort_values(
+        order, ascending=[False, True, True, True], na_position="first"
+    )
 
 
 def trained_tokens(folder: Path) -> int:
     """Count the tokens that the main training of a trial read, by its history."""
-    history = json.loads((folder / HISTORY_FILE).read_bytes())["main"]
+    history = read_rows(folder / HISTORY_FILE, "main")
     return round(sum(row["tokens_per_second"] * row["seconds"] for row in history))
 
 
@@ -171,10 +184,6 @@ def said_before_and_after(folder: Path) -> pd.DataFrame:
     said.insert(0, "what became of it", _words(HEALED, found["described"]["parameters"]))
     said.insert(1, "KV bytes a token (measured)", f"{last['bytes_per_token']:,.0f}")
     return said
-
-
-def _number(value: float, pattern: str) -> str:
-    return "" if pd.isna(value) else pattern.format(value)
 
 
 def _read_stages(folders: Sequence[Path]) -> pd.DataFrame:
@@ -212,17 +221,18 @@ def _row(folder: Path, found: dict[str, Any], row: dict[str, Any]) -> dict[str, 
 
 def _words(stage: str, parameters: dict[str, Any]) -> str:
     """Say in words what became of a model."""
-    if stage in (ORIGINAL, RANDOM, "not compressed") or "averaged head" in stage:
-        return f"{RANDOM} ({parameters['method']})" if stage == RANDOM else stage
+    if stage == RANDOM_PARTS:
+        return f"{RANDOM_PARTS} ({parameters['method']})"
+    if stage in (ORIGINAL, NOT_COMPRESSED) or AVERAGED_HEAD in stage:
+        return stage
     if parameters["method"] == "mqa":
         # Turned to each other, heads are averaged as those of the controls are, and have their name.
-        heads = parameters["num_key_value_heads"]
-        averaged = f"{heads} averaged head{'s' if heads > 1 else ''}"
+        averaged = count(parameters["num_key_value_heads"], AVERAGED_HEAD)
         return averaged if parameters["averaging"] == "aligned" else f"{averaged}, {parameters['averaging']}"
     if parameters["method"] == "cla":
         return f"{parameters['layers_sharing']} layers averaged"
     # Where only the position encoding was changed, nothing is factorised yet.
-    is_whole = stage == "position absorbable"
+    is_whole = stage == ABSORBABLE
     words = [stage if is_whole else f"latent, {parameters['factorisation']}"]
     if parameters["ranks"] == "energy" and not is_whole:
         words.append("ranks by energy")
@@ -249,7 +259,5 @@ def _losses(group: pd.DataFrame, has_seeds: bool) -> ArmLosses:
     """Read the losses of a stage, by seed."""
     by_seed, groups = {}, np.zeros(0, np.int64)
     for row in group.to_dict("records"):
-        stored = json.loads((row["folder"] / LOSSES_FILE).read_bytes())
-        by_seed[row["seed"]] = np.asarray(stored["window_losses"][row["stage"]])
-        groups = np.asarray(stored["window_groups"], dtype=np.int64)
+        by_seed[row["seed"]], groups = read_window_losses(row["folder"] / LOSSES_FILE, row["stage"])
     return ArmLosses(by_seed, groups, has_seeds=has_seeds)

@@ -9,7 +9,8 @@ import pandas as pd
 
 from newllm.analysis.differences import OTHER_BUDGET, ArmLosses, compare_pairs, no_difference, read_losses
 from newllm.analysis.lenders import lender_in
-from newllm.analysis.tables import budget_text
+from newllm.analysis.trial_files import rows_of_trials
+from newllm.analysis.wording import budget_text
 from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.evaluation.seed_intervals import seed_intervals
 from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
@@ -176,7 +177,7 @@ def histories(records: pd.DataFrame) -> pd.DataFrame:
     records
         Rows of `newllm.experiments.comparison.compare`.
     """
-    return _rows_of(records, HISTORY_FILE, "main")
+    return rows_of_trials(records, HISTORY_FILE, "main")
 
 
 def positions(records: pd.DataFrame) -> pd.DataFrame:
@@ -187,16 +188,7 @@ def positions(records: pd.DataFrame) -> pd.DataFrame:
     records
         Rows of `newllm.experiments.comparison.compare`.
     """
-    return _rows_of(records, EVALUATION_FILE, "positions")
-
-
-def _rows_of(records: pd.DataFrame, file: str, entry: str) -> pd.DataFrame:
-    """Gather a list of rows from a file in the folder of each record."""
-    frames = []
-    for _, record in records.iterrows():
-        stored = json.loads((record["folder"] / file).read_text(encoding="utf-8"))
-        frames.append(pd.DataFrame(stored[entry]).assign(arm=record["arm"], seed=record["seed"]))
-    return pd.concat(frames, ignore_index=True)
+    return rows_of_trials(records, EVALUATION_FILE, "positions")
 
 
 def continuations(records: pd.DataFrame, characters: int = 160) -> pd.DataFrame:

@@ -11,9 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.analysis.wording import number, plus_minus
-from newllm.config.fields import ADAMW
 from newllm.evaluation.recall_report import MEASURES
+from newllm.wording import number, plus_minus
 
 INTERVAL_ENDS = ("_low", "_high")
 BAR_LENGTH = 8
@@ -173,35 +172,6 @@ def bars(values: Sequence[float] | pd.Series) -> list[str]:
     largest = max(values, default=0)
     eighths = [math.ceil(8 * BAR_LENGTH * value / largest) if largest > 0 else 0 for value in values]
     return [("█" * (length // 8) + EIGHTHS[length % 8].strip()).ljust(BAR_LENGTH) for length in eighths]
-
-
-def budget_text(parameters: Mapping[str, Any]) -> str:
-    """Say what a trial was trained with: the tokens of its text, passes over them, and its learning rates.
-
-    Parameters
-    ----------
-    parameters
-        Those of a record: only a trial that learned from one continuous stream has the rate of that, and where there
-        was no main training, as in notebook 01, there is nothing to say.
-    """
-    if "epochs" not in parameters:
-        return ""
-    samples, length, passes = (parameters[name] for name in ("samples", "seq_length", "epochs"))
-    text = "all text" if isinstance(samples, str) else f"{samples * length / 1000:,.0f} k tokens"
-    of_passes = "one pass" if passes == 1 else f"{passes} passes"
-    return f"{text}, {of_passes}, rate{'' if parameters['matrix_lr'] == ADAMW else 's'} {rates_text(parameters)}"
-
-
-def rates_text(parameters: Mapping[str, Any]) -> str:
-    """Say at which learning rates a trial was trained: of AdamW, and of Muon where it took the matrices.
-
-    Parameters
-    ----------
-    parameters
-        As `budget_text` takes them.
-    """
-    rate, of_matrices = parameters.get("stream_lr", parameters["lr"]), parameters["matrix_lr"]
-    return f"{rate:g}" if of_matrices == ADAMW else f"{rate:g} and, for matrices by Muon, {of_matrices:g}"
 
 
 def _measure(name: str, frame: pd.DataFrame) -> str:

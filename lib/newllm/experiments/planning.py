@@ -24,7 +24,7 @@ from newllm.experiments.arms import Arm, ArmError, trained_arms
 from newllm.experiments.benchmark_study import check_benchmark_files
 from newllm.experiments.checkpoints import checkpoints_of, refuse_twins
 from newllm.experiments.recipes import freeze
-from newllm.experiments.retrofits import check_retrofits
+from newllm.experiments.retrofits import LLAMA_WINDOW, check_retrofits
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import (
     PROJECTION_DESCRIPTION,
@@ -45,9 +45,6 @@ from newllm.training.stream import refuse_short_stretches
 UNKNOWN_VOCABULARY = 512
 
 BYTES_A_TOKEN_ID = 4
-
-# Tokens of a window in which notebook 12 scores its Llama.
-WINDOW_OF_LLAMA = 512
 
 
 def check_before_work(parameters: RunParameters) -> None:
@@ -207,7 +204,7 @@ def _refuse_sizes_without_effect(parameters: ExperimentParameters) -> None:
             f"micro_batch_size is {parameters.micro_batch_size}, but a step has {max(steps)} windows: give fewer, or "
             "leave it out"
         )
-    longest = max(parameters.seq_length, WINDOW_OF_LLAMA if isinstance(parameters, RetrofitNotebook) else 0)
+    longest = max(parameters.seq_length, LLAMA_WINDOW if isinstance(parameters, RetrofitNotebook) else 0)
     known = {*fitting_distances(parameters, longest), *type(parameters).model_fields["repeat_distances"].default}
     beyond = [distance for distance in parameters.repeat_distances if distance not in known]
     if beyond:

@@ -8,22 +8,21 @@ import pandas as pd
 from newllm.analysis.claims import judge_claims
 from newllm.analysis.comparisons import against_full_attention
 from newllm.analysis.evidence import plain_verdict
-from newllm.analysis.judges import ALIBIS, EIGHT_SLOPES, FULL_ATTENTION
+from newllm.analysis.judges import ALIBIS, EIGHT_SLOPES, LATENTS
 from newllm.analysis.recall import baseline_gains
-from newllm.analysis.retrofits import retrofit_stages
 from newllm.analysis.summary import summarize_arms
-from newllm.analysis.wording import with_interval
 from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import (
+from newllm.publication.published import (
     LEADING_SWEEP,
     UnpublishedError,
     published_evidence,
-    published_retrofits,
+    published_stages,
     published_sweep,
     published_table,
     published_trials,
 )
+from newllm.wording import with_interval
 
 MOST_NAMED = 3
 
@@ -66,7 +65,7 @@ def _differences(arms: list[str] | None = None, base: str = BASELINE) -> str:
     rows = summary[summary["arm"] != base]
     rows = rows[rows["arm"].isin(arms)] if arms else rows[rows["kv_bytes_per_token"].notna()]
     if rows.empty:
-        raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
+        raise UnpublishedError(f"newllm sweep {LEADING_SWEEP}")
     rows = rows.sort_values("difference")
     said = [
         f"{_named(row['arm'])} {_signed(row)}, {row['verdict']}" for row in rows.head(MOST_NAMED).to_dict("records")
@@ -85,7 +84,7 @@ def _signed(row: dict[Hashable, Any]) -> str:
 def _leading_with(base: str) -> pd.DataFrame:
     records = published_sweep(LEADING_SWEEP)
     if base not in set(records["arm"]):
-        raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
+        raise UnpublishedError(f"newllm sweep {LEADING_SWEEP}")
     return records
 
 
@@ -104,9 +103,9 @@ def _reversal() -> str:
 
 def _latents() -> str:
     table = against_full_attention(_leading_with(BASELINE))
-    latents = table[table["arm"].isin(FULL_ATTENTION)]
+    latents = table[table["arm"].isin(LATENTS)]
     if latents.empty:
-        raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
+        raise UnpublishedError(f"newllm sweep {LEADING_SWEEP}")
     said = "; ".join(f"{_named(row['arm'])} {_signed(row)}, {row['verdict']}" for row in latents.to_dict("records"))
     return f"nats/token from full attention with as many heads and the same encoding: {said}"
 
@@ -132,15 +131,13 @@ def _study(notebook: str) -> Callable[[], str]:
 def _recall() -> str:
     gains = baseline_gains(published_sweep(LEADING_SWEEP), BASELINE)
     if gains.empty:
-        raise UnpublishedError(f"not published yet: `newllm sweep {LEADING_SWEEP}`")
+        raise UnpublishedError(f"newllm sweep {LEADING_SWEEP}")
     able = int((gains["gain_low"] > 0).sum())
     return f"`{BASELINE}` gains by {able} of {len(gains)} measures: without a gain of its own none could rank models"
 
 
 def _retrofit() -> str:
-    stages = retrofit_stages(published_retrofits())
-    if stages.empty:
-        raise UnpublishedError("not published yet: `newllm retrofit`")
+    stages = published_stages()
     converted = stages[~stages["control"] & stages["energy_lost"].notna() & (stages["healing_tokens"] == 0)]
     best = converted.sort_values("difference").drop_duplicates("kept").sort_values("kept", ascending=False)
     lost = ", ".join(f"at {100 * row['kept']:.3g}% {row['difference']:+.3f}" for row in best.to_dict("records"))

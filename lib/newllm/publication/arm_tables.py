@@ -6,15 +6,14 @@ import pandas as pd
 
 from newllm.analysis.comparisons import against_controls, against_full_attention
 from newllm.analysis.encodings import FULL_ATTENTION, memory_by_encoding
-from newllm.analysis.learning_rates import LOSS, MIDDLE, best_learning_rates, with_learning_rate
+from newllm.analysis.learning_rates import LOSS, MIDDLE
 from newllm.analysis.recall import GAIN, with_recall_gain
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
-from newllm.analysis.wording import plus_minus
-from newllm.config.errors import ParameterError
 from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE, controls
-from newllm.publication.reference import LEADING_SWEEP, RATES_SWEEP, UnpublishedError, published_sweep
+from newllm.publication.published import LEADING_SWEEP, RATES_SWEEP, published_rates, published_sweep
+from newllm.wording import plus_minus
 
 # What README shows of `newllm.analysis.tables.RESULTS`; RESULTS has them all.
 GLANCE = (
@@ -40,7 +39,7 @@ def glance() -> pd.DataFrame:
 def encodings() -> pd.DataFrame:
     """Write the arms that lead in README by how positions are encoded and by what is kept."""
     table = memory_by_encoding(summarize_arms(published_sweep(LEADING_SWEEP), BASELINE))
-    table.columns = [name if name in FULL_ATTENTION.values() else f"`{name}`" for name in table.columns]
+    table.columns = [name if name == FULL_ATTENTION else f"`{name}`" for name in table.columns]
     return table.rename_axis("positions, query heads").reset_index()
 
 
@@ -116,13 +115,9 @@ def same_encoding() -> pd.DataFrame:
 
 def learning_rates() -> pd.DataFrame:
     """Write the validation loss of each arm at each learning rate that was tried, the lowest loss first."""
-    records = with_learning_rate(published_sweep(RATES_SWEEP))
-    losses = records.pivot_table(LOSS, index="arm", columns="learning_rate")
-    try:
-        best = best_learning_rates(records).set_index("arm")
-    except ParameterError as error:
-        raise UnpublishedError(f"not published yet: {error}") from error
-    losses = losses.loc[best.index]
+    records, best = published_rates(RATES_SWEEP)
+    best = best.set_index("arm")
+    losses = records.pivot_table(LOSS, index="arm", columns="learning_rate").loc[best.index]
     written = pd.DataFrame({"model": [f"`{arm}`" for arm in best.index]})
     for rate in losses:
         written[f"{rate:g}"] = ["" if math.isnan(loss) else f"{loss:.3f}" for loss in losses[rate]]

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from newllm.analysis.wording import with_interval
-from newllm.publication.reference import published_table
+from newllm.publication.published import published_table
+from newllm.wording import with_interval
 
 # The part of notebook 06 in which models take turns.
 DECODING = "06_latent_attention/decoding/tables/decoding"

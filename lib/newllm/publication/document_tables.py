@@ -5,11 +5,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from newllm.analysis.claims import judge_claims
-from newllm.analysis.retrofits import beside_training, retrofit_stages, stages_table
-from newllm.analysis.wording import with_interval
 from newllm.files import project_root, write_atomically
-from newllm.models.registry import BASELINE
 from newllm.publication.arm_tables import (
     encodings,
     glance,
@@ -19,6 +15,7 @@ from newllm.publication.arm_tables import (
     sotu,
     stdlib,
 )
+from newllm.publication.claims_table import claims
 from newllm.publication.cost_tables import (
     cache_precision,
     decoding,
@@ -31,20 +28,19 @@ from newllm.publication.cost_tables import (
 from newllm.publication.hours_tables import budgets, hours, hours_by_trial
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
+from newllm.publication.published import UnpublishedError
 from newllm.publication.recall_tables import baseline_recall, recall, recall_in_code, truncated_contexts
 from newllm.publication.recipe_tables import first_tables, optimisers, text_budgets
-from newllm.publication.reference import (
-    UnpublishedError,
-    published_evidence,
-    published_retrofits,
-    published_sweep,
-    published_table,
-    published_trials,
-)
+from newllm.publication.retrofit_tables import healed_retrofits, llama_retrofits, retrofit_or_training, retrofits
 from newllm.publication.stage_tables import leaks, projection_training, treatments
-from newllm.publication.study_tables import cascade, context_kv, position_encodings, windows
-from newllm.retrofit.report import ORIGINAL, difference_text
-from newllm.retrofit.smollm2 import SMOLLM2
+from newllm.publication.study_tables import (
+    cascade,
+    context_kv,
+    exchanged_attention,
+    position_encodings,
+    reversal_curse,
+    windows,
+)
 
 DOCUMENTS = ("README.md", "RESULTS.md")
 
@@ -95,113 +91,6 @@ def _markdown(name: str) -> str:
         return f"*{str(error).capitalize()}.*\n"
     right = [column for column in table.columns[1:] if column not in WORDS]
     return markdown_table(table, right=[] if TABLES[name] is notebook_table else right)
-
-
-def claims() -> pd.DataFrame:
-    """Write what became of each claim of the project that came before."""
-    judged = judge_claims(published_trials(), published_evidence())
-    return pd.DataFrame(
-        [
-            {
-                "claim": f"{row['claim']}. {row['words']}",
-                "verdict": f"**{row['verdict']}**",
-                "experiment": row["experiment"],
-                "numbers": row["numbers"],
-                "what would tell": row["would_tell"],
-            }
-            for row in judged.to_dict("records")
-        ]
-    )
-
-
-def retrofits() -> pd.DataFrame:
-    """Write what a trained model has lost where nothing was trained after it, the most bytes first."""
-    stages = _stages()
-    # Where only the position encoding was made absorbable, nothing is left out yet.
-    return stages_table(stages[(stages["healing_tokens"] == 0) & (stages["stage"] != "position absorbable")])
-
-
-def _stages(parent: str = BASELINE) -> pd.DataFrame:
-    stages = retrofit_stages(published_retrofits(parent))
-    if stages.empty:
-        raise UnpublishedError("not published yet: `newllm retrofit`")
-    return stages
-
-
-def retrofit_or_training() -> pd.DataFrame:
-    """Write what the same model has when it was converted, and when it was trained from nothing."""
-    table = beside_training(published_retrofits(), published_sweep("sotu"))
-    if table.empty:
-        raise UnpublishedError("not published yet: `newllm retrofit`")
-    return pd.DataFrame(
-        [
-            {
-                "KV bytes a token (measured)": f"{row['bytes_per_token']:,.0f}",
-                "how it was made": f"`{row['arm']}`, from nothing" if pd.isna(row["what"]) else row["what"],
-                "tokens of training, the parent's too": f"{row['tokens']:,.0f}",
-                "perplexity": f"{row['perplexity']:.1f}",
-                "nats/token beside training from nothing": difference_text(row),
-                "seeds": f"{row['seeds']}",
-            }
-            for row in table.to_dict("records")
-        ]
-    )
-
-
-def llama_retrofits() -> pd.DataFrame:
-    """Write the same of SmolLM2, with what making its position encoding absorbable costs."""
-    return stages_table(_stages(SMOLLM2))
-
-
-def healed_retrofits() -> pd.DataFrame:
-    """Write what is lost after some training, beside the same training of what the controls are."""
-    stages = _stages()
-    healed = stages[stages["healing_tokens"] > 0]
-    if healed.empty:
-        raise UnpublishedError("not published yet: `newllm retrofit ... -p healing_tokens=...`")
-    return stages_table(pd.concat([stages[stages["stage"] == ORIGINAL], healed]))
-
-
-def reversal_curse() -> pd.DataFrame:
-    """Write what models know of facts that they were taught in one direction."""
-    summary = published_table("05_reversal_curse/tables/reversal")
-    before = summary[~summary["taught"]].set_index("arm")
-    rows = []
-    for _, row in summary[summary["taught"]].iterrows():
-        untaught = before.loc[row["arm"]]
-        rows.append(
-            {
-                "model": f"`{row['arm']}`",
-                "held-out text": f"{untaught['text_perplexity']:.0f} → {row['text_perplexity']:.0f}",
-                "forward": f"{untaught['forward_perplexity']:.0f} → {row['forward_perplexity']:.1f}",
-                "backward": f"{untaught['backward_perplexity']:.0f} → {row['backward_perplexity']:.0f}",
-                "ratio": f"{row['ratio']:.3f}",
-                "gap": f"{row['gap']:.0f}",
-                "margin gained forward": with_interval(row, "forward_gain", 2),
-                "margin gained backward": with_interval(row, "backward_gain", 2),
-                "seeds": row["seeds"],
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def exchanged_attention() -> pd.DataFrame:
-    """Write what becomes of weights that are read by another attention than that of their training."""
-    readings = published_table("10_key_attention_and_projected_values/tables/readings")
-    return pd.DataFrame(
-        [
-            {
-                "trained as": f"`{row['trained_as']}`",
-                "read as": f"`{row['read_as']}`, {row['scored']}",
-                "perplexity": f"{row['perplexity']:.1f}",
-                "nats/token from reading as trained": ""
-                if row["read_as"] == row["trained_as"]
-                else with_interval(row, "difference"),
-                "seeds": row["seeds"],
-            }
-            for _, row in readings.iterrows()
-        ]
-    )
 
 
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {

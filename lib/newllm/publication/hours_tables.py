@@ -6,7 +6,7 @@ from newllm.analysis.budgets import told_apart
 from newllm.analysis.hours import SECONDS_PER_HOUR, hours_by_text, minutes_by_trial
 from newllm.files import FINISHED_FILE, read_json, reference_folder
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import UnpublishedError, published_sweep
+from newllm.publication.published import UnpublishedError, published_sweep
 from newllm.retrofit.running import RETROFITS_FOLDER
 from newllm.runs.records_table import load_records
 
@@ -57,7 +57,7 @@ def hours_by_trial() -> pd.DataFrame:
 def _records() -> pd.DataFrame:
     records = load_records(reference_folder())
     if records.empty:
-        raise UnpublishedError("not published yet: `newllm sweep sotu`")
+        raise UnpublishedError("newllm sweep sotu")
     return records
 
 
@@ -77,7 +77,7 @@ def budgets() -> pd.DataFrame:
     """Write how small a difference a number of seeds tells apart."""
     table = told_apart(published_sweep("sotu"), BASELINE)
     if table.empty:
-        raise UnpublishedError("not published yet: `newllm sweep sotu` with a second seed of two arms")
+        raise UnpublishedError("newllm sweep sotu", " with a second seed of two arms")
     return pd.DataFrame(
         {
             "seeds of each arm": table["seeds"],

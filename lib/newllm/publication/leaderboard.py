@@ -4,8 +4,6 @@ A budget is what `newllm.config.groups.BUDGET` names. Rows of one budget stand i
 another budget, or to none, is set apart with the reason, never left out.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ from newllm.analysis.differences import DIFFERENCE_COLUMNS
 from newllm.analysis.encodings import encoding_of
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
-from newllm.analysis.tables import rates_text
+from newllm.analysis.wording import rates_text
 from newllm.config.errors import ParameterError, nearest
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import BUDGET, DataParameters, LeaderboardFilters
@@ -29,11 +27,14 @@ from newllm.experiments.scoring import is_loaded, is_pretrained
 from newllm.figures.pareto import Canvas, alike, on_front
 from newllm.figures.quality import quality_against_bytes
 from newllm.figures.style import say_where
-from newllm.files import DamagedFileError, outputs_folder, read_plain_json, reference_folder
+from newllm.files import DamagedFileError, digest_of_json, outputs_folder, read_plain_json, reference_folder
 from newllm.runs.record import RECORD_FILE
 from newllm.runs.records_table import read_records
+from newllm.wording import count
 
 MEASURED = ("perplexity", "bits_per_byte")
+# Of the name of a budget.
+NAME_DIGITS = 8
 SPEED = "decoded_tokens_per_second"
 SET_APART = ["file", "arm", "seed", "reason"]
 
@@ -151,7 +152,7 @@ def settings_in_words(settings: Mapping[str, Any]) -> str:
     samples = settings["samples"] if settings["samples"] == "all" else f"{settings['samples']:,}"
     return (
         f"{settings['size']}, {samples} windows of {settings['seq_length']} tokens of {settings['source']}, "
-        f"{settings['epochs']} epoch{'s' if settings['epochs'] != 1 else ''}"
+        f"{count(settings['epochs'], 'epoch')}"
     )
 
 
@@ -164,8 +165,8 @@ def seeds_in_words(records: pd.DataFrame) -> str:
         One row a trial: columns arm and seed.
     """
     seeds = records.groupby("arm")["seed"].nunique()
-    counts = " to ".join(map(str, sorted({seeds.min(), seeds.max()})))
-    return f"{counts} seed{'s' if seeds.max() > 1 else ''}"
+    fewest = f"{seeds.min()} to " if seeds.min() < seeds.max() else ""
+    return f"{fewest}{count(seeds.max(), 'seed')}"
 
 
 def default_folders() -> list[Path]:
@@ -289,8 +290,8 @@ def _parameters(record: pd.Series) -> ExperimentParameters:
         return ExperimentParameters.model_validate({key: value for key, value in given.items() if key != "data"})
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ", ".join(map(str, problem["loc"]))
-        raise ValueError(f"its parameters are none of this version: {where}: {problem['msg']}") from error
+        where, said = ", ".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
+        raise ValueError(f"its parameters are none of this version: {where}: {said}") from error
 
 
 def _as_trained(record: pd.Series) -> dict[str, Any]:
@@ -312,7 +313,9 @@ def _as_trained(record: pd.Series) -> dict[str, Any]:
 def _budgets(records: pd.DataFrame) -> list[Budget]:
     """Group records, each trial counted once; the budget with the most arms first."""
     settings = [{key: given[key] for key in BUDGET} for given in records["parameters"]]
-    records = records.assign(settings=pd.Series(settings, dtype=object), budget=[_digest(given) for given in settings])
+    records = records.assign(
+        settings=pd.Series(settings, dtype=object), budget=[digest_of_json(given)[:NAME_DIGITS] for given in settings]
+    )
     budgets = []
     for name, group in records.groupby("budget"):
         named = group.assign(row=name_rows(group)).drop(columns=["settings", "budget"])
@@ -322,7 +325,3 @@ def _budgets(records: pd.DataFrame) -> list[Budget]:
         kept = newest_first.drop_duplicates(trial).join(places, on=trial).sort_values(trial, ignore_index=True)
         budgets.append(Budget(str(name), group["settings"].iloc[0], kept, *summarize_budget(kept)))
     return sorted(budgets, key=lambda budget: (-len(budget.summary), -len(budget.records), budget.name))
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

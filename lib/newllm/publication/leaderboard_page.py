@@ -9,12 +9,12 @@ from urllib.parse import quote
 import pandas as pd
 import yaml
 
-from newllm.analysis.wording import number, plus_minus, with_interval
 from newllm.files import outputs_folder, project_root
 from newllm.publication.leaderboard import Board, Budget
 from newllm.publication.picture import picture_of
 from newllm.publication.templates import page_template
 from newllm.runs.record import RECORD_FILE, read_record
+from newllm.wording import number, plus_minus, with_interval
 
 TEMPLATE = "leaderboard.html"
 

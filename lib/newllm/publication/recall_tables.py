@@ -4,9 +4,10 @@ import pandas as pd
 
 from newllm.analysis.recall import CAN_TELL, CANNOT_TELL, baseline_gains, cannot_rank, ranked_recall
 from newllm.analysis.tables import readable
-from newllm.analysis.wording import text_in_words, with_interval
+from newllm.analysis.wording import text_in_words
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import published_sweep, published_table
+from newllm.publication.published import published_sweep, published_table
+from newllm.wording import with_interval
 
 # Every text on which tables of arms say what is recalled.
 SWEEPS = ("sotu", "context_kv", "stdlib")

@@ -3,32 +3,27 @@
 import pandas as pd
 
 from newllm.analysis.budgets import told_by_text
-from newllm.analysis.learning_rates import LOSS, best_learning_rates, with_learning_rate
+from newllm.analysis.learning_rates import LOSS
 from newllm.analysis.summary import summarize_arms
-from newllm.analysis.wording import number, with_interval
-from newllm.config.errors import ParameterError
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import (
+from newllm.publication.published import (
     ADAMW_SWEEP,
     BUDGETS_SWEEP,
     LEADING_SWEEP,
     RATES_SWEEP,
-    UnpublishedError,
+    published_rates,
     published_sweep,
     published_table,
 )
+from newllm.wording import number, with_interval
 
 
 def optimisers() -> pd.DataFrame:
     """Write what the baseline reaches by each optimiser at each rate that was tried, on the same text."""
     rows = []
     for optimiser, sweep in (("Muon for the matrices, AdamW for the rest", RATES_SWEEP), ("AdamW", ADAMW_SWEEP)):
-        records = published_sweep(sweep)
-        records = with_learning_rate(records[records["arm"] == BASELINE])
-        try:
-            (best,) = best_learning_rates(records).to_dict("records")
-        except ParameterError as error:
-            raise UnpublishedError(f"not published yet: {error}") from error
+        records, found = published_rates(sweep, BASELINE)
+        (best,) = found.to_dict("records")
         for rate, group in records.groupby("learning_rate"):
             rows.append(
                 {

@@ -5,7 +5,7 @@ import pandas as pd
 from newllm.analysis.comparisons import against_random
 from newllm.analysis.summary import summarize_arms
 from newllm.analysis.tables import COLUMNS, readable
-from newllm.publication.reference import LEADING_SWEEP, LENT_SWEEP, published_sweep, published_table
+from newllm.publication.published import LEADING_SWEEP, LENT_SWEEP, published_sweep, published_table
 
 # Of what OACD finds when it begins, by the sweep that trained it.
 EMBEDDINGS = {LEADING_SWEEP: "as initialised", LENT_SWEEP: "of a trained `pythia`"}

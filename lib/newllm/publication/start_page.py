@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from newllm.publication.templates import page_template
-from newllm.wording import breakable
+from newllm.wording import breakable, number
 
 TEMPLATE = "start.html"
 READ_AGAIN_SECONDS = 3
@@ -117,13 +117,9 @@ def render(page: StartPage) -> str:
     """Write the page as HTML; every text is escaped."""
     picture = page.first_picture
     encoded = base64.b64encode(picture.read_bytes()).decode() if picture is not None and picture.is_file() else ""
-    return page_template(TEMPLATE, number=_number, breakable=breakable).render(
+    return page_template(TEMPLATE, number=number, breakable=breakable).render(
         page=page,
         first_picture=encoded,
         spoken=[None if result.spoken is None else asdict(result.spoken) for result in page.results],
         read_again_seconds=READ_AGAIN_SECONDS,
     )
-
-
-def _number(value: float, pattern: str) -> str:
-    return "" if value is None or value != value else pattern.format(value)

@@ -1,4 +1,4 @@
-"""The tables of RESULTS in which arms differ in one thing: Context-KV, the cascade, and position encodings."""
+"""The tables of RESULTS of single studies: Context-KV, the cascade, position encodings, facts, exchanged attention."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,8 @@ from newllm.config.experiment import StudyParameters
 from newllm.config.profiles import SHOWN, load_parameters
 from newllm.experiments.floor import floors_of
 from newllm.models.registry import BASELINE
-from newllm.publication.reference import LEADING_SWEEP, UnpublishedError, published_sweep, published_table
+from newllm.publication.published import LEADING_SWEEP, UnpublishedError, published_sweep, published_table
+from newllm.wording import with_interval
 
 # The control of what keeps as much however long the text is.
 WINDOW = "window"
@@ -53,7 +54,7 @@ def windows() -> pd.DataFrame:
     """Write what is lost where only the last tokens and the first few are kept, text by text, beside full attention."""
     tables = [_window(records) for records in (_cascades(), published_sweep("context_kv"), published_sweep("stdlib"))]
     if all(table.empty for table in tables):
-        raise UnpublishedError(f"not published yet: `newllm sweep context_kv -p arm={WINDOW}`")
+        raise UnpublishedError(f"newllm sweep context_kv -p arm={WINDOW}")
     return pd.concat(tables, ignore_index=True)
 
 
@@ -127,4 +128,46 @@ def _floor_by_length(records: pd.DataFrame, tokens: int) -> pd.DataFrame:
             }
             for floor in floors_of(records)
         }
+    )
+
+
+def reversal_curse() -> pd.DataFrame:
+    """Write what models know of facts that they were taught in one direction."""
+    summary = published_table("05_reversal_curse/tables/reversal")
+    before = summary[~summary["taught"]].set_index("arm")
+    rows = []
+    for _, row in summary[summary["taught"]].iterrows():
+        untaught = before.loc[row["arm"]]
+        rows.append(
+            {
+                "model": f"`{row['arm']}`",
+                "held-out text": f"{untaught['text_perplexity']:.0f} → {row['text_perplexity']:.0f}",
+                "forward": f"{untaught['forward_perplexity']:.0f} → {row['forward_perplexity']:.1f}",
+                "backward": f"{untaught['backward_perplexity']:.0f} → {row['backward_perplexity']:.0f}",
+                "ratio": f"{row['ratio']:.3f}",
+                "gap": f"{row['gap']:.0f}",
+                "margin gained forward": with_interval(row, "forward_gain", 2),
+                "margin gained backward": with_interval(row, "backward_gain", 2),
+                "seeds": row["seeds"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def exchanged_attention() -> pd.DataFrame:
+    """Write what becomes of weights that are read by another attention than that of their training."""
+    readings = published_table("10_key_attention_and_projected_values/tables/readings")
+    return pd.DataFrame(
+        [
+            {
+                "trained as": f"`{row['trained_as']}`",
+                "read as": f"`{row['read_as']}`, {row['scored']}",
+                "perplexity": f"{row['perplexity']:.1f}",
+                "nats/token from reading as trained": ""
+                if row["read_as"] == row["trained_as"]
+                else with_interval(row, "difference"),
+                "seeds": row["seeds"],
+            }
+            for _, row in readings.iterrows()
+        ]
     )

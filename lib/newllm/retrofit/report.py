@@ -20,13 +20,19 @@ from newllm.evaluation.recall_report import MEASURES, measure_recall
 from newllm.files import digest_of_json, read_json, write_json
 from newllm.models.decoder import Decoder
 from newllm.tensor_files import digest_of_tensors
+from newllm.wording import number, plus_minus
 
 logger = logging.getLogger(__name__)
 RESULT_FILE = "retrofit.json"
 REPORT_FILE = "report.csv"
 LOSSES_FILE = "window_losses.json"
+# Names of stages, and of controls, that others look for.
 ORIGINAL = "original"
+ABSORBABLE = "position absorbable"
 HEALED = "healed"
+RANDOM_PARTS = "replaced parts random"
+NOT_COMPRESSED = "not compressed"
+AVERAGED_HEAD = "averaged head"
 
 # Tokens after which a cache is measured, or all of a window where that is shorter.
 MEASURED_TOKENS = 64
@@ -191,25 +197,13 @@ def report_table(report: pd.DataFrame) -> pd.DataFrame:
                 "KV bytes a token (measured)": f"{row['bytes_per_token']:,.0f}",
                 "kept": f"{row['kept']:.1%}",
                 "perplexity": f"{row['perplexity']:,.2f}",
-                "bits/byte": _number(row["bits_per_byte"], "{:.3f}"),
+                "bits/byte": number(row["bits_per_byte"], "{:.3f}"),
                 "accuracy": f"{row['accuracy']:.1%}",
-                "nats/token lost": difference_text(row),
-                **{MEASURES[name]: _number(row[name], "{:.3f}") for name in SHOWN_RECALL},
-                "energy lost": _number(row["energy_lost"], "{:.1%}"),
+                "nats/token lost": plus_minus(row, "difference", "{:+.3f}"),
+                **{MEASURES[name]: number(row[name], "{:.3f}") for name in SHOWN_RECALL},
+                "energy lost": number(row["energy_lost"], "{:.1%}"),
                 "tokens of healing": f"{row['healing_tokens']:,}" if row["healing_tokens"] else "",
             }
             for row in report.to_dict("records")
         ]
     )
-
-
-def difference_text(row: Any) -> str:
-    """Write a difference with half of its 95 % interval; the interval is left out where nobody knows it."""
-    if pd.isna(row["difference"]):
-        return ""
-    mean, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
-    return f"{mean:+.3f}" + ("" if pd.isna(low) else f" ± {(high - low) / 2:.3f}")
-
-
-def _number(value: float | None, pattern: str) -> str:
-    return "" if pd.isna(value) else pattern.format(value)

@@ -34,11 +34,22 @@ from newllm.retrofit.latent import build_latent_model, latent_widths, prepare_la
 from newllm.retrofit.layers import build_sharing_model
 from newllm.retrofit.parents import as_baseline, blocks_of, config_of
 from newllm.retrofit.planning import check, latent_width, shape_of
-from newllm.retrofit.report import HEALED, ORIGINAL, ScoredStage, Scores, Stage, describe_stage
+from newllm.retrofit.report import (
+    ABSORBABLE,
+    AVERAGED_HEAD,
+    HEALED,
+    NOT_COMPRESSED,
+    ORIGINAL,
+    RANDOM_PARTS,
+    ScoredStage,
+    Scores,
+    Stage,
+    describe_stage,
+)
 from newllm.retrofit.text import check_amounts, healing_text
 from newllm.retrofit.token_ids import read_ids
 from newllm.tensor_files import digest_of_tensors, tensors_of
-from newllm.wording import describe_seconds
+from newllm.wording import count, describe_seconds
 
 logger = logging.getLogger(__name__)
 # Passes over a token that a step of training costs, beside one that only reads it (Kaplan et al. 2020, sec. 2.1).
@@ -270,7 +281,7 @@ def _conversion(
         shape = shape_of(config_of(parent), parameters)
         layers = prepare_layers(heads, moments, shape, parameters)
         full = [shape.full_rank] * len(layers)
-        yield Stage("position absorbable", build_latent_model(parent, layers, full, "plain", parameters)[0])
+        yield Stage(ABSORBABLE, build_latent_model(parent, layers, full, "plain", parameters)[0])
         widths = latent_widths(layers, shape, latent_width(config_of(parent), parameters), parameters)
         factorised, lost = build_latent_model(parent, layers, widths, parameters.factorisation, parameters)
         yield Stage(f"factorised, {parameters.factorisation}", factorised, lost)
@@ -286,17 +297,17 @@ def _controls(
 ) -> Iterator[Stage]:
     """Make what the converted model is to be compared with, before healing, one at a time."""
     random = with_random_attention(copy.deepcopy(converted), seed)
-    yield Stage("replaced parts random", random, is_control=True)
+    yield Stage(RANDOM_PARTS, random, is_control=True)
     if parameters.healing_tokens:
-        yield Stage("not compressed", copy.deepcopy(parent), is_control=True)
+        yield Stage(NOT_COMPRESSED, copy.deepcopy(parent), is_control=True)
     groups = heads[0].keys.shape[0]
     kept = _values_per_token(converted) / _values_per_token(parent)
-    fewer = [count for count in range(1, groups) if groups % count == 0]
+    fewer = [number for number in range(1, groups) if groups % number == 0]
     if parameters.method != "mqa" and fewer:
-        nearest = min(fewer, key=lambda count: abs(math.log(count / groups / kept)))
+        nearest = min(fewer, key=lambda number: abs(math.log(number / groups / kept)))
         averaging = RetrofitParameters(method="mqa", num_key_value_heads=nearest)
         grouped, lost = build_grouped_model(parent, heads, moments, averaging)
-        yield Stage(f"{nearest} averaged head{'s' if nearest > 1 else ''}", grouped, lost, is_control=True)
+        yield Stage(count(nearest, AVERAGED_HEAD), grouped, lost, is_control=True)
 
 
 def _values_per_token(model: Decoder) -> int:

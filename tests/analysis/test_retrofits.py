@@ -1,44 +1,19 @@
-"""Retrofits of one model, published: each stage once, its seeds averaged, and other parents left out."""
+"""Retrofits of one model: each stage once, its seeds averaged, and other parents left out."""
 
 import json
 
 import numpy as np
 import pytest
-import torch
 
-from newllm.analysis.retrofits import retrofit_stages
-from newllm.config.groups import EvaluationParameters
-from newllm.config.retrofit import RetrofitParameters
+from newllm.analysis.differences import no_difference
+from newllm.analysis.retrofits import AVERAGED, EMPTY, retrofit_stages
 from newllm.files import read_json, write_json
-from newllm.models import create
-from newllm.publication import document_tables, reference
-from newllm.retrofit.running import RetrofitPlan, run_retrofit
-from newllm.runs.saved_model import load_trained_model
-from newllm.runs.saving import save_trained_model
-from tests.comparison_setup import settings
+from tests.retrofit.finished import run_retrofits_of_two_seeds
 
 
 @pytest.fixture(scope="module")
 def folders(text_data, text_folder, tmp_path_factory):
-    """One retrofit with two seeds, each healed for a step."""
-    place = tmp_path_factory.mktemp("retrofits")
-    torch.manual_seed(0)
-    save_trained_model(place / "parent", create("pythia", "tiny", vocab_size=320), text_data.tokenizer)
-    found = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("newllm.retrofit.running.prepare_data", lambda parameters: text_data)
-        for seed in (0, 1):
-            plan = RetrofitPlan(
-                parent=load_trained_model(place / "parent"),
-                name="pythia-seed0",
-                parameters=RetrofitParameters(keep=0.5, healing_tokens=32, healing_lr=0.01, batch_size=1),
-                text=settings(text_folder),
-                evaluation=EvaluationParameters(continuation_tokens=2),
-                seed=seed,
-            )
-            found.append(place / f"pythia-seed0-mla-{seed}")
-            run_retrofit(plan, found[-1], torch.device("cpu"))
-    return found
+    return run_retrofits_of_two_seeds(tmp_path_factory.mktemp("retrofits"), text_data, text_folder)
 
 
 def test_seeds_are_averaged_and_what_no_seed_decides_stands_once(folders):
@@ -60,28 +35,16 @@ def test_seeds_are_averaged_and_what_no_seed_decides_stands_once(folders):
     assert np.isnan(stages.loc["original", "difference"])
 
 
+def test_a_row_has_what_is_said_of_it_and_what_a_report_has(folders):
+    stages = retrofit_stages(folders)
+    assert {*EMPTY, *AVERAGED, *no_difference(), "control", "method", "seeds"} == set(stages)
+    assert set(retrofit_stages([])) <= set(stages)
+
+
 def test_another_parent_stands_apart(folders, tmp_path):
     other = read_json(folders[1] / "retrofit.json")
     write_json(tmp_path / "retrofit.json", other | {"described": other["described"] | {"model": "another"}})
     assert retrofit_stages([folders[0], tmp_path])["seeds"].max() == 1
-
-
-def test_they_are_published_without_weights_and_stand_in_tables(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(reference, "reference_folder", lambda: tmp_path / "reference")
-    with pytest.raises(reference.UnpublishedError, match="newllm retrofit"):
-        document_tables.retrofits()
-    for folder in folders:
-        reference.publish(folder)
-    published = tmp_path / "reference" / "retrofit" / folders[0].name
-    assert {path.name for path in published.iterdir()} == {
-        *("retrofit.json", "report.csv", "window_losses.json", "run.json", "finished.json")
-    }
-    table = document_tables.retrofits()
-    assert list(table["what became of it"]) == ["original", "latent, weighted"]
-    assert table["KV bytes a token (measured)"].tolist() == ["1,024", "512"]
-    healed = document_tables.healed_retrofits()
-    assert set(healed["seeds"]) == {"", "2"}
-    assert list(healed[""]).count("control") == 3
 
 
 def test_averaged_heads_that_are_a_control_elsewhere_stand_once(folders, tmp_path):
