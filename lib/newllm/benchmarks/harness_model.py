@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from newllm.data.tokenizers import encode_text
 from newllm.evaluation.endings import checked_window
-from newllm.evaluation.perplexity import LOGITS_AT_ONCE, refuse_non_finite
+from newllm.evaluation.perplexity import refuse_non_finite, rows_at_once
 from newllm.evaluation.probing import logits_in_pieces, pieces_of
 from newllm.runs.saved_model import load_trained_model
 from newllm.runtime import move
@@ -134,8 +134,8 @@ class HarnessModel(HFLM):
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
         longest = max((len(context) + len(continuation) for _, context, continuation in requests), default=1)
-        fitting = LOGITS_AT_ONCE // (min(longest, self.max_length + 1) * self.model.config.vocab_size)
-        self.batch_size_per_gpu = max(1, min(self._texts_at_once, fitting))
+        tokens = min(longest, self.max_length + 1)
+        self.batch_size_per_gpu = rows_at_once(self._texts_at_once, tokens, self.model.config.vocab_size)
         # The windows of a rolling text come batch by batch: they need no bar each.
         quiet = disable_tqdm or override_bs is not None
         answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, quiet, override_bs)

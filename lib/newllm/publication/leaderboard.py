@@ -19,7 +19,7 @@ from newllm.analysis.encodings import encoding_of
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.wording import rates_text
-from newllm.config.errors import ParameterError, nearest
+from newllm.config.errors import ParameterError, first_problem, nearest
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import BUDGET, DataParameters, LeaderboardFilters
 from newllm.experiments.arms import Arm
@@ -289,9 +289,7 @@ def _parameters(record: pd.Series) -> ExperimentParameters:
     try:
         return ExperimentParameters.model_validate({key: value for key, value in given.items() if key != "data"})
     except ValidationError as error:
-        problem = error.errors()[0]
-        where, said = ", ".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
-        raise ValueError(f"its parameters are none of this version: {where}: {said}") from error
+        raise ValueError(f"its parameters are none of this version: {first_problem(error)}") from error
 
 
 def _as_trained(record: pd.Series) -> dict[str, Any]:
