@@ -3,11 +3,12 @@ import pytest
 from newllm.analysis.recall import GAIN
 from newllm.experiments.floor import ORDERS
 from newllm.models.registry import BASELINE, controls
-from newllm.publication.arm_tables import GLANCE, glance, savings, sotu, stdlib
+from newllm.publication.arm_tables import GLANCE, glance, glance_at_code, savings, sotu, stdlib
 
 
-def test_a_first_look_has_every_arm_of_the_full_table_in_its_order_and_what_it_recalls():
-    short, full = glance(), sotu()
+@pytest.mark.parametrize(("first_look", "whole"), [(glance, sotu), (glance_at_code, stdlib)])
+def test_a_first_look_has_every_arm_of_the_full_table_in_its_order_and_what_it_recalls(first_look, whole):
+    short, full = first_look(), whole()
     assert tuple(short) == GLANCE
     for column in set(GLANCE) & set(full) - {"arm"}:
         assert list(short[column]) == list(full[column])

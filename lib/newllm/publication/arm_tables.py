@@ -12,7 +12,7 @@ from newllm.analysis.summary import baseline_among, summarize_arms
 from newllm.analysis.tables import BARS, COLUMNS, arms_table, readable
 from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE, controls
-from newllm.publication.published import LEADING_SWEEP, RATES_SWEEP, published_rates, published_sweep
+from newllm.publication.published import CODE_SWEEP, LEADING_SWEEP, RATES_SWEEP, published_rates, published_sweep
 from newllm.wording import plus_minus
 
 # What README shows of `newllm.analysis.tables.RESULTS`; RESULTS has them all.
@@ -30,8 +30,18 @@ GLANCE = (
 
 
 def glance() -> pd.DataFrame:
-    """Write the arms that lead in README as a first look needs them: named in words, with what they recall."""
-    table = _arms(LEADING_SWEEP)
+    """Write the arms that lead in README as a first look needs them."""
+    return _glance(LEADING_SWEEP)
+
+
+def glance_at_code() -> pd.DataFrame:
+    """Write the arms that read code as a first look needs them."""
+    return _glance(CODE_SWEEP)
+
+
+def _glance(sweep: str) -> pd.DataFrame:
+    """Write the arms of a published sweep named in words, with what they recall."""
+    table = _arms(sweep)
     named = table.assign(arm=[arm_in_words(arm) for arm in table["arm"]])
     return named[[column for column in GLANCE if column in named]]
 
@@ -45,12 +55,12 @@ def encodings() -> pd.DataFrame:
 
 def sotu() -> pd.DataFrame:
     """Write the arms that read all State of the Union addresses once."""
-    return _sweep("sotu")
+    return _sweep(LEADING_SWEEP)
 
 
 def stdlib() -> pd.DataFrame:
     """Write the arms that read the standard library in windows of 512, where caches can be told apart."""
-    return _sweep("stdlib")
+    return _sweep(CODE_SWEEP)
 
 
 def _sweep(name: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from newllm.files import project_root, write_atomically
 from newllm.publication.arm_tables import (
     encodings,
     glance,
+    glance_at_code,
     learning_rates,
     same_encoding,
     savings,
@@ -95,6 +96,7 @@ def _markdown(name: str) -> str:
 
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "arms": glance,
+    "arms on code": glance_at_code,
     "encodings": encodings,
     "sotu": sotu,
     "what pythia gains": baseline_recall,

@@ -16,6 +16,7 @@ from newllm.runs.folder import SWEEPS_FOLDER
 from newllm.runs.records_table import load_records
 
 LEADING_SWEEP = "sotu"
+CODE_SWEEP = "stdlib"
 # Of arms at several rates and by several optimisers, and of budgets: nothing there tells methods apart.
 RATES_SWEEP, ADAMW_SWEEP, BUDGETS_SWEEP = "learning_rates", "adamw", "budgets"
 LENT_SWEEP = "lent_embedding"

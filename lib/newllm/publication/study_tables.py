@@ -14,7 +14,7 @@ from newllm.config.experiment import StudyParameters
 from newllm.config.profiles import SHOWN, load_parameters
 from newllm.experiments.floor import floors_of
 from newllm.models.registry import BASELINE
-from newllm.publication.published import LEADING_SWEEP, UnpublishedError, published_sweep, published_table
+from newllm.publication.published import CODE_SWEEP, LEADING_SWEEP, UnpublishedError, published_sweep, published_table
 from newllm.wording import with_interval
 
 # The control of what keeps as much however long the text is.
@@ -52,7 +52,7 @@ def _cascades() -> pd.DataFrame:
 
 def windows() -> pd.DataFrame:
     """Write what is lost where only the last tokens and the first few are kept, text by text, beside full attention."""
-    tables = [_window(records) for records in (_cascades(), published_sweep("context_kv"), published_sweep("stdlib"))]
+    tables = [_window(records) for records in (_cascades(), published_sweep("context_kv"), published_sweep(CODE_SWEEP))]
     if all(table.empty for table in tables):
         raise UnpublishedError(f"newllm sweep context_kv -p arm={WINDOW}")
     return pd.concat(tables, ignore_index=True)
