@@ -222,6 +222,9 @@ def test_a_control_of_fewer_bytes_counts_as_well(published):
     assert published.judged(18)["verdict"] == HOLDS
     published.add("mqa", 0.0)
     assert published.judged(18)["verdict"] == "depends on the control"
+    published.add("dproj-oacd", 0.1, source="stdlib")
+    published.add("mqa", 0.2, source="stdlib")
+    assert published.judged(18)["verdict"] == "depends on the control and the text"
 
 
 def test_passes_and_ranks_are_counted_over_all_records(published):

@@ -291,4 +291,8 @@ def worth_its_bytes(evidence: Evidence) -> Finding:
     compared = {base: evidence.compare("dproj-oacd", base) for base in BESIDE_DPROJ}
     beside_fewer = [(one, says_no_worse(one.found)) for base in ("narrow", "mqa") for one in compared[base]]
     every = tuple(one for base in BESIDE_DPROJ for one in compared[base])
-    return Finding(join(beside_fewer, decides="the control").verdict, compared=every)
+    told_by_base = [
+        {holds for one, holds in beside_fewer if one in compared[base]} - {None} for base in ("narrow", "mqa")
+    ]
+    decides = "the control and the text" if any(len(told) > 1 for told in told_by_base) else "the control"
+    return Finding(join(beside_fewer, decides=decides).verdict, compared=every)
