@@ -1,4 +1,4 @@
-"""A tiny model, tiny windows and a training that kills its own process, shared by the tests of main training."""
+"""A tiny model, tiny windows and trainings that are stopped or killed, shared by the tests of main training."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, TrainerCallback
 
@@ -77,6 +78,39 @@ def run(
     data = arguments.pop("data", None) or Data()
     given: dict[str, Any] = {"seed": 3, "device": CPU, **arguments}
     return model, train(model, data, settings or training(), folder, **given)
+
+
+class StoppedError(Exception):
+    """The interruption of the tests."""
+
+
+class StopAt(TrainerCallback):
+    """Raise at an event of the Trainer, when so many steps are done."""
+
+    def __init__(self, event: str, step: int) -> None:
+        setattr(self, event, self.stop)
+        self.step = step
+
+    def stop(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise StoppedError
+
+
+def mean_loss(model: torch.nn.Module, windows: Windows) -> float:
+    """Nats per predicted token, by hand."""
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=windows.ids).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), windows.ids[:, 1:].flatten()).item()
+
+
+def numbers(result: TrainingResult) -> list[tuple[float, float, float]]:
+    return [(row["epoch"], row["train_loss"], row["validation_loss"]) for row in result.history]
+
+
+def same_weights(left: torch.nn.Module, right: torch.nn.Module) -> bool:
+    ours, theirs = left.state_dict(), right.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def kill() -> None:

@@ -10,8 +10,7 @@ from torch import nn
 
 from newllm.models.registry import create
 from newllm.training.muon import Muon, _steps, _steps_by_gram, muon_of, orthogonalize
-from tests.training.test_main import StopAt, StoppedError, numbers, same_weights
-from tests.training_setup import run, tiny_model, training
+from tests.training_setup import StopAt, StoppedError, numbers, run, same_weights, tiny_model, training
 
 
 @settings(deadline=None, max_examples=25)

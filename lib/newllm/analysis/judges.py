@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import pandas as pd
 
@@ -289,10 +290,7 @@ BESIDE_DPROJ = ("narrow", "mqa", "pythia")
 def worth_its_bytes(evidence: Evidence) -> Finding:
     """Judge that DProj is worth its bytes: no worse than the control that keeps as many, nor than one of fewer."""
     compared = {base: evidence.compare("dproj-oacd", base) for base in BESIDE_DPROJ}
-    beside_fewer = [(one, says_no_worse(one.found)) for base in ("narrow", "mqa") for one in compared[base]]
-    every = tuple(one for base in BESIDE_DPROJ for one in compared[base])
-    told_by_base = [
-        {holds for one, holds in beside_fewer if one in compared[base]} - {None} for base in ("narrow", "mqa")
-    ]
-    decides = "the control and the text" if any(len(told) > 1 for told in told_by_base) else "the control"
-    return Finding(join(beside_fewer, decides=decides).verdict, compared=every)
+    beside_fewer = [[(one, says_no_worse(one.found)) for one in compared[base]] for base in ("narrow", "mqa")]
+    by_text = any(len({holds for _, holds in rows} - {None}) > 1 for rows in beside_fewer)
+    judged = join(list(chain(*beside_fewer)), decides="the control and the text" if by_text else "the control")
+    return Finding(judged.verdict, compared=tuple(chain(*compared.values())))
