@@ -12,13 +12,16 @@ class Findings:
     ----------
     sentences
         Of Markdown, as `newllm.analysis.findings.findings` makes them.
+    heading
+        What stands above them, for what is not of this run.
     """
 
-    def __init__(self, sentences: Sequence[str]) -> None:
+    def __init__(self, sentences: Sequence[str], heading: str = HEADING) -> None:
         self.sentences = tuple(sentences)
+        self.heading = heading
 
     def __repr__(self) -> str:
-        return "\n".join([f"{HEADING}:", *(f"- {sentence}" for sentence in self.sentences)])
+        return "\n".join([f"{self.heading}:", *(f"- {sentence}" for sentence in self.sentences)])
 
     def _repr_markdown_(self) -> str:
-        return "\n".join([f"**{HEADING}**", "", *(f"- {sentence}" for sentence in self.sentences)])
+        return "\n".join([f"**{self.heading}**", "", *(f"- {sentence}" for sentence in self.sentences)])
