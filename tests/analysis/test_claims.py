@@ -56,6 +56,16 @@ class Published:
             row |= {"convergence_rate": convergence, "effective_rank": rank, "kv_bytes_per_token": 1024.0}
             self.rows.append(row)
 
+    def count(self, perplexities: dict[int, float]) -> None:
+        """Leave what n-grams reach on the same windows, by their order."""
+        scores = tuple(
+            NGramScore(order=order, perplexity=limit, bits_per_byte=1, window_losses=(math.log(limit),))
+            for order, limit in perplexities.items()
+        )
+        floor = Floor(data="a1", seq_length=256, window_groups=(0,), scores=scores, duration_seconds=1)
+        (self.folder / "floors").mkdir(exist_ok=True)
+        (self.folder / "floors/a1.json").write_text(floor.model_dump_json())
+
     def judged(self, claim: int, tables=None) -> dict[Any, Any]:
         judged = judge_claims(pd.DataFrame(self.rows), tables)
         return judged[judged["claim"] == claim].to_dict("records")[0]
@@ -252,14 +262,28 @@ def test_arms_that_counts_beat_are_named(published):
     for arm, loss in (("pythia", 0.0), ("mla", 0.3)):
         published.add(arm, loss)
     limits = {2: math.exp(4.5), 3: published.rows[-1]["perplexity"] - 1, 4: published.rows[0]["perplexity"] + 1}
-    scores = tuple(
-        NGramScore(order=order, perplexity=limit, bits_per_byte=1, window_losses=(math.log(limit),))
-        for order, limit in limits.items()
-    )
-    floor = Floor(data="a1", seq_length=256, window_groups=(0,), scores=scores, duration_seconds=1)
-    (published.folder / "floors").mkdir()
-    (published.folder / "floors/a1.json").write_text(floor.model_dump_json())
+    published.count(limits)
     assert f"worse than counts of 3-grams ({limits[3]:.1f}): mla" in published.judged(10)["numbers"]
+
+
+def test_what_is_usable_is_ahead_of_counts_that_the_baseline_is_ahead_of(published):
+    for arm, loss in (("pythia", 0.0), ("context-kv-oacd", 0.2)):
+        published.add(arm, loss, seq_length=512, convergence=0.95)
+    full, kept = pd.DataFrame(published.rows).groupby("arm")["perplexity"].mean()[["pythia", "context-kv-oacd"]]
+    for counts, verdict in ((full - 5, UNTOLD), ((full + kept) / 2, FAILS), (kept + 5, HOLDS)):
+        published.count({3: counts})
+        found = published.judged(15)
+        assert found["verdict"] == verdict
+        assert f"counts of the same text {counts:.1f}, pythia {full:.1f}" in found["numbers"]
+
+
+def test_ranks_are_told_text_by_text(published):
+    for source, rank in (("sotu", 0.85), ("stdlib", 0.7)):
+        published.add("dproj-oacd", 0.0, rank=rank, source=source)
+        published.add("dproj-random", 0.0, rank=0.75, source=source)
+    found = published.judged(5)
+    assert found["verdict"] == "depends on the text"
+    assert "stdlib, 9 windows of 256: effective rank 70% with OACD, 75% as initialised" in found["numbers"]
 
 
 def test_a_verdict_with_words_behind_it_is_one_of_four(published):

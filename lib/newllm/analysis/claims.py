@@ -249,9 +249,9 @@ CLAIMS = (
     Claim(
         15,
         "Context-KV is usable with 1 % of the cache",
-        f"context-kv beside counts on the same windows of {LONG_WINDOW} or more, blocks converged",
+        f"converged context-kv beside counts on the same windows of {LONG_WINDOW} or more, where pythia beats them",
         Judge(judges.usable),
-        f"context-kv with chunks of 100 in windows of {LONG_WINDOW}, three seeds",
+        f"three seeds of context-kv in windows of {LONG_WINDOW}, of so much text that pythia is ahead of counts",
     ),
     Claim(
         16,

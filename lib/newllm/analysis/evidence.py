@@ -175,6 +175,16 @@ class Evidence:
         rows = [records[records["arm"] == arm] for records in self.settings if measure in records]
         return pd.concat([group[measure] for group in rows]).dropna() if rows else pd.Series(dtype=float)
 
+    def measures_by_setting(self, measure: str, arms: Sequence[str]) -> list[tuple[str, list[pd.Series]]]:
+        """Give a measure of several arms in every setting in which all of them have it, with the setting in words."""
+        found = []
+        for records in self.settings:
+            known = records[records[measure].notna()] if measure in records else records.iloc[:0]
+            values = [known.loc[known["arm"] == arm, measure] for arm in arms]
+            if all(map(len, values)):
+                found.append((text_in_words(known["parameters"].iloc[0]), values))
+        return found
+
     def passes_to(self, share: float) -> pd.DataFrame:
         """Count the passes of OACD until a share of contexts had settled.
 

@@ -14,6 +14,7 @@ from newllm.evaluation.verdicts import DEPENDS, FAILS, HOLDS, UNTOLD
 from newllm.experiments.floor import floors_of
 from newllm.experiments.projection_study import AS_IT_IS
 from newllm.models import create
+from newllm.models.registry import BASELINE
 from newllm.wording import count
 
 # Perplexity 7 % higher, in nats a token.
@@ -157,13 +158,16 @@ def few_passes(evidence: Evidence) -> Finding:
 
 def rank_is_trained(evidence: Evidence) -> Finding:
     """Judge that training by OACD brings the effective rank of contexts to 80 % and more, and nothing less does."""
-    trained, left = (evidence.measures(arm, "effective_rank") for arm in ("dproj-oacd", "dproj-random"))
-    if trained.empty or left.empty:
-        return Finding()
-    said = (f"effective rank {trained.mean():.0%} with OACD, {left.mean():.0%} as initialised",)
-    if min(len(trained), len(left)) < FEWEST_SEEDS:
-        return Finding(UNTOLD, said)
-    return Finding(HOLDS if trained.mean() >= WELL_KNOWN and trained.min() > left.max() else FAILS, said)
+    said, verdicts = [], []
+    for setting, ranks in evidence.measures_by_setting("effective_rank", ("dproj-oacd", "dproj-random")):
+        trained, left = ranks
+        said.append(f"{setting}: effective rank {trained.mean():.0%} with OACD, {left.mean():.0%} as initialised")
+        if min(len(trained), len(left)) >= FEWEST_SEEDS:
+            verdicts.append(trained.mean() >= WELL_KNOWN and trained.min() > left.max())
+    if not verdicts:
+        return Finding(UNTOLD, tuple(said))
+    verdict = f"{DEPENDS} on the text" if len(set(verdicts)) > 1 else HOLDS if verdicts[0] else FAILS
+    return Finding(verdict, tuple(said))
 
 
 # Settings of an arm with eight heads and a slope of ALiBi for each.
@@ -239,8 +243,12 @@ def reversed_order(evidence: Evidence) -> Finding:
 
 
 def usable(evidence: Evidence) -> Finding:
-    """Usable is what predicts better than counts do, in windows in which contexts are kept at all."""
+    """Usable is what predicts better than counts do, in windows in which contexts are kept at all.
+
+    Where the baseline, which keeps everything, is itself behind counts, nobody can tell what keeping less costs.
+    """
     said, verdicts = [], []
+    baselines = _baselines_by_data(evidence)
     for records in evidence.settings:
         rows = records[records["method"] == "context-kv"]
         rows = rows[[given["seq_length"] >= LONG_WINDOW for given in rows["parameters"]]]
@@ -248,14 +256,22 @@ def usable(evidence: Evidence) -> Finding:
             rows = rows[rows["convergence_rate"] >= CONVERGED]
         for floor in floors_of(rows):
             counts = min(score.perplexity for score in floor.scores)
-            for arm, group in rows.groupby("arm"):
-                said.append(f"{arm}: {group['perplexity'].mean():.1f}, counts {counts:.1f}")
-                if group["seed"].nunique() >= FEWEST_SEEDS:
-                    verdicts.append(bool((group["perplexity"] < counts).all()))
+            said += [f"{arm}: {group['perplexity'].mean():.1f}" for arm, group in rows.groupby("arm")]
+            baseline = baselines.get(floor.data, math.nan)
+            said.append(f"counts of the same text {counts:.1f}, {BASELINE} {baseline:.1f}")
+            if baseline < counts:
+                arms = (group for _, group in rows.groupby("arm") if group["seed"].nunique() >= FEWEST_SEEDS)
+                verdicts += [bool((group["perplexity"] < counts).all()) for group in arms]
     if not verdicts:
         return Finding(UNTOLD, tuple(said))
     verdict = f"{DEPENDS} on the arm" if len(set(verdicts)) > 1 else HOLDS if verdicts[0] else FAILS
     return Finding(verdict, tuple(said))
+
+
+def _baselines_by_data(evidence: Evidence) -> dict[str, float]:
+    """Return the mean perplexity of the baseline by the fingerprint of the data whose windows it was scored on."""
+    own = [records[records["arm"] == BASELINE] for records in evidence.settings]
+    return {floor.data: rows["perplexity"].mean() for rows in own for floor in floors_of(rows)}
 
 
 def parallel_is_sequential(evidence: Evidence) -> Finding:
