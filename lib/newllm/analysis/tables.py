@@ -57,6 +57,7 @@ COLUMNS = {
     "difference_p": Column("p (Holm)", "{:.3f}"),
     "stream_difference": Column("the same on the continuous stream", "{:+.3f}"),
     "decoded_tokens_per_second": Column("decoded tokens/s", "{:.1f}"),
+    "control_parameters": Column("parameters of the control", "{:,.0f}"),
     "control_perplexity": Column("perplexity of the control", "{:.1f}"),
     "random_perplexity": Column("perplexity where it is left random", "{:.1f}"),
     "control_difference": Column("nats/token from the control", "{:+.3f}"),

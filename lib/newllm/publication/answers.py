@@ -9,11 +9,12 @@ from newllm.analysis.claims import judge_claims
 from newllm.analysis.comparisons import against_full_attention
 from newllm.analysis.evidence import plain_verdict
 from newllm.analysis.judges import ALIBIS, EIGHT_SLOPES, LATENTS
-from newllm.analysis.recall import baseline_gains
+from newllm.analysis.recall import GAIN, baseline_gains, recall_by_arm
 from newllm.analysis.summary import summarize_arms
 from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE
 from newllm.publication.published import (
+    CODE_SWEEP,
     LEADING_SWEEP,
     UnpublishedError,
     published_evidence,
@@ -22,7 +23,7 @@ from newllm.publication.published import (
     published_table,
     published_trials,
 )
-from newllm.wording import with_interval
+from newllm.wording import count, with_interval
 
 MOST_NAMED = 3
 
@@ -44,9 +45,10 @@ def published_answer(notebook: str) -> str:
 def _what_is_kept() -> str:
     table = published_table("models_70m").set_index("model")["bytes_per_token"]
     least = str(table[table > 0].idxmin())
+    fixed = int((table == 0).sum())
     return (
         f"`{BASELINE}` {table[BASELINE]:,.0f} bytes a token at the 70M shape, `mla` {table['mla']:,.0f}, `{least}` "
-        f"{table[least]:,.0f}; {int((table == 0).sum())} keep a state of fixed size"
+        f"{table[least]:,.0f}; {count(fixed, 'model')} with a state of fixed size"
     )
 
 
@@ -110,30 +112,37 @@ def _latents() -> str:
     return f"nats/token from full attention with as many heads and the same encoding: {said}"
 
 
-def _study(notebook: str) -> Callable[[], str]:
-    def answer() -> str:
-        table = published_table(f"{notebook}/tables/studies").sort_values("difference")
-        row = table.iloc[0]
-        said = row["change"].replace("_", " ")
-        if len(table) > 1:
-            helps = row["difference"] < 0
-            of_all = (
-                f"the best of {len(table)} changes is"
-                if helps
-                else f"none of {len(table)} changes helps, least harm by"
-            )
-            said = f"{of_all} {said}"
-        return f"{said}: {_signed(row.to_dict())} nats/token, {row['verdict']}"
-
-    return answer
+def _beside_counts(sweep: str, arm: str) -> str:
+    """Write what an arm and the best of its variants reach, beside the baseline where it is there, and counts."""
+    records = published_sweep(sweep)
+    methods = dict(zip(records["arm"], records["method"], strict=True))
+    if arm not in methods:
+        raise UnpublishedError(f"newllm sweep {sweep}")
+    rows = summarize_arms(records).sort_values("perplexity").to_dict("records")
+    best = next(row["arm"] for row in rows if methods.get(row["arm"]) == methods[arm])
+    by_arm = {row["arm"]: row for row in rows}
+    shown = [by_arm[name] for name in dict.fromkeys((arm, best, BASELINE)) if name in by_arm]
+    said = [f"{_named(row['arm'])} {row['perplexity']:.1f} on {row['kv_bytes']:,.0f}" for row in shown]
+    counts = [f"{row['arm']}s {row['perplexity']:.1f}" for row in rows if row["arm"] not in methods]
+    return f"perplexity, and bytes of a whole window: {'; '.join(said)}; counts of {', '.join(counts)}"
 
 
 def _recall() -> str:
-    gains = baseline_gains(published_sweep(LEADING_SWEEP), BASELINE)
-    if gains.empty:
-        raise UnpublishedError(f"newllm sweep {LEADING_SWEEP}")
-    able = int((gains["gain_low"] > 0).sum())
-    return f"`{BASELINE}` gains by {able} of {len(gains)} measures: without a gain of its own none could rank models"
+    said = []
+    for sweep in (LEADING_SWEEP, CODE_SWEEP):
+        records = published_sweep(sweep)
+        gains = baseline_gains(records, BASELINE)
+        recalled = [row for row in recall_by_arm(records).to_dict("records") if GAIN in row]
+        own = next((row for row in recalled if row["arm"] == BASELINE), None)
+        if own is None:
+            raise UnpublishedError(f"newllm sweep {sweep}")
+        most = max(recalled, key=lambda row: row[GAIN])
+        able = int((gains["gain_low"] > 0).sum())
+        said.append(
+            f"on {sweep} {able} of {len(gains)} measures can rank, and a passage said twice is {own[GAIN]:.2f} nats "
+            f"cheaper to `{BASELINE}`, {most[GAIN]:.2f} to {_named(most['arm'])}"
+        )
+    return "; ".join(said)
 
 
 def _retrofit() -> str:
@@ -171,8 +180,8 @@ ANSWERS: dict[str, Callable[[], str]] = {
     "05_reversal_curse": _reversal,
     "06_latent_attention": _latents,
     "07_context_pythia": lambda: _differences(["context-oacd", f"context-oacd@{EIGHT_SLOPES}", "cla"]),
-    "08_context_kv": _study("08_context_kv"),
-    "09_cascade": _study("09_cascade"),
+    "08_context_kv": lambda: _beside_counts("context_kv", "context-kv-oacd"),
+    "09_cascade": lambda: _beside_counts("cascade", "cascade-oacd"),
     "10_key_attention_and_projected_values": lambda: _differences(["ka", "vdproj"]),
     "11_recall": _recall,
     "12_retrofit": _retrofit,

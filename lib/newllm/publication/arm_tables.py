@@ -88,17 +88,21 @@ def savings() -> pd.DataFrame:
     whole = summary.loc[summary["arm"] == BASELINE, "kv_bytes_per_token"].item()
     methods = records.drop_duplicates("arm").set_index("arm")["method"]
     less = summary[summary["kv_bytes_per_token"] < whole]
-    arms = less[~less["arm"].map(methods).isin(controls())][["kv_bytes_per_token", "arm", "perplexity"]]
+    arms = less[~less["arm"].map(methods).isin(controls())]
+    arms = arms[["kv_bytes_per_token", "arm", "parameter_count", "perplexity"]]
     beside = against_controls(records).drop(columns=["kv_bytes_per_token", "perplexity"])
     table = arms.merge(beside, on="arm", how="left")
     table["verdict"] = table["verdict"].fillna("")
+    table["control_parameters"] = table["control"].map(summary.set_index("arm")["parameter_count"])
     table = table.sort_values(
         ["kv_bytes_per_token", "perplexity", "control_perplexity"], ascending=[False, True, True], kind="stable"
     )
     for name in ("arm", "control"):
         table[name] = [f"`{value}`" if isinstance(value, str) else "" for value in table[name]]
-    columns = ["kv_bytes_per_token", "arm", "perplexity", "control", "control_perplexity", "control_difference"]
-    written = readable(table, [*columns, "verdict"])
+    own = ["kv_bytes_per_token", "arm", "parameter_count", "perplexity"]
+    written = readable(
+        table, [*own, "control", "control_parameters", "control_perplexity", "control_difference", "verdict"]
+    )
     bytes_column = COLUMNS["kv_bytes_per_token"].words
     return written[["arm", bytes_column, *(name for name in written if name not in ("arm", bytes_column))]]
 
