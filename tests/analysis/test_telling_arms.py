@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from newllm.analysis.telling_arms import few_arms, telling_arms
+from newllm.analysis.telling_arms import few_arms, leading_arms, telling_arms
 
 
 def summary(rows):
@@ -45,6 +45,11 @@ def test_a_long_front_leaves_room_for_the_baseline_and_the_worst(most):
     assert len(told) == len(set(told)) <= most
     assert told[0] == "pythia" and told[-1] == "worst"
     assert "front0" in told
+
+
+def test_those_that_lead_are_the_baseline_and_the_best_in_order():
+    assert leading_arms(MANY, "pythia", most=4) == ["pythia", "best", "small", "arm0"]
+    assert leading_arms(MANY.tail(2), "pythia") == ["worst"]
 
 
 def test_three_arms_are_the_baseline_the_best_and_the_smallest():

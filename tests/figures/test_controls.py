@@ -17,6 +17,7 @@ SUMMARY = pd.DataFrame(
     {
         "arm": ["pythia", "mla", "context-kv-oacd"],
         "kv_bytes_per_token": [8192.0, 1024.0, 0.0],
+        "kv_bytes": [8192.0 * 256, 1024.0 * 256, 1344.0],
         "bits_per_byte": [1.4, 1.45, 1.6],
         "bits_per_byte_low": [1.39, 1.44, float("nan")],
         "bits_per_byte_high": [1.41, 1.46, float("nan")],
@@ -146,6 +147,9 @@ def test_the_bytes_of_a_sequence_follow_its_length():
     assert shown(box)["layout"]["yaxis"]["title"]["text"].endswith("in windows of 256 tokens")
     points = [trace for trace in shown(box)["data"] if trace.get("text")]
     assert [list(trace["text"]) for trace in points] == [["mla"]]
+    methods.value = ("mla", "context-kv")
+    ticks = shown(box)["layout"]["xaxis"]["ticktext"]
+    assert "0" not in ticks and "1 MiB" in ticks, "a state of fixed size stands at its bytes, as it does not grow"
 
 
 def test_models_go_on_from_what_is_written(text_data):

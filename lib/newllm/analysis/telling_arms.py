@@ -54,6 +54,20 @@ def _spaced(items: Sequence[str], most: int) -> list[str]:
     return [items[place * len(items) // most] for place in range(most)]
 
 
+def leading_arms(summary: pd.DataFrame, baseline: str | None, most: int = MOST_TOLD) -> list[str]:
+    """Choose arms for a picture of what the best ones do: the baseline, then those of the lowest loss.
+
+    Parameters
+    ----------
+    summary, baseline, most
+        As for `telling_arms`.
+    """
+    arms = summary.dropna(subset=["kv_bytes_per_token"]).sort_values("perplexity", kind="stable")
+    by_loss = [str(arm) for arm in arms["arm"]]
+    first = [arm for arm in by_loss if arm == baseline]
+    return [*first, *(arm for arm in by_loss if arm != baseline)][:most]
+
+
 def few_arms(summary: pd.DataFrame, baseline: str | None) -> list[str]:
     """Choose up to three arms: the baseline, the one of the lowest loss, and the best of those that keep least.
 

@@ -263,11 +263,12 @@ def quality_at_length(summary: pd.DataFrame, tokens: int, seq_length: int) -> Ex
         shown = rows[of_rows.isin(chosen)]
         if shown.empty:
             raise ValueError("no method is chosen: choose one or more (with Ctrl or Cmd)")
-        whole = shown.assign(kv_bytes_per_token=shown["kv_bytes_per_token"] * round(tokens))
+        grown = shown["kv_bytes_per_token"] * round(tokens)
+        whole = shown.assign(kv_bytes_per_token=grown.where(grown > 0, shown["kv_bytes"]))
         figure = figures.quality_against_bytes(whole.reset_index(drop=True))
         figure.update_layout(title_text=f"Quality against what a sequence of {round(tokens):,} tokens keeps")
         figure.update_yaxes(title=f"bits per byte, held out, in windows of {seq_length:,} tokens")
-        return figure.update_xaxes(title="KV cache of a sequence (bytes; 0: a state of fixed size)")
+        return figure.update_xaxes(title="KV cache of a sequence (bytes)")
 
     return explorer(
         draw,
