@@ -7,6 +7,7 @@ import pandas as pd
 
 from newllm.analysis.differences import ArmLosses, compare_pairs, knows_seeds, losses_by_arm, pooled_variance
 from newllm.analysis.hours import SECONDS_PER_HOUR
+from newllm.analysis.trained_alike import trials_once
 from newllm.evaluation.comparison_statistics import SeedVariance, two_way_difference
 
 
@@ -64,6 +65,7 @@ def told_by_text(records: pd.DataFrame, arm: str, baseline: str) -> pd.DataFrame
         ``all``), ``minutes`` by the clock of one trial, ``perplexity``, ``base_perplexity``, ``seeds``, and the columns
         of `newllm.analysis.differences.compare_pairs`. How much seeds vary is known of these two arms alone.
     """
+    records = trials_once(records)
     samples = pd.Series([parameters["samples"] for parameters in records["parameters"]], index=records.index)
     both = records[records["arm"].isin([arm, baseline])]
     trained = both.groupby([samples, "arm"])["seed"].agg(frozenset).unstack()

@@ -8,8 +8,9 @@ import pandas as pd
 
 from newllm.analysis.differences import compare_pairs, losses_by_arm, no_difference
 from newllm.analysis.encodings import full_attention_of
-from newllm.analysis.summary import budgets_of, summarize_arms
+from newllm.analysis.summary import summarize_arms
 from newllm.analysis.tables import INTERVAL_ENDS
+from newllm.analysis.trained_alike import at_plain_names, budgets_of
 from newllm.experiments.arms import UNTREATED, Arm
 from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
 from newllm.models.registry import controls
@@ -31,13 +32,13 @@ def against_full_attention(records: pd.DataFrame) -> pd.DataFrame:
         `newllm.analysis.differences.compare_pairs`, whose verdicts pay for all rows of one budget.
     """
     table = _within_budgets(records, _against_full_attention)
-    table["seeds"] = table["arm"].map(records.groupby("arm").size())
     return table.sort_values(["kv_bytes_per_token", "perplexity"], ascending=[False, True], ignore_index=True)
 
 
 def _against_full_attention(records: pd.DataFrame) -> pd.DataFrame:
     pairs = full_attention_of(records["arm"].unique())
-    return _beside(records, list(pairs.items()), "full_attention", "full_perplexity")
+    table = _beside(records, list(pairs.items()), "full_attention", "full_perplexity")
+    return table.assign(seeds=table["arm"].map(records.groupby("arm").size()))
 
 
 def against_controls(records: pd.DataFrame) -> pd.DataFrame:
@@ -99,8 +100,11 @@ def _against_random(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _within_budgets(records: pd.DataFrame, compare: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
-    """Compare what was trained alike, budget by budget: verdicts pay for the rows of their own."""
-    tables = [compare(alike) for _, alike in records.groupby(budgets_of(records), sort=False)]
+    """Compare what was trained alike, budget by budget: verdicts pay for the rows of their own.
+
+    Each trial counts once, and an arm that was trained at several rates is taken at its usual ones.
+    """
+    tables = [compare(at_plain_names(alike)) for _, alike in records.groupby(budgets_of(records), sort=False)]
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 

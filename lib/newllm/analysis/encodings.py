@@ -57,7 +57,7 @@ def memory_by_encoding(summary: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     summary
-        As `newllm.analysis.summary.summarize_arms` makes it.
+        As `newllm.analysis.summary.summarize_arms` makes it; what is no arm, or one of another budget, is left out.
 
     Returns
     -------
@@ -66,7 +66,8 @@ def memory_by_encoding(summary: pd.DataFrame) -> pd.DataFrame:
         remembering, what keeps most first, with perplexity and bytes a token as text. Empty where there is none.
     """
     rows = []
-    for row in summary.dropna(subset=["kv_bytes_per_token"]).to_dict("records"):
+    arms = summary[[bool(_encoding_if_arm(arm)) for arm in summary["arm"]]]
+    for row in arms.dropna(subset=["kv_bytes_per_token"]).to_dict("records"):
         arm = Arm.parse(row["arm"])
         config = _config(arm)
         if getattr(config, "position", None) is not None:

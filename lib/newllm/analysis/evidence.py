@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis.differences import compare_pairs, knows_seeds, losses_by_arm
-from newllm.analysis.summary import UNEQUAL, budgets_of
+from newllm.analysis.trained_alike import UNEQUAL, budgets_of, trials_once
 from newllm.analysis.trial_files import read_rows
 from newllm.analysis.wording import text_in_words
 from newllm.config.groups import BUDGET, LEARNING_RATES
@@ -33,7 +33,7 @@ class Compared:
     arm, base
         Their names; the difference is of the first from the second.
     setting
-        The values of `newllm.analysis.summary.UNEQUAL`.
+        The values of `newllm.analysis.trained_alike.UNEQUAL`.
     found
         The columns of `newllm.analysis.differences.compare_pairs`.
     knows_seeds
@@ -133,13 +133,13 @@ class Evidence:
         if self.records.empty:
             return []
         known = [all(name in given for name in BUDGET) for given in self.records["parameters"]]
-        records = self.records[known]
+        records = trials_once(self.records[known])
         return [self._at_one_rate(group) for _, group in records.groupby(budgets_of(records), sort=True)]
 
     @staticmethod
     def _at_one_rate(records: pd.DataFrame) -> pd.DataFrame:
         rates = [json.dumps([given.get(name) for name in LEARNING_RATES]) for given in records["parameters"]]
-        rated = records.assign(rate=rates).drop_duplicates(["arm", "seed", "rate"])
+        rated = records.assign(rate=rates)
         chosen = []
         for _, group in rated.groupby("arm", sort=False):
             by_rate = group.groupby("rate").agg(seeds=("seed", "nunique"), loss=("validation_loss", "mean"))

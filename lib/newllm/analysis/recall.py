@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from newllm.analysis.summary import budgets_of
+from newllm.analysis.trained_alike import budgets_of, rows_apart
 from newllm.analysis.trial_files import read_entry, rows_of_trials
 from newllm.evaluation.recall import can_tell
 from newllm.evaluation.recall_report import MEASURES
@@ -40,7 +40,7 @@ def recall_part(records: pd.DataFrame, part: str) -> pd.DataFrame:
     part
         ``tokens``, ``passages`` or ``places``, as `newllm.evaluation.recall_report.RecallReport` describes them.
     """
-    return rows_of_trials(records, EVALUATION_FILE, "recall", part)
+    return rows_of_trials(rows_apart(records), EVALUATION_FILE, "recall", part)
 
 
 def by_parts_of_period(places: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -90,13 +90,15 @@ def rise_through_period(parts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "rise", "half"])
 
 
-def recall_by_arm(records: pd.DataFrame) -> pd.DataFrame:
+def recall_by_arm(records: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     """Average the recall columns of the records of each arm over its seeds.
 
     Parameters
     ----------
     records
         Rows of `newllm.experiments.comparison.compare`.
+    baseline
+        The arm whose budget leaves the others their plain names, as for `newllm.analysis.trained_alike.rows_apart`.
 
     Returns
     -------
@@ -104,6 +106,7 @@ def recall_by_arm(records: pd.DataFrame) -> pd.DataFrame:
         One row an arm, the lowest loss on pairs seen before first: ``arm``, ``seeds``, and each of `MEASURES` that all
         its trials have, by what it means, with ``_low`` and ``_high`` (95 %, by `newllm.evaluation.seed_intervals`).
     """
+    records = rows_apart(records, baseline)
     rows = [row for _, alike in records.groupby(budgets_of(records), sort=False) for row in _recalled(alike)]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["arm", "seeds"])
     first = next(iter(MEASURES.values()))
@@ -121,7 +124,7 @@ def _recalled(alike: pd.DataFrame) -> list[dict[str, object]]:
     return list(rows.values())
 
 
-def with_recall_gain(summary: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+def with_recall_gain(summary: pd.DataFrame, records: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     """Put what each arm gains on a passage said twice beside its other measures.
 
     Parameters
@@ -131,13 +134,15 @@ def with_recall_gain(summary: pd.DataFrame, records: pd.DataFrame) -> pd.DataFra
         what was trained alike.
     records
         Rows of `newllm.experiments.comparison.compare`.
+    baseline
+        The arm that the summary took differences from.
 
     Returns
     -------
     pandas.DataFrame
         The summary with `GAIN`, ``_low`` and ``_high``: NaN for counts of n-grams, and where no trial of an arm has it.
     """
-    gains = recall_by_arm(records).reindex(columns=["arm", GAIN, f"{GAIN}_low", f"{GAIN}_high"])
+    gains = recall_by_arm(records, baseline).reindex(columns=["arm", GAIN, f"{GAIN}_low", f"{GAIN}_high"])
     return summary.merge(gains, on="arm", how="left")
 
 
@@ -159,8 +164,9 @@ def recall_differences(records: pd.DataFrame, baseline: str | None) -> pd.DataFr
         NaN where they tell none). No rows without the baseline.
     """
     rows = []
+    records = rows_apart(records, baseline)
     budgets = budgets_of(records)
-    recall = recall_by_arm(records[budgets.isin(budgets[records["arm"] == baseline])])
+    recall = recall_by_arm(records[budgets.isin(budgets[records["arm"] == baseline])], baseline)
     for base in recall[recall["arm"] == baseline].to_dict("records"):
         for arm in recall[recall["arm"] != baseline].to_dict("records"):
             for kind, words in LOSSES.items():
@@ -189,7 +195,8 @@ def baseline_gains(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
         seeds), and ``verdict``, which says whether it can tell at this budget. No rows without the baseline.
     """
     rows: list[dict[str, object]] = []
-    own = records[records["arm"] == baseline]
+    apart = rows_apart(records, baseline)
+    own = apart[apart["arm"] == baseline]
     if own.empty:
         return pd.DataFrame(rows, columns=["measure", "gain", "gain_low", "gain_high", "verdict"])
     reports = [read_entry(Path(folder) / EVALUATION_FILE, "recall") for folder in own["folder"]]
@@ -237,7 +244,7 @@ def ranked_recall(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
     records, baseline
         As for `baseline_gains`; where nothing can rank arms, they stand by name.
     """
-    table, unable = recall_by_arm(records), cannot_rank(records, baseline)
+    table, unable = recall_by_arm(records, baseline), cannot_rank(records, baseline)
     ascending = {MEASURES["recall_hits_loss"]: True, GAIN: False, MEASURES["position_gain"]: False, "arm": True}
     by = next(column for column in ascending if column in table and column not in unable)
     return table.sort_values(by, ascending=ascending[by], kind="stable", ignore_index=True)

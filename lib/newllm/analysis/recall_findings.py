@@ -67,7 +67,7 @@ def _without_gain(records: pd.DataFrame) -> list[str]:
 
 def _of_the_best(records: pd.DataFrame, summary: pd.DataFrame, baseline: str | None) -> list[str]:
     """Set what the arms of lowest loss gain from a passage beside what the baseline gains."""
-    recall = recall_by_arm(records)
+    recall = recall_by_arm(records, baseline)
     if GAIN not in recall:
         return []
     gains = {row["arm"]: row for row in recall.to_dict("records")}

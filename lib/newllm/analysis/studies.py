@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from newllm.analysis.summary import summarize_arms
+from newllm.analysis.trained_alike import rows_apart
 from newllm.config.experiment import StudyParameters
 from newllm.config.values import write_value
 from newllm.evaluation.seed_intervals import seed_intervals
@@ -35,9 +36,12 @@ def one_change_each(records: pd.DataFrame, parameters: StudyParameters) -> pd.Da
         these arms, NaN for models that are not scored on one continuous stream.
     """
     base = base_arm(parameters)
+    named = set(records["arm"])
+    records = rows_apart(records, base.name)
     summary = summarize_arms(records, baseline=base.name)
     rows: list[dict[str, Any]] = []
-    trained = trained_here(records)
+    # What was trained with another budget than the base arm is no change of it alone.
+    trained = trained_here(records[records["arm"].isin(named)])
     for name in trained.loc[trained["method"] == base.method, "arm"].unique():
         arm = Arm.parse(name)
         if arm == base:

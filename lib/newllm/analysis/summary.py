@@ -1,6 +1,5 @@
 """What finished trials left: their histories, and what all seeds of an arm say together."""
 
-import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -9,13 +8,13 @@ import pandas as pd
 
 from newllm.analysis.differences import OTHER_BUDGET, ArmLosses, compare_pairs, no_difference, read_losses
 from newllm.analysis.lenders import lender_in
+from newllm.analysis.trained_alike import budget_of, rows_apart
 from newllm.analysis.trial_files import rows_of_trials
 from newllm.analysis.wording import budget_text
-from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.evaluation.seed_intervals import seed_intervals
 from newllm.experiments.benchmark_study import BENCHMARK_COLUMNS
 from newllm.experiments.floor import Floor, floors_of
-from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE, is_pretrained
+from newllm.experiments.scoring import EVALUATION_FILE, HISTORY_FILE
 from newllm.figures.arm_words import arm_in_words
 from newllm.models.registry import BASELINE
 from newllm.runs.record import read_record
@@ -28,8 +27,8 @@ MEASURES = (
 # What a seed changes by a share: it makes a perplexity of 60 vary by more than one of 40.
 RATIOS = ("perplexity", "stream_perplexity", "lambada_perplexity", "wikitext_word_perplexity")
 
-# Every arm may have the rates that suit it: that is no larger budget.
-UNEQUAL = tuple(name for name in BUDGET if name not in LEARNING_RATES)
+# Digits that tell the data of counts apart, where those of several stand in one table.
+FINGERPRINT_SHOWN = 8
 
 
 def baseline_among(records: pd.DataFrame) -> str | None:
@@ -52,7 +51,9 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
     Returns
     -------
     pandas.DataFrame
-        One row an arm, and one an n-gram model of the floor, whose seeds, bytes and the like do not apply (NaN): the
+        One row an arm, each trial counted once, and one more for each other budget that an arm was trained with, as
+        `newllm.analysis.trained_alike.rows_apart` names them; and one an n-gram model of the floor of the baseline's
+        data or, where there is no baseline, of all data, whose seeds, bytes and the like do not apply (NaN). The
         columns ``by``, ``arm``, ``seeds``, ``parameter_count``, ``kv_bytes_per_token``, ``kv_bytes`` of a window,
         ``block_width``, ``budget`` in words; for each measure that all its seeds have, the mean, ``_low`` and ``_high``
         (95 %, by `newllm.evaluation.seed_intervals` of all arms of one budget); with a baseline, the columns of
@@ -65,6 +66,8 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
     losses: dict[Hashable, ArmLosses | None] = {}
     budgets: dict[tuple[Any, ...], str] = {}
     measured: dict[tuple[Any, ...], dict[str, list[float]]] = {}
+    data: dict[tuple[Any, ...], Any] = {}
+    records = rows_apart(records, baseline, by)
     for key, group in records.groupby([*by, "arm"], sort=False, dropna=False):
         *values, arm = key
         row: dict[str, Any] = dict(zip(by, values, strict=True)) | {"arm": arm, "seeds": len(group)}
@@ -73,19 +76,24 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
             row["budget"] = budget_text(group["parameters"].iloc[0])
         row["trained_otherwise"] = bool(lender_in(group.iloc[0]))
         rows[key], losses[key], budgets[key] = row, read_losses(group), budget_of(group.iloc[0])
+        data[key] = group.iloc[0].get("parameters", {}).get("data")
         measured[key] = {measure: list(group[measure]) for measure in MEASURES if _is_measured(group, measure)}
     for key, columns in _means(measured, budgets).items():
         rows[key] |= columns
     pairs = _pairs(list(rows), baseline)
     for floor in floors_of(records):
-        beside = records[[parameters["data"] == floor.data for parameters in records["parameters"]]]
-        for row in _floor_rows(floor, beside, by):
+        beside = [key for key in data if data[key] == floor.data]
+        bases = [key for key in beside if key[-1] == baseline]
+        if not bases and any((*key[:-1], baseline) in data for key in beside):
+            # Counts of another text than the baseline's say nothing beside it.
+            continue
+        first = min(bases or beside, key=lambda key: rows[key]["trained_otherwise"])
+        for row in _floor_rows(floor, beside, by, rows):
             key = (*(row[name] for name in by), row["arm"])
             rows[key], losses[key] = row | {"trained_otherwise": False}, _floor_losses(floor, row["arm"])
-            base = _baseline_beside(beside, baseline, by)
-            if base is not None:
-                pairs[key] = base
-            budgets[key] = budgets.get(base or (), next(iter(budgets.values())))
+            if len(bases) == 1:
+                pairs[key] = bases[0]
+            budgets[key] = budgets[first]
     for key, row in rows.items():
         row["equal_budget"] = budgets.get(key) == budgets.get(
             pairs.get(key) or _first_beside(key, baseline, rows, budgets)
@@ -126,19 +134,6 @@ def _pairs(keys: Sequence[tuple[Any, ...]], baseline: str | None) -> dict[tuple[
     return {key: base for key, base in beside.items() if base in keys}
 
 
-def budget_of(record: pd.Series) -> str:
-    """Return what rows must have in common to be compared; beside its own an arm may have the training of a lender."""
-    given = record.get("parameters", {})
-    settings = {name: given.get(name) for name in UNEQUAL} | {"healing_tokens": given.get("healing_tokens", 0)}
-    elsewhere = is_pretrained(record["arm"])
-    return json.dumps(settings | {"lender": lender_in(record), "elsewhere": elsewhere}, default=str)
-
-
-def budgets_of(records: pd.DataFrame) -> pd.Series:
-    """Return the `budget_of` each record, by the index of the records."""
-    return pd.Series([budget_of(record) for _, record in records.iterrows()], index=records.index, dtype=object)
-
-
 def _first_beside(
     key: tuple[Any, ...],
     baseline: str | None,
@@ -152,21 +147,29 @@ def _first_beside(
     return min(beside, key=lambda one: rows[one]["trained_otherwise"], default=key)
 
 
-def _floor_rows(floor: Floor, beside: pd.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of a floor, with the values that all records of its data have in common."""
-    shared = {name: beside[name].iloc[0] if beside[name].nunique(dropna=False) == 1 else None for name in by}
-    return [shared | row for row in floor.rows()]
+def _floor_rows(
+    floor: Floor,
+    beside: Sequence[tuple[Any, ...]],
+    by: Sequence[str],
+    rows: Mapping[tuple[Any, ...], Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return the rows of a floor, with the values that all rows of its data have in common.
+
+    Where counts of other data have the name already, that of these says which they are of.
+    """
+    values = [dict.fromkeys(key[place] for key in beside) for place in range(len(by))]
+    shared = {name: next(iter(own)) if len(own) == 1 else None for name, own in zip(by, values, strict=True)}
+    found = []
+    for row in floor.rows():
+        is_taken = (*shared.values(), row["arm"]) in rows
+        name = f"{row['arm']} (data {floor.data[:FINGERPRINT_SHOWN]})" if is_taken else row["arm"]
+        found.append(shared | row | {"arm": name})
+    return found
 
 
 def _floor_losses(floor: Floor, arm: str) -> ArmLosses:
-    (losses,) = (score.window_losses for score in floor.scores if arm == score.arm)
+    (losses,) = (score.window_losses for score in floor.scores if arm.partition(" (")[0] == score.arm)
     return ArmLosses({0: np.array(losses)}, np.array(floor.window_groups), has_seeds=False)
-
-
-def _baseline_beside(beside: pd.DataFrame, baseline: str | None, by: Sequence[str]) -> tuple[Any, ...] | None:
-    """Return the key of the one baseline that has the data of a floor."""
-    found = beside.loc[beside["arm"] == baseline, [*by, "arm"]].drop_duplicates()
-    return tuple(found.iloc[0]) if len(found) == 1 else None
 
 
 def histories(records: pd.DataFrame) -> pd.DataFrame:
@@ -177,7 +180,7 @@ def histories(records: pd.DataFrame) -> pd.DataFrame:
     records
         Rows of `newllm.experiments.comparison.compare`.
     """
-    return rows_of_trials(records, HISTORY_FILE, "main")
+    return rows_of_trials(rows_apart(records), HISTORY_FILE, "main")
 
 
 def positions(records: pd.DataFrame) -> pd.DataFrame:
@@ -188,7 +191,7 @@ def positions(records: pd.DataFrame) -> pd.DataFrame:
     records
         Rows of `newllm.experiments.comparison.compare`.
     """
-    return rows_of_trials(records, EVALUATION_FILE, "positions")
+    return rows_of_trials(rows_apart(records), EVALUATION_FILE, "positions")
 
 
 def continuations(records: pd.DataFrame, characters: int = 160) -> pd.DataFrame:
@@ -206,7 +209,8 @@ def continuations(records: pd.DataFrame, characters: int = 160) -> pd.DataFrame:
     pandas.DataFrame
         Columns ``prompt``, ``arm`` in words, ``goes_on``; the arms of one prompt one after the other.
     """
-    first = records[records["seed"] == records["seed"].min()]
+    apart = rows_apart(records)
+    first = apart[apart["seed"] == apart["seed"].min()]
     rows = [
         {"prompt": each.prompt, "arm": arm_in_words(arm), "goes_on": " ".join(each.text.split())[:characters]}
         for arm, folder in zip(first["arm"], first["folder"], strict=True)

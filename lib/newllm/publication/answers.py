@@ -123,7 +123,7 @@ def _beside_counts(sweep: str, arm: str) -> str:
     by_arm = {row["arm"]: row for row in rows}
     shown = [by_arm[name] for name in dict.fromkeys((arm, best, BASELINE)) if name in by_arm]
     said = [f"{_named(row['arm'])} {row['perplexity']:.1f} on {row['kv_bytes']:,.0f}" for row in shown]
-    counts = [f"{row['arm']}s {row['perplexity']:.1f}" for row in rows if row["arm"] not in methods]
+    counts = [f"{row['arm']}s {row['perplexity']:.1f}" for row in rows if pd.isna(row["kv_bytes_per_token"])]
     return f"perplexity, and bytes of a whole window: {'; '.join(said)}; counts of {', '.join(counts)}"
 
 

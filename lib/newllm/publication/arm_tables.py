@@ -73,7 +73,7 @@ def _arms(name: str) -> pd.DataFrame:
     """Write the arms of a published sweep beside the floor: the columns of every table of results, and the recall."""
     records = published_sweep(name)
     baseline = baseline_among(records)
-    summary = with_recall_gain(summarize_arms(records, baseline), records)
+    summary = with_recall_gain(summarize_arms(records, baseline), records, baseline)
     table = arms_table(summary, baseline, more=[GAIN])
     if GAIN in table:
         # Beside what is known, what is remembered.

@@ -64,7 +64,7 @@ def _window(records: pd.DataFrame) -> pd.DataFrame:
     if WINDOW not in set(alike["arm"]):
         return pd.DataFrame()
     summary = summarize_arms(alike, BASELINE)
-    rows = with_recall_gain(summary[summary["arm"].isin([WINDOW, BASELINE])], alike)
+    rows = with_recall_gain(summary[summary["arm"].isin([WINDOW, BASELINE])], alike, BASELINE)
     rows["arm"] = [f"`{arm}`" for arm in rows["arm"]]
     written = readable(rows, ["arm", "kv_bytes", "perplexity", "accuracy", GAIN, "difference", "verdict", "seeds"])
     written.insert(0, "text", text_in_words(alike["parameters"].iloc[0]))
@@ -84,7 +84,7 @@ def _studies(notebook: str, records: pd.DataFrame) -> pd.DataFrame:
     named = others.loc[order].assign(change=[_name(arm, base) for arm in others.loc[order, "arm"]])
     # The base arm stands above its changes, and what is no change of it below.
     rows = pd.concat([named.iloc[:1], studies.assign(change=_in_words(studies["change"])), named.iloc[1:]])
-    table = with_recall_gain(rows.rename(columns={"change": CHANGE}), records)
+    table = with_recall_gain(rows.rename(columns={"change": CHANGE}), records, base)
     # Of another budget than the base arm: said by an empty difference.
     table["verdict"] = table["verdict"].where(table["difference"].notna(), "")
     written = readable(table, STUDY_COLUMNS)
