@@ -160,3 +160,34 @@ def test_the_interval_of_one_model_is_over_documents_as_often_as_it_says():
     assert np.isnan(document_interval([1.0, 2.0], [7, 7]).low)
     with pytest.raises(ValueError, match="a document each"):
         document_interval([1.0, 2.0], [7])
+
+
+def test_the_standard_error_over_documents_is_that_of_their_means():
+    """Differences of three documents, 0.1, 0.2 and 0.6: variance 0.07 (two degrees of freedom), of the mean a third."""
+    ours = [[4.0, 4.2, 5.3, 5.1, 6.5, 6.7]]
+    theirs = [[4.0, 4.0, 5.0, 5.0, 6.0, 6.0]]
+    found = two_way_difference(ours, theirs, [7, 7, 8, 8, 9, 9])
+    assert found.interval.mean == pytest.approx(0.3)
+    assert found.standard_error == pytest.approx((0.07 / 3) ** 0.5, rel=0.04)
+    assert found.freedom == 2
+    # The quantile of Student's t with two degrees of freedom.
+    assert found.interval.high - found.interval.mean == pytest.approx(4.3027 * found.standard_error, rel=1e-4)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_p_value_is_below_5_percent_exactly_where_the_95_percent_interval_excludes_zero(side):
+    ours, theirs, documents = simulated(np.random.default_rng(2), 0.0, 0.01, 0.05)
+    interval = two_way_difference(ours, theirs, documents).interval
+    to_the_edge = side * (interval.high - interval.low) / 2 - interval.mean
+    at_the_edge = two_way_difference(ours + to_the_edge, theirs, documents)
+    assert at_the_edge.p_value == pytest.approx(0.05, abs=1e-9)
+    for nearer, excludes in ((0.001, True), (-0.001, False)):
+        found = two_way_difference(ours + to_the_edge + side * nearer, theirs, documents)
+        assert (found.interval.low > 0 or found.interval.high < 0) == excludes == (found.p_value < 0.05)
+
+
+def test_which_documents_are_drawn_changes_the_standard_error_by_little():
+    ours, theirs, documents = simulated(np.random.default_rng(3), 0.0, 0.0, 0.05, seeds=1)
+    errors = [two_way_difference(ours, theirs, documents, seed=seed).standard_error for seed in range(30)]
+    # Of a standard error from 4,000 draws about 1.1 % (the root of 1 / 8,000), from 200 draws 5 %.
+    assert np.std(errors, ddof=1) / np.mean(errors) < 0.02
