@@ -291,9 +291,9 @@ def test_a_verdict_with_words_behind_it_is_one_of_four(published):
     assert [plain_verdict(verdict) for verdict in said] == list(VERDICTS)
 
 
-def asked(arm: str, gain: float, known: float = 0.9, seeds: int = 3) -> dict[str, Any]:
-    """What a table says of a model that was taught facts, and gains at least so much, and two nats more at most."""
-    gains = {"backward_gain_low": gain, "backward_gain_high": gain + 2}
+def asked(arm: str, gain: float, known: float = 0.9, seeds: int = 3, width: float = 2.0) -> dict[str, Any]:
+    """What a table says of a model that was taught facts, and gains at least so much, and ``width`` more at most."""
+    gains = {"backward_gain_low": gain, "backward_gain_high": gain + width}
     return {"arm": arm, "taught": True, "seeds": seeds, "forward_first": known} | gains
 
 
@@ -315,8 +315,13 @@ def asked(arm: str, gain: float, known: float = 0.9, seeds: int = 3) -> dict[str
             FAILS,
         ),
         (14, "reversal", [asked("mla", 1.0, known=0.2)], UNTOLD),
-        (14, "reversal", [asked("mla", -1.0)], FAILS),
-        (14, "reversal", [asked("mla", -1.0, seeds=1)], UNTOLD),
+        # That nothing was found is no proof that there is nothing.
+        (14, "reversal", [asked("mla", -1.0), asked("ka", -1.0)], UNTOLD),
+        (14, "reversal", [asked("mla", -0.04, width=0.08), asked("ka", -0.03, width=0.08)], FAILS),
+        (14, "reversal", [asked("mla", 0.01, width=0.08), asked("ka", 0.02, width=0.08)], FAILS),
+        (14, "reversal", [asked("mla", -0.04, width=0.08), asked("ka", -0.01, width=0.08)], UNTOLD),
+        (14, "reversal", [asked("mla", -0.04, width=0.08)], UNTOLD),
+        (14, "reversal", [asked(arm, -0.04, seeds=1, width=0.08) for arm in ("mla", "ka")], UNTOLD),
         (14, "reversal", [asked("mla", 1.0), asked("ka", -1.0)], UNTOLD),
         (14, "reversal", [asked("mla", 3.0), asked("ka", -1.0)], HOLDS),
         (16, "collection", [{"largest_difference": 1e-6}], HOLDS),

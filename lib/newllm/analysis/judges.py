@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, permutations
 
 import pandas as pd
 
@@ -22,6 +22,9 @@ SEVEN_PERCENT = math.log(1.07)
 PASSES = 60
 FEWEST_SEEDS = 3
 WELL_KNOWN = 0.8
+
+# Nats by which models may differ in what they gain, and be as good: odds of the right name within 11 %.
+SAME_GAIN = 0.1
 
 # Windows in which a context a hundred tokens is kept more than once.
 LONG_WINDOW = 512
@@ -224,7 +227,11 @@ def can_be_absorbed(evidence: Evidence) -> Finding:
 
 
 def reversed_order(evidence: Evidence) -> Finding:
-    """Judge that models differ in what they gain on facts asked backward."""
+    """Judge that models differ in what they gain on facts asked backward.
+
+    They do where two intervals have nothing in common, and do not where no two models can be further apart than
+    `SAME_GAIN`; that no gain was found shows neither.
+    """
     table = evidence.tables.get("reversal")
     if table is None:
         return Finding()
@@ -235,11 +242,16 @@ def reversed_order(evidence: Evidence) -> Finding:
         return Finding(UNTOLD, (f"{known}: facts that are not known forward tell nothing backward",))
     gained = taught[taught["backward_gain_low"] > 0]
     said = (known, f"{len(gained)} of {len(taught)} gain backward")
-    if taught["seeds"].min() < FEWEST_SEEDS:
+    if taught["seeds"].min() < FEWEST_SEEDS or len(taught) < 2:
         return Finding(UNTOLD, said)
-    # One knows more than another where their intervals have nothing in common.
-    differ = len(gained) and taught["backward_gain_high"].min() < gained["backward_gain_low"].max()
-    return Finding(HOLDS if differ else UNTOLD if len(gained) else FAILS, said)
+    lows, highs = list(taught["backward_gain_low"]), list(taught["backward_gain_high"])
+    others = list(permutations(range(len(taught)), 2))
+    if len(gained) and any(highs[one] < lows[other] for one, other in others):
+        return Finding(HOLDS, said)
+    furthest = max(highs[one] - lows[other] for one, other in others)
+    if furthest <= SAME_GAIN:
+        return Finding(FAILS, (*said, f"no two further apart than {SAME_GAIN:g} nats"))
+    return Finding(UNTOLD, said)
 
 
 def usable(evidence: Evidence) -> Finding:
