@@ -45,6 +45,36 @@ def test_full_attention_beside_an_arm_has_its_encoding_and_its_heads():
     assert full_attention_of(arms) == {"mqa": "pythia", f"mqa@{eight}": f"unified@{eight}"}
 
 
+ROTATED = "mla@position=rope"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("arms", "found"),
+    [
+        ([ROTATED, "pythia", "pythia@hidden_size=128"], {ROTATED: "pythia"}),
+        ([ROTATED, "pythia@num_hidden_layers=2", "pythia@tie_word_embeddings=true"], {}),
+        (
+            [ROTATED, f"{ROTATED},tie_word_embeddings=true", "pythia", "pythia@tie_word_embeddings=true"],
+            {ROTATED: "pythia", f"{ROTATED},tie_word_embeddings=true": "pythia@tie_word_embeddings=true"},
+        ),
+        (
+            ["mla", "unified@position=alibi", "unified@alibi_slope=0.5,position=alibi"],
+            {"mla": "unified@position=alibi"},
+        ),
+        (["dproj-oacd@num_hidden_layers=2", "pythia"], {}),
+        (["mqa", "pythia", "unified"], {"mqa": "pythia"}),
+        # What keeps less because it is narrower stands beside what is not, whatever its width.
+        (
+            ["narrow", "narrow@hidden_size=208,intermediate_size=832", "pythia", "pythia@hidden_size=208"],
+            {"narrow": "pythia", "narrow@hidden_size=208,intermediate_size=832": "pythia"},
+        ),
+    ],
+)
+def test_full_attention_beside_an_arm_differs_in_what_is_kept_alone(arms, found, turned):
+    assert full_attention_of(arms[::-1] if turned else arms) == found
+
+
 def test_without_such_arms_there_is_no_row():
     summary = pd.DataFrame({"arm": ["pythia"], "perplexity": [48.6], "kv_bytes_per_token": [8192.0]})
     assert memory_by_encoding(summary).empty

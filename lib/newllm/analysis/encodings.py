@@ -1,6 +1,6 @@
 """How arms know the order of tokens, apart from what they keep: the two things that a comparison of caches mixes."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 
 import pandas as pd
@@ -10,12 +10,15 @@ from newllm.config.groups import ModelParameters
 from newllm.experiments.arms import Arm, ArmError
 from newllm.figures.arm_words import ENCODINGS, NO_ENCODING, ONE_SLOPE, RECURRENCE, ROTARY, SLOPES
 from newllm.models.position import PositionEncodingConfig
+from newllm.models.registry import BASELINE, find
 
 BY_TYPE = {"rope": ROTARY, "alibi": ONE_SLOPE, "none": NO_ENCODING}
 
 FULL_ATTENTION = "full attention"
 # The same attention: `unified` only lets its encoding be chosen.
 WITH_FULL_ATTENTION = ("pythia", "unified")
+# Settings that every arm with a position encoding is compared by, whoever gives them.
+SAID_BY_KIND = {"position", "alibi_slopes_by_head", "num_attention_heads"}
 
 
 def encoding_of(arm: Arm) -> str:
@@ -91,7 +94,11 @@ def memory_by_encoding(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def full_attention_of(arms: Iterable[str]) -> dict[str, str]:
-    """Find for each arm the one of full attention that has its position encoding and as many query heads.
+    """Find for each arm the one of full attention that differs from it in what is kept alone.
+
+    Both have the same position encoding and as many query heads, and whatever else one of them sets of what both have,
+    such as their depth, the other has, too; only what the arm's method has otherwise anyway, such as the width of
+    ``narrow``, belongs to its way of remembering.
 
     Parameters
     ----------
@@ -101,20 +108,32 @@ def full_attention_of(arms: Iterable[str]) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        Arms that have such a one among the others, in their order.
+        Arms that have such a one among the others, in their order; of two that are the same, the shorter name.
     """
     parsed = {name: Arm.parse(name) for name in arms}
-    kinds = {
-        name: (encoding_of(arm), _config(arm).num_attention_heads, arm.lent_embedding, arm.frozen_embedding)
-        for name, arm in parsed.items()
-        if getattr(_config(arm), "position", None) is not None
-    }
-    full = {kinds[name]: name for name, arm in parsed.items() if name in kinds and arm.method in WITH_FULL_ATTENTION}
+    kinds = {name: _kind(arm) for name, arm in parsed.items() if getattr(_config(arm), "position", None) is not None}
+    full = sorted(
+        (name for name in kinds if parsed[name].method in WITH_FULL_ATTENTION), key=lambda one: (-len(one), one)
+    )
+    by_kind = {kinds[name]: name for name in full}
     return {
-        name: full[kind]
+        name: by_kind[kind]
         for name, kind in kinds.items()
-        if parsed[name].method not in WITH_FULL_ATTENTION and kind in full
+        if parsed[name].method not in WITH_FULL_ATTENTION and kind in by_kind
     }
+
+
+def _kind(arm: Arm) -> Hashable:
+    """Return what an arm has in common with full attention beside it."""
+    plain, baseline = _config(replace(arm, overrides=())), _config(Arm.parse(BASELINE))
+    own = {
+        name
+        for name in find(arm.method).settings & find(BASELINE).settings - PositionEncodingConfig.settings()
+        if getattr(plain, name) != getattr(baseline, name)
+    }
+    shared = find(BASELINE).settings - SAID_BY_KIND - own
+    overrides = frozenset((name, value) for name, value in arm.overrides if name in shared)
+    return encoding_of(arm), _config(arm).num_attention_heads, arm.lent_embedding, arm.frozen_embedding, overrides
 
 
 def _config(arm: Arm) -> PreTrainedConfig:
