@@ -1,6 +1,6 @@
 """What finished retrofits say together: every stage once, its seeds averaged, beside the model that it came from."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,12 @@ from newllm.retrofit.report import (
 from newllm.wording import count, number, plus_minus
 
 AVERAGED = ("perplexity", "bits_per_byte", "accuracy", *MEASURES, "energy_lost")
+# What decides a stage and is said of it only where it differs, by the parameter: whether of its healing, and the words.
+SAID_WHERE_DIFFERENT: dict[str, tuple[bool, Callable[[int], str]]] = {
+    "calibration_windows": (False, lambda value: f"calibrated on {count(value, 'window')}"),
+    "batch_size": (True, lambda value: f"healed in steps of {count(value, 'window')}"),
+    "healing_evaluations": (True, lambda value: f"with {count(value, 'evaluation')} in healing"),
+}
 # Columns that are asked for where there are no rows.
 EMPTY = (
     "what",
@@ -60,8 +66,7 @@ def retrofit_stages(folders: Sequence[Path]) -> pd.DataFrame:
     if not folders:
         nothing = pd.DataFrame(columns=EMPTY)
         return nothing.assign(control=pd.Series(dtype=bool), **dict.fromkeys(no_difference(), pd.Series(dtype=float)))
-    stages = _read_stages(folders)
-    stages = stages[(stages["parent"] == stages["parent"].iloc[0]) & (stages["data"] == stages["data"].iloc[0])]
+    stages = _of_first_parent(_read_stages(folders))
     stages = stages.drop(columns=["parent", "data", "control"]).rename(columns={"also_control": "control"})
     losses: dict[Hashable, ArmLosses | None] = {}
     gathered: dict[Hashable, dict[Any, Any]] = {}
@@ -121,7 +126,7 @@ def beside_training(folders: Sequence[Path], records: pd.DataFrame) -> pd.DataFr
     Parameters
     ----------
     folders
-        Of retrofits of one parent, with or without healing.
+        Of retrofits of one parent, with or without healing; others than those of the first one's are left out.
     records
         Rows of `newllm.experiments.comparison.compare`, of trials on the text of the parent.
 
@@ -130,12 +135,13 @@ def beside_training(folders: Sequence[Path], records: pd.DataFrame) -> pd.DataFr
     pandas.DataFrame
         For each model of which both are there, of the same method and bytes a token, rows of ``arm``,
         ``bytes_per_token``, ``what`` (became of the parent; none for the arm itself), ``tokens`` (of all training, of
-        the parent too, mean over seeds), ``perplexity``, ``seeds``, and the difference from the arm with its interval.
+        the parent too, mean over seeds), ``perplexity``, ``seeds``, and the difference from the arm with its interval,
+        for which what was converted is of one seed of training, that of its parent.
     """
     columns = ["arm", "bytes_per_token", "what", "tokens", "perplexity", "seeds"]
     if not folders:
         return pd.DataFrame(columns=columns)
-    retrofits = _read_stages(folders)
+    retrofits = _of_first_parent(_read_stages(folders))
     retrofits = retrofits[~retrofits["control"] & retrofits["energy_lost"].notna()]
     found: dict[Hashable, dict[Any, Any]] = {}
     losses: dict[Hashable, ArmLosses | None] = {}
@@ -157,10 +163,10 @@ def beside_training(folders: Sequence[Path], records: pd.DataFrame) -> pd.DataFr
             group, key = group if healing else group.iloc[:1], (arm, what, healing)
             row = {"what": what, "tokens": tokens + healing, "perplexity": group["perplexity"].mean()}
             found[key] = about | row | {"seeds": len(group)}
-            # A seed of healing is not one of training: their mean stands beside each.
+            # A seed of healing is not one of training: their mean is of the one seed that the parent was trained with.
             healed = _losses(group, has_seeds=True)
             mean = np.mean(list(healed.by_seed.values()), axis=0)
-            losses[key] = ArmLosses({0: mean}, healed.groups, has_seeds=False)
+            losses[key] = ArmLosses({0: mean}, healed.groups)
             pairs.append((key, arm))
     if not found:
         return pd.DataFrame(columns=columns)
@@ -196,12 +202,53 @@ def _read_stages(folders: Sequence[Path]) -> pd.DataFrame:
         found = read_json(folder / RESULT_FILE)
         about = {"parent": found["described"]["model"], "data": found["described"]["data"]}
         rows += [_row(folder, found, row) | about for row in found["report"]]
-    stages = pd.DataFrame(rows)
+    stages = _with_differing_words(pd.DataFrame(rows))
     alike = ["parent", "data", "what", "bytes_per_token"]
     stages["also_control"] = stages.groupby(alike)["control"].transform("any")
     # Averaged heads may be a retrofit and a control of others: the retrofit, which knows its method, is kept.
     same = ["parent", "data", "what", "healing_tokens", "bytes_per_token", "seed"]
     return stages.sort_values("control", kind="stable").drop_duplicates(same).sort_index(ignore_index=True)
+
+
+def _of_first_parent(stages: pd.DataFrame) -> pd.DataFrame:
+    """Keep the stages of the weights, and on the text, of the first one."""
+    return stages[(stages["parent"] == stages["parent"].iloc[0]) & (stages["data"] == stages["data"].iloc[0])]
+
+
+def _with_differing_words(stages: pd.DataFrame) -> pd.DataFrame:
+    """Say of stages that have the same words so far in which deciding parameters they differ."""
+    same = ["parent", "data", "what", "healing_tokens", "bytes_per_token"]
+    keys = [stages[name] for name in same]
+    for name, (is_of_healing, words) in SAID_WHERE_DIFFERENT.items():
+        differs = stages.groupby(keys)[name].transform(lambda values: values.nunique(dropna=False)) > 1
+        said = ["" if pd.isna(value) else f", {words(int(value))}" for value in stages[name]]
+        for column in ("what",) if is_of_healing else ("what", "conversion"):
+            stages[column] += pd.Series(said, index=stages.index).where(differs, "")
+    return stages.drop(columns=list(SAID_WHERE_DIFFERENT))
+
+
+def _deciding(stage: str, healing_tokens: int, parameters: Mapping[str, Any]) -> dict[str, int | None]:
+    """Return those of `SAID_WHERE_DIFFERENT` that decide a stage, None for those that do not reach it."""
+    names = {"calibration_windows"} if _is_calibrated(stage, parameters) else set()
+    names |= {"batch_size", "healing_evaluations"} if healing_tokens else set()
+    return {name: parameters[name] if name in names else None for name in SAID_WHERE_DIFFERENT}
+
+
+def _is_calibrated(stage: str, parameters: Mapping[str, Any]) -> bool:
+    """Tell whether a stage was made of what its inputs look like on the calibration text."""
+    if stage in (ORIGINAL, NOT_COMPRESSED) or parameters["method"] == "cla":
+        return False
+    # The shapes of random parts are those of latents, whose widths alone may follow from the text.
+    by_energy = parameters["method"] == "mla" and parameters["ranks"] == "energy"
+    if stage == RANDOM_PARTS:
+        return by_energy
+    if AVERAGED_HEAD in stage:
+        return True
+    if parameters["method"] == "mqa":
+        return bool(parameters["averaging"] == "aligned")
+    chosen = parameters["rotary_pairs"] is not None and parameters["rotary_choice"] == "norm"
+    factorised = stage != ABSORBABLE and (by_energy or parameters["factorisation"] != "plain")
+    return factorised or chosen or parameters["rotary_heads"] == "shared"
 
 
 def _row(folder: Path, found: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
@@ -216,6 +263,7 @@ def _row(folder: Path, found: dict[str, Any], row: dict[str, Any]) -> dict[str, 
         "method": parameters["method"],
         "seed": described["seed"],
         "folder": folder,
+        **_deciding(row["stage"], row["healing_tokens"], parameters),
     }
 
 
