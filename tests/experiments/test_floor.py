@@ -54,6 +54,18 @@ def test_it_is_counted_once_and_found_by_the_records_of_its_data(text_data, tmp_
     assert list(floors_of(pd.DataFrame(rows[:1]))) == []
 
 
+def test_it_is_found_above_any_record_of_its_data_whichever_is_first(text_data, tmp_path, cache):
+    """A trial of ``newllm train`` has none above it."""
+    make_floor(text_data, tmp_path / "sweep")
+    parameters = {"data": text_data.fingerprint}
+    rows = [
+        {"arm": arm, "parameters": parameters, "folder": tmp_path / place / f"{arm}-seed0"}
+        for arm, place in (("mla", "train"), ("pythia", "sweep"), ("mqa", "sweep"))
+    ]
+    for order in (rows, rows[::-1]):
+        assert [floor.data for floor in floors_of(pd.DataFrame(order))] == [text_data.fingerprint]
+
+
 SPOILED = {
     "no JSON": lambda stored: "{broken",
     "not finite": lambda stored: json.dumps(stored).replace(str(stored["scores"][0]["window_losses"][0]), "NaN", 1),

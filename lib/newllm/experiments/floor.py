@@ -176,16 +176,16 @@ def floors_of(records: pd.DataFrame) -> Iterator[Floor]:
     Parameters
     ----------
     records
-        Rows of `newllm.experiments.comparison.compare`; their floors lie in a folder above them.
+        Rows of `newllm.experiments.comparison.compare`; a floor lies in a folder above one of those of its data.
     """
-    seen = set()
+    found = set()
     for _, record in records.iterrows():
         data = record.get("parameters", {}).get("data")
-        if data is None or data in seen:
+        if data is None or data in found:
             continue
-        seen.add(data)
         floor = next((floor for _, floor in _floors_above(Path(record["folder"]), data)), None)
         if floor is not None:
+            found.add(data)
             yield floor
 
 
