@@ -10,6 +10,7 @@ from newllm.config.errors import ParameterError
 from newllm.config.groups import EvaluationParameters
 from newllm.config.profiles import load_parameters
 from newllm.config.retrofit import RetrofitParameters
+from newllm.data import prepare_data
 from newllm.evaluation.cache import measure
 from newllm.experiments import checkpoints
 from newllm.experiments.arms import Arm, ArmError
@@ -98,6 +99,25 @@ def test_what_cannot_stand_among_the_arms_is_refused_before_work(converted, text
             check_before_work(settings(text_folder, arms=arms, **more))
     with pytest.raises(ArmError, match="is a trained model, which comparisons score"):
         Arm.parse(halved)
+
+
+def test_of_what_was_trained_in_other_windows_of_the_same_text_nothing_is_said(
+    finished_comparison, text_folder, text_data, tmp_path, monkeypatch
+):
+    """Their fingerprint is the same, as it is of the same tokens."""
+    monkeypatch.setenv("NEWLLM_CACHE", str(tmp_path / "cache"))
+    changed = {"seq_length": 32, "samples": 12, "val_samples": 3, "test_samples": 3}
+    longer = prepare_data(settings(text_folder, **changed))
+    assert longer.fingerprint == text_data.fingerprint
+    trained = checkpoints.Checkpoint(str(finished_comparison[1] / "pythia-seed1"))
+    alike = trained.run(settings(text_folder), text_data, tmp_path).identity
+    assert {name: alike[name] for name in ("epochs", "size", "seq_length")} == {
+        "epochs": 2,
+        "size": "tiny",
+        "seq_length": 16,
+    }
+    otherwise = trained.run(settings(text_folder, **changed), longer, tmp_path).identity
+    assert otherwise["seq_length"] == 32 and not {"epochs", "size"} & otherwise.keys()
 
 
 def test_what_was_trained_on_documents_that_are_held_out_is_not_scored_on_them(

@@ -62,6 +62,11 @@ class Lineage:
         """Seed of the trial, beside whose other arms it stands; 0 where it is no trial's."""
         return int(self.trained_on.get("seeds", [0])[0])
 
+    def is_trained_on(self, data: TextData) -> bool:
+        """Tell whether the trial that trained it read the training windows of these, cut alike."""
+        windows = {"data": data.fingerprint, "seq_length": data.train.seq_length}
+        return all(self.trained_on.get(name) == value for name, value in windows.items())
+
     def refuse_known_text(self, parameters: DataParameters) -> None:
         """Refuse a text of which the model has learned what would be held out, by a ValueError that names the share."""
         asked = {name: getattr(parameters, name) for name in DataParameters.model_fields}
@@ -107,8 +112,8 @@ class Checkpoint:
         lineage.refuse_known_text(parameters)
         known = parameters.trial_identity(self.name, lineage.seed, trains_projection=False, reads_stream=False)
         identity = {key: value for key, value in known.items() if key not in OF_TRAINING}
-        # Trained on other text is trained otherwise: then nothing is said of it.
-        if lineage.trained_on.get("data") == data.fingerprint:
+        # Trained on other text, or in other windows of it, is trained otherwise: then nothing is said of it.
+        if lineage.is_trained_on(data):
             identity |= {key: lineage.trained_on[key] for key in OF_TRAINING if key in lineage.trained_on}
         if begins_lent(lineage.trained_on.get("arms", ())):
             identity["lent_embedding"] = True
