@@ -56,15 +56,15 @@ class Published:
             row |= {"convergence_rate": convergence, "effective_rank": rank, "kv_bytes_per_token": 1024.0}
             self.rows.append(row)
 
-    def count(self, perplexities: dict[int, float]) -> None:
+    def count(self, perplexities: dict[int, float], seq_length: int = 256) -> None:
         """Leave what n-grams reach on the same windows, by their order."""
         scores = tuple(
             NGramScore(order=order, perplexity=limit, bits_per_byte=1, window_losses=(math.log(limit),))
             for order, limit in perplexities.items()
         )
-        floor = Floor(data="a1", seq_length=256, window_groups=(0,), scores=scores, duration_seconds=1)
+        floor = Floor(data="a1", seq_length=seq_length, window_groups=(0,), scores=scores, duration_seconds=1)
         (self.folder / "floors").mkdir(exist_ok=True)
-        (self.folder / "floors/a1.json").write_text(floor.model_dump_json())
+        (self.folder / f"floors/a1-{seq_length}.json").write_text(floor.model_dump_json())
 
     def judged(self, claim: int, tables=None) -> dict[Any, Any]:
         judged = judge_claims(pd.DataFrame(self.rows), tables)
@@ -271,7 +271,7 @@ def test_what_is_usable_is_ahead_of_counts_that_the_baseline_is_ahead_of(publish
         published.add(arm, loss, seq_length=512, convergence=0.95)
     full, kept = pd.DataFrame(published.rows).groupby("arm")["perplexity"].mean()[["pythia", "context-kv-oacd"]]
     for counts, verdict in ((full - 5, UNTOLD), ((full + kept) / 2, FAILS), (kept + 5, HOLDS)):
-        published.count({3: counts})
+        published.count({3: counts}, seq_length=512)
         found = published.judged(15)
         assert found["verdict"] == verdict
         assert f"counts of the same text {counts:.1f}, pythia {full:.1f}" in found["numbers"]

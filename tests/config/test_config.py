@@ -8,6 +8,7 @@ from newllm.config.errors import ParameterError
 from newllm.config.groups import ProjectionParameters
 from newllm.config.notebooks import NOTEBOOKS, MainTraining, ProjectionTraining
 from newllm.config.profiles import load_parameters, notebooks_of, profiles
+from newllm.files import different_keys
 from newllm.notebook import parameters
 from newllm.notebook.parameters import from_notebook
 
@@ -288,3 +289,52 @@ class TestFromNotebook:
 def test_every_parameter_of_every_notebook_says_what_it_is(notebook: str) -> None:
     fields = NOTEBOOKS[notebook].model_fields
     assert [name for name, field in fields.items() if not (field.description or "").strip()] == []
+
+
+@pytest.mark.parametrize(
+    ("notebook", "name", "file", "more"),
+    [
+        ("02_main_training", "text_files", "book.txt", {"source": "text"}),
+        ("02_main_training", "tokenizer", "tokenizer.json", {}),
+        ("05_reversal_curse", "facts_file", "facts.csv", {}),
+        ("09_cascade", "embedding_source", "embedding.safetensors", {}),
+        ("12_retrofit", "llama", "llama.gguf", {}),
+    ],
+)
+def test_other_content_of_a_named_file_is_another_run(tmp_path, notebook, name, file, more):
+    place = tmp_path / file
+
+    def identity():
+        given = {name: [str(place)] if name == "text_files" else str(place)}
+        return load_parameters(notebook, "smoke", given | more).identity()
+
+    assert f"{name}_digest" not in identity(), "what is not there is refused later"
+    place.write_text("one")
+    first = identity()
+    assert identity() == first
+    place.write_text("another")
+    assert different_keys(first, identity()) == [f"{name}_digest"]
+
+
+def test_hub_ids_and_sources_that_need_no_file_have_no_digest():
+    for notebook in NOTEBOOKS:
+        for profile in ("cpu", "gpu"):
+            assert not [name for name in load_parameters(notebook, profile, {}).identity() if name.endswith("_digest")]
+
+
+def test_a_trial_knows_the_embedding_that_it_begins_with_by_its_content(tmp_path):
+    """A run's folder by its weights, whatever else is written there; arms that take none over have nothing of it."""
+    weights = tmp_path / "run" / "model" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    parameters = main_training(embedding_source=str(tmp_path / "run"))
+
+    def identity(*, reads_stream):
+        return parameters.trial_identity("an arm", 0, trains_projection=True, reads_stream=reads_stream)
+
+    weights.write_text("one")
+    first = identity(reads_stream=True)
+    (tmp_path / "run" / "notes.txt").write_text("noted later")
+    assert identity(reads_stream=True) == first
+    weights.write_text("another")
+    assert different_keys(first, identity(reads_stream=True)) == ["embedding_source_digest"]
+    assert not [name for name in identity(reads_stream=False) if "embedding_source" in name]

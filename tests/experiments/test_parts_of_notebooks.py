@@ -1,5 +1,6 @@
 """The experiments of notebooks that compare no arms: what they find, and that published ones train nothing."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from newllm.experiments.projection_study import (
 )
 from newllm.publication import reference
 from newllm.recurrence.checkpoint import load_projection
+from newllm.recurrence.passes import Passes
 from newllm.runs import parts
 from tests.comparison_setup import settings as comparison_settings
 
@@ -93,6 +95,46 @@ def test_a_changed_seed_trains_only_what_is_new(text_folder, text_data, tmp_path
     )
     study_projections(parameters.model_copy(update={"seeds": (0, 5)}), text_data, tmp_path)
     assert trained == [5]
+
+
+def killing(monkeypatch, kind: type, name: str, is_time) -> None:
+    """Let a method end the process, as far as a test can tell, the first time that it is called at that time."""
+    real = getattr(kind, name)
+    killed: list[bool] = []
+
+    def until_killed(self, *one: Any, **named: Any) -> Any:
+        if not killed and is_time(self):
+            killed.append(True)
+            raise KeyboardInterrupt
+        return real(self, *one, **named)
+
+    monkeypatch.setattr(kind, name, until_killed)
+
+
+@pytest.mark.parametrize("killed", ["between two passes", "after the last pass", "and without its pictures"])
+def test_a_killed_recurrence_is_seen_as_one_that_was_trained_at_once(
+    text_folder, text_data, tmp_path, monkeypatch, killed
+):
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path / "outputs"))
+    parameters = ProjectionTraining(
+        **given(text_folder, projection_samples=20, max_iterations=15, convergence_target=1.0),
+        variants=["as it is"],
+        seeds=[0],
+    )
+    whole = study_projections(parameters, text_data, tmp_path / "whole")
+    if killed == "after the last pass":
+        killing(monkeypatch, Path, "unlink", lambda path: path.name == "training.safetensors")
+    else:
+        killing(monkeypatch, Passes, "pass_over", lambda passes: len(passes.history) == 12)
+    with pytest.raises(KeyboardInterrupt):
+        study_projections(parameters, text_data, tmp_path / "killed")
+    (left,) = (tmp_path / "killed").rglob("pictures.safetensors")
+    if killed == "and without its pictures":
+        left.write_bytes(b"")
+    again = study_projections(parameters, text_data, tmp_path / "killed")
+    for name, table in whole.items():
+        pd.testing.assert_frame_equal(again[name], table)
+    assert not left.exists()
 
 
 def test_the_leak_is_trained_once_and_taken_over(text_folder, text_data, tmp_path, publish, monkeypatch):

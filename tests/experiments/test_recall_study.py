@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from newllm.config.notebooks import Recall
+from newllm.data import prepare_data
 from newllm.evaluation.truncation import score_truncated
 from newllm.experiments import recall_study
 from newllm.experiments.recall_study import cut_contexts, find_needles
@@ -44,14 +45,25 @@ def test_contexts_are_cut_once_and_taken_over(finished_comparison, text_data, as
     pd.testing.assert_frame_equal(again, table)
 
 
-def test_names_are_asked_for_once_and_taken_over(finished_comparison, text_data, asked, tmp_path, monkeypatch):
+def test_names_are_asked_for_once_and_taken_over(finished_comparison, text_folder, asked, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEWLLM_CACHE", str(tmp_path / "cache"))
+    # With room for the sentences, and few of these words: names are beginnings of words that hardly stand alone.
+    windows = prepare_data(settings(text_folder, seq_length=192, samples=1, val_samples=1, test_samples="all"))
+    beginnings = [word[1:] for word in windows.tokenizer.get_vocab() if re.fullmatch("Ġ[A-Za-z]+", word)]
+    asked = asked.model_copy(update={"needle_names": tuple(sorted(beginnings)), "needle_distances": (4, 8, 10_000)})
     records = records_of(finished_comparison, "pythia")
-    table = find_needles(records, asked, text_data, tmp_path / "11" / "run")
-    # Windows of 16 tokens have no room for the sentences.
-    assert table.empty and {"arm", "seed", "distance"} <= set(table)
+    table = find_needles(records, asked, windows, tmp_path / "11" / "run")
+    assert list(table["distance"]) == [4, 8], "no window has room for the longest"
+    assert set(table["arm"]) == {"pythia"} and set(table["seed"]) == {1}
+    assert (table["texts"] == 4 * min(6, len(windows.test))).all() and table["right"].between(0, 1).all()
     monkeypatch.setattr(recall_study, "load_model", None)
-    again = find_needles(records, asked, text_data, tmp_path / "11" / "another")
+    again = find_needles(records, asked, windows, tmp_path / "11" / "another")
     pd.testing.assert_frame_equal(again, table)
+
+
+def test_windows_without_room_for_the_sentences_are_asked_nothing(finished_comparison, text_data, asked, tmp_path):
+    table = find_needles(records_of(finished_comparison, "pythia"), asked, text_data, tmp_path / "11" / "run")
+    assert table.empty and {"arm", "seed", "distance"} <= set(table)
 
 
 def test_without_names_of_one_token_nothing_is_asked(finished_comparison, text_data, asked, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from newllm import cli
 from newllm.config.errors import ParameterError
-from newllm.config.profiles import available_sweeps, profiles, sweep_path
+from newllm.config.profiles import available_sweeps, load_parameters, profiles, sweep_path
 from newllm.experiments import comparison as experiment
 from newllm.experiments.arms import Arm, ArmError
 from newllm.experiments.idle import idle_parameters
@@ -254,14 +254,24 @@ def test_a_file_without_a_name_is_refused_as_its_folder_would_be_that_of_all_out
 
 
 def test_idle_parameters_are_those_of_another_way_of_training():
-    def idle(arm):
-        return idle_parameters(Arm.parse(arm))
+    def idle(arm, **given):
+        parameters = load_parameters("02_main_training", "smoke", {"arms": [arm], "seeds": [0], **given})
+        return idle_parameters(Arm.parse(arm), parameters)
 
     assert {"stream_lr", "projection_lr", "proj_dim"} <= idle("pythia")
     assert "projection_lr" not in idle("dproj-oacd")
     assert "proj_dim" not in idle("dproj-random")
     assert {"lr", "batch_size", "projection_lr"} <= idle("cascade")
-    assert not {"epochs", "patience", "clip", "stream_lr"} & idle("cascade")
+    assert not {"epochs", "patience", "clip", "stream_lr", "collection_chunk"} & idle("cascade")
+    # Where the embedding or the recurrences train, no contexts are collected.
+    for arm in ("cascade@freeze_embedding=false", "cascade-end-to-end"):
+        assert {"collection_chunk", "collection_tolerance"} <= idle(arm)
+    assert "collection_chunk" not in idle("cascade-frozen-embedding")
+    # Who begins with a checkpoint trains no projection.
+    begun = idle("dproj-oacd", projection_checkpoint="recurrences/projection")
+    assert {"projection_lr", "max_iterations", "projection_samples"} <= begun
+    assert not {"lr", "proj_dim"} & begun
+    assert "stream_projection_lr" in idle("cascade", projection_checkpoint="recurrences/projection")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pandas as pd
 
 from newllm.config.profiles import load_parameters
 from newllm.config.values import read_value
-from newllm.experiments.weights import with_weights
+from newllm.experiments.weights import measure_trials, with_weights
 
 
 def test_trials_without_weights_are_left_out_and_named_with_the_command(tmp_path, caplog):
@@ -55,3 +55,29 @@ def test_trained_models_that_were_only_scored_are_no_trials(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "newllm"):
         assert list(with_weights(records, parameters).arm) == ["pythia"]
         assert not caplog.text
+
+
+def test_what_was_measured_of_other_weights_is_measured_again(tmp_path, monkeypatch):
+    """A trial that is trained anew in its place has the same identity; what is published says of no weights."""
+    monkeypatch.setenv("NEWLLM_OUTPUTS", str(tmp_path))
+    folder = tmp_path / "11_recall" / "run"
+    weights = folder / "pythia-seed0" / "model" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    row = {"arm": "pythia", "seed": 0, "folder": folder / "pythia-seed0", "parameters": {"data": "a1"}}
+    parameters = load_parameters("11_recall", "smoke", {})
+
+    def measured(trained: str | None) -> list[str]:
+        weights.unlink(missing_ok=True)
+        if trained is not None:
+            weights.write_text(trained)
+        found = measure_trials(pd.DataFrame([row]), parameters, folder, "needles", {}, read)
+        return list(found["needles"]["read"])
+
+    def read(trial):
+        return {"needles": pd.DataFrame([{"read": weights.read_text()}])}
+
+    assert measured("first") == ["first"]
+    assert measured(None) == ["first"]
+    assert measured("second") == ["second"]
+    monkeypatch.setattr("newllm.experiments.weights.do_part", None)
+    assert measured("second") == ["second"]

@@ -13,6 +13,7 @@ from newllm.commands.shared import read_assignments
 from newllm.commands.terminal_table import as_text
 from newllm.config.errors import ParameterError, explain, nearest
 from newllm.config.groups import DataParameters, EvaluationParameters
+from newllm.config.held_out import OF_SPLIT, refuse_known_text
 from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
 from newllm.data.hub import HubUnavailableError
 from newllm.files import SAVED_MODEL
@@ -30,10 +31,8 @@ OF_FILES = ("calibration_file", "scored_file")
 # Of the text, from the record of the trial that trained the model, where there is one.
 OF_TRIAL = (
     *("source", "text_files", "samples", "seq_length", "val_samples", "test_samples"),
-    *("validation_percent", "test_percent"),
+    *OF_SPLIT,
 )
-# Of these, what decides which documents are held out.
-OF_SPLIT = ("validation_percent", "test_percent")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -96,7 +95,7 @@ def _text_of_source(
 
     Raises
     ------
-    ParameterError
+    ValueError
         Where nobody says what to read, or what the model was trained on would be held out.
     """
     if "source" not in said and "source" not in trained_on:
@@ -104,16 +103,10 @@ def _text_of_source(
             "nothing says which text to read: give calibration_file and scored_file, or a source (-p source=text "
             "-p text_files=...)."
         )
+    refuse_known_text(said, trained_on)
     of_trial = set(OF_TRIAL)
     if said.get("source", trained_on.get("source")) != trained_on.get("source"):
         of_trial.discard("text_files")
-    else:
-        for name in OF_SPLIT:
-            if name in said and name in trained_on and str(said[name]) != str(trained_on[name]):
-                raise ParameterError(
-                    f"{name} is {said[name]}, but the model was trained with {trained_on[name]}, so that it knows some "
-                    "of the text that it would be scored on: leave it out."
-                )
     text = {name: trained_on[name] for name in of_trial if trained_on.get(name) is not None} | dict(said)
     length = parameters.seq_length or trained_on.get("seq_length")
     if length and text.get("samples") != "all" and "samples" not in said:

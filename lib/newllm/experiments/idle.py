@@ -6,25 +6,29 @@ from typing import Any
 
 from newllm.config.errors import ParameterError
 from newllm.config.experiment import BENCHMARKS, PROJECTION_CHECKPOINT, ExperimentParameters
-from newllm.config.groups import RunParameters
+from newllm.config.groups import ProjectionParameters, RunParameters
 from newllm.config.profiles import load_parameters
 from newllm.experiments.arms import Arm, trained_arms
 from newllm.experiments.trial import Trial, lender_of
+from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.registry import find
 
 COMPARISON = ExperimentParameters.model_fields
 # They act beside the arms, or are checked with a sentence of their own.
 BESIDE_THE_ARMS = {"pretrained", BENCHMARKS, PROJECTION_CHECKPOINT}
+OF_COLLECTION = {"collection_chunk", "collection_tolerance"}
 MOST_NAMED = 4
 
 
-def idle_parameters(arm: Arm) -> set[str]:
+def idle_parameters(arm: Arm, parameters: ExperimentParameters) -> set[str]:
     """Return the parameters that make no difference to an arm.
 
     Parameters
     ----------
     arm
         An arm of a comparison.
+    parameters
+        What it is trained with.
     """
     idle = set(COMPARISON) - ExperimentParameters.reaching(
         trains_projection=arm.trains_projection, reads_stream=arm.reads_stream
@@ -32,6 +36,15 @@ def idle_parameters(arm: Arm) -> set[str]:
     if arm.reads_stream:
         replaced = {name.removeprefix("stream_") for name in COMPARISON if name.startswith("stream_")}
         idle |= {"batch_size", *replaced} & set(COMPARISON)
+        config = arm.configure(parameters)
+        assert isinstance(config, BorrowedEmbeddingConfig)
+        if arm.projection == "end-to-end" or not (arm.frozen_embedding or config.freeze_embedding):
+            # Contexts change with every step, and are collected nowhere.
+            idle |= OF_COLLECTION
+    if arm.trains_projection and parameters.projection_checkpoint is not None:
+        # The recurrences are trained already.
+        projection = set(ProjectionParameters.model_fields) - {"proj_dim"}
+        idle |= projection | ({f"stream_{name}" for name in projection} & set(COMPARISON))
     # These set the field of the same name in the model's config, where there is one.
     return idle | ({"proj_dim"} - find(arm.method).settings)
 
@@ -49,7 +62,7 @@ def idle_for_all(arms: Sequence[Arm], parameters: ExperimentParameters) -> set[s
     seed = parameters.seeds[0] if parameters.seeds else 0
     lenders = [lender_of(Trial(arm, seed, parameters, Path(), "")) for arm in arms]
     every = [*arms, *(lender.arm for lender in lenders if lender is not None)]
-    own = [idle_parameters(arm) | {name for name, _ in arm.overrides} for arm in every]
+    own = [idle_parameters(arm, parameters) | {name for name, _ in arm.overrides} for arm in every]
     return set.intersection(*own) - BESIDE_THE_ARMS if own else set()
 
 

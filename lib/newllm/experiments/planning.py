@@ -22,7 +22,7 @@ from newllm.evaluation.recall import PASSAGE_TOKENS
 from newllm.evaluation.recall_report import fitting_distances
 from newllm.experiments.arms import Arm, ArmError, trained_arms
 from newllm.experiments.benchmark_study import check_benchmark_files
-from newllm.experiments.checkpoints import checkpoints_of, refuse_twins
+from newllm.experiments.checkpoints import Lineage, checkpoints_of, refuse_twins
 from newllm.experiments.recipes import freeze
 from newllm.experiments.retrofits import LLAMA_WINDOW, check_retrofits
 from newllm.experiments.trial import Trial, lender_of
@@ -252,21 +252,26 @@ def _check_saved_models(parameters: ExperimentParameters) -> None:
         refuse_twins([each.where for each in those], [each.name for each in those], what)
     for each in checkpoints:
         what = f"pretrained is {each.where!r}" if each.is_pretrained else f"arm '{CHECKPOINT_PREFIX}{each.where}'"
-        _check_saved_model(each.where, what, parameters.tokenizer)
+        _check_saved_model(each.where, what, parameters)
 
 
-def _check_saved_model(name: str, what: str, tokenizer: str) -> None:
-    """Refuse a trained model that is not there, or whose tokenizer cannot be that of the windows.
+def _check_saved_model(name: str, what: str, parameters: ExperimentParameters) -> None:
+    """Refuse a trained model that is not there, whose tokenizer cannot be that of the windows, or that knows them.
 
     The hub is not asked here: a comparison asks it before its first trial.
     """
     reason = why_no_model(name)
     if reason is not None:
         raise ValueError(f"{what}: {reason}")
+    tokenizer = parameters.tokenizer
     kind, _, size = tokenizer.partition(":")
     is_local = is_local_model(name)
     if is_local:
         check_pretrained(name)
+        try:
+            Lineage.of(find_saved_model(name)).refuse_known_text(parameters)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from error
     if kind == "bpe" and (not is_local or len(read_saved_tokenizer(find_saved_model(name))) != int(size)):
         raise ValueError(f"{what}, whose tokenizer is not {tokenizer!r}: give tokenizer the same value")
 

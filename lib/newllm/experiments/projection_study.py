@@ -4,7 +4,7 @@ import copy
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pandas as pd
 import torch
@@ -14,11 +14,12 @@ from newllm.config.notebooks import ProjectionTraining
 from newllm.data import TextData
 from newllm.data.tokenizers import tokenizer_identity
 from newllm.experiments.arms import Arm
+from newllm.experiments.pictured_passes import PicturedPasses, shares, spectrum
 from newllm.models.projection import DiverseProjection
 from newllm.models.recurrent import RecurrentModel
 from newllm.recurrence.checkpoint import save_projection
 from newllm.recurrence.collection import collect_context_cache, collect_context_cache_sequential
-from newllm.recurrence.convergence import contraction, effective_rank, singular_values
+from newllm.recurrence.convergence import contraction, effective_rank
 from newllm.recurrence.training import train_projection
 from newllm.runs.folder import Run
 from newllm.runs.parts import Part, do_part
@@ -32,9 +33,6 @@ CHECKPOINT_FOLDER = "projection"
 # The settings of a notebook that do not decide what one recurrence becomes.
 OF_THE_STUDY = ("variants", "seeds")
 
-# Passes of which the spectrum and a sample of contexts are kept, and the tokens of the sample.
-PICTURED_PASSES = 16
-PICTURED_TOKENS = 300
 CHECKED_TOKENS = 2_000
 
 
@@ -164,57 +162,18 @@ def _train(
     model = build_recurrence(parameters, len(data.tokenizer), seed)
     CHANGES[variant](model)
     untrained = copy.deepcopy(model)
-    spectra: list[pd.DataFrame] = []
-    samples: dict[int, Tensor] = {}
-    pictured = _pictured(parameters.max_iterations - 1)
-
-    def watch(row: Mapping[str, Any], contexts: Tensor) -> None:
-        if row["iteration"] in pictured:
-            spectra.append(_spectrum(contexts).assign(iteration=row["iteration"]))
-            samples[row["iteration"]] = _evenly(contexts, PICTURED_TOKENS).clone()
-
     resume_file = run.folder / "training.safetensors"
-    result = train_projection(model, stream, parameters, device=device, seed=seed, resume_file=resume_file, watch=watch)
+    pictures = PicturedPasses(run.folder / "pictures.safetensors", resume_file, parameters.max_iterations - 1)
+    result = train_projection(
+        model, stream, parameters, device=device, seed=seed, resume_file=resume_file, watch=pictures.watch
+    )
     if isinstance(model.embed_norm, nn.LayerNorm):
         save_projection(run.folder / CHECKPOINT_FOLDER, model, result, tokenizer_identity(data.tokenizer))
     return {
         "history": pd.DataFrame(result.history),
-        "spectra": pd.concat(spectra, ignore_index=True),
-        "contexts": _plane(samples),
+        **pictures.tables(len(result.history)),
         **_exact({UNTRAINED: untrained, TRAINED: model}, stream, device),
     }
-
-
-def _pictured(passes: int) -> set[int]:
-    """Return the passes that are pictured: most of them early, where most changes; the last is not known before."""
-    steps = (passes ** (index / (PICTURED_PASSES - 1)) for index in range(PICTURED_PASSES))
-    return {round(step) for step in steps} | set(range(10, passes, 10))
-
-
-def _evenly(contexts: Tensor, rows: int) -> Tensor:
-    count = min(rows, len(contexts))
-    return contexts[torch.arange(count) * len(contexts) // count]
-
-
-def _spectrum(contexts: Tensor) -> pd.DataFrame:
-    values = singular_values(contexts)
-    total = values.sum().clamp_min(torch.finfo(values.dtype).tiny)
-    return pd.DataFrame({"rank": range(1, len(values) + 1), "share": (values / total).tolist()})
-
-
-def _plane(samples: Mapping[int, Tensor]) -> pd.DataFrame:
-    """Project samples onto the two directions in which the last one is widest."""
-    last = samples[max(samples)].double()
-    directions = torch.linalg.svd(last - last.mean(0), full_matrices=False).Vh[:2]
-    frames = []
-    for iteration, sample in samples.items():
-        places = (sample.double() - last.mean(0)) @ directions.T
-        frames.append(
-            pd.DataFrame({"x": places[:, 0].tolist(), "y": places[:, 1].tolist()})
-            .round(4)
-            .assign(iteration=iteration, token=range(len(places)))
-        )
-    return pd.concat(frames, ignore_index=True)
 
 
 def _exact(models: Mapping[str, RecurrentModel], stream: Tensor, device: torch.device) -> dict[str, pd.DataFrame]:
@@ -236,7 +195,7 @@ def _exact(models: Mapping[str, RecurrentModel], stream: Tensor, device: torch.d
                 "disturbance_left": contraction(block, embeds).ratio,
             }
         )
-        spectra.append(_spectrum(contexts).assign(contexts=label))
+        spectra.append(spectrum(shares(contexts)).assign(contexts=label))
     loop = collect_context_cache_sequential(model, stream[:CHECKED_TOKENS], device)
     collection = {
         "rounds": collected.rounds,

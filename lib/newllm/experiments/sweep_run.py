@@ -18,6 +18,9 @@ from newllm.runs.folder import SWEEPS_FOLDER, Run
 from newllm.runs.records_table import load_records
 from newllm.wording import describe_seconds
 
+# The fingerprint of the data, which does not say into which windows they are cut, and the tokens of a window.
+Windows = tuple[str, int]
+
 
 class SweepRun:
     """The trials of a sweep on their data, and the folder that holds them.
@@ -41,7 +44,7 @@ class SweepRun:
 
     def __init__(self, name: str, planned: Sequence[GridPoint]) -> None:
         self.run = Run(outputs_folder() / SWEEPS_FOLDER / name, {"sweep": name})
-        self.data: dict[str, TextData] = {}
+        self.data: dict[Windows, TextData] = {}
         self.trials: dict[Trial, GridPoint] = {}
         by_settings: dict[tuple[Any, ...], TextData] = {}
         for trial in planned:
@@ -49,7 +52,7 @@ class SweepRun:
             if settings not in by_settings:
                 by_settings[settings] = prepare_data(trial.parameters)
             data = by_settings[settings]
-            self.data[data.fingerprint] = data
+            self.data[data.fingerprint, data.train.seq_length] = data
             folder = self.run.folder / trial.folder_name
             self.trials[Trial(trial.arm, trial.seed, trial.parameters, folder, data.fingerprint)] = trial
         self.waiting: list[Trial] = []
@@ -62,17 +65,17 @@ class SweepRun:
             self.waiting += waiting
             self.finished |= {trial for trial in trials if trial in found or trial.run().is_finished}
 
-    def _by_data(self) -> Iterator[tuple[str, TextData, list[Trial]]]:
-        for fingerprint, data in self.data.items():
-            yield fingerprint, data, [trial for trial in self.trials if trial.data == fingerprint]
+    def _by_data(self) -> Iterator[tuple[Windows, TextData, list[Trial]]]:
+        for windows, data in self.data.items():
+            yield windows, data, [trial for trial in self.trials if _windows_of(trial) == windows]
 
     def expected_stages(self, processes: int) -> dict[Trial, dict[str, float]]:
         """Say how many seconds each stage of each trial that is left takes, by timing a few steps of each kind."""
         return {
             trial: stages
-            for fingerprint, data, _ in self._by_data()
+            for windows, data, _ in self._by_data()
             for trial, stages in expected_stages(
-                [trial for trial in self.waiting if trial.data == fingerprint], data, processes
+                [trial for trial in self.waiting if _windows_of(trial) == windows], data, processes
             ).items()
         }
 
@@ -141,3 +144,8 @@ class SweepRun:
     def axes(self) -> list[str]:
         """The axes of the grid that are parameters."""
         return list(dict.fromkeys(axis for planned in self.trials.values() for axis in planned.axes))
+
+
+def _windows_of(trial: Trial) -> Windows:
+    """Say which windows a trial is trained on."""
+    return trial.data, trial.parameters.seq_length

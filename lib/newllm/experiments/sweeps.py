@@ -313,7 +313,7 @@ def _plan_point(sweep: Sweep, point: dict[str, Any]) -> GridPoint:
     fixed = {setting for setting, _ in arm.overrides}
     arm = arm.as_trained(parameters)
     for axis in changed:
-        if axis in fixed or axis in idle_parameters(arm):
+        if axis in fixed or axis in idle_parameters(arm, parameters):
             reason = "which sets it itself" if axis in fixed else "which does not use it"
             raise ParameterError(
                 f"the axis {axis} does nothing for {arm.name}, {reason}: give {arm.name} its own grid."

@@ -8,15 +8,18 @@ from typing import Any
 
 import pandas as pd
 
+from newllm.config.contents import digest_of_place
 from newllm.config.experiment import BENCHMARKS
 from newllm.config.groups import RunParameters
 from newllm.experiments.scoring import is_loaded, trained_here
-from newllm.files import SAVED_MODEL
+from newllm.files import SAVED_MODEL, read_plain_json
 from newllm.runs.folder import Run
 from newllm.runs.missing_weights import training_command
 from newllm.runs.parts import FinishedPart, Part, do_part, find_part
 
 logger = logging.getLogger(__name__)
+# Of which weights a part is, in its folder; among what is published there are the tables alone.
+WEIGHTS_FILE = "weights.json"
 # Arms that a command names; of more it names one.
 MOST_NAMED = 3
 Measure = Callable[[pd.Series], Mapping[str, pd.DataFrame]]
@@ -74,7 +77,8 @@ def measure_trials(
 ) -> dict[str, pd.DataFrame]:
     """Measure something of every trial with its weights, or take it over from where it was measured before.
 
-    Each trial's is a part of the notebook's run; of a trial without weights and without such a part it is said which
+    Each trial's is a part of the notebook's run, and says beside its tables of which weights they are: where a trial
+    has others, trained anew, it is measured again. Of a trial without weights and without such a part it is said which
     command makes them.
 
     Parameters
@@ -106,7 +110,7 @@ def measure_trials(
     for index, trial in records.iterrows():
         part = part_of_trial(trial["folder"].name, trial["parameters"], name, settings)
         known = find_part(part, folder, rerun=parameters.rerun)
-        if known is None:
+        if known is None or _is_of_other_weights(known, trial["folder"]):
             waiting[index] = part
         else:
             found[index] = known
@@ -117,8 +121,12 @@ def measure_trials(
         [with_weights(ready, parameters, measured), elsewhere.assign(folder=elsewhere["arm"].map(loaded))]
     )
     for index, trial in ready.iterrows():
-        make = functools.partial(_measured, measure, trial)
-        found[index] = do_part(waiting[index], folder, make, rerun=parameters.rerun)
+        make, run = functools.partial(_measured, measure, trial), waiting[index].run_in(folder)
+        outdated = run.is_finished
+        if outdated:
+            run.clear()
+        # Those of other weights are not to be taken over once more.
+        found[index] = do_part(waiting[index], folder, make, rerun=parameters.rerun or outdated)
     tables: dict[str, list[pd.DataFrame]] = {}
     for index, trial in records.iterrows():
         for title, table in found[index].tables.items() if index in found else ():
@@ -141,5 +149,15 @@ def part_of_trial(folder: str, identity: Mapping[str, Any], name: str, settings:
     return Part(f"{name}/{folder}", {"trial": dict(identity), **settings})
 
 
-def _measured(measure: Measure, trial: pd.Series, _: Run) -> Mapping[str, pd.DataFrame]:
+def _measured(measure: Measure, trial: pd.Series, run: Run) -> Mapping[str, pd.DataFrame]:
+    weights = digest_of_place(trial["folder"])
+    if weights is not None:
+        run.write_json(WEIGHTS_FILE, {"weights": weights})
     return measure(trial)
+
+
+def _is_of_other_weights(part: FinishedPart, trial: Path) -> bool:
+    """Tell whether a part says that it was measured of other weights than a trial has here; published ones do not."""
+    file = part.folder / WEIGHTS_FILE
+    weights = digest_of_place(trial) if file.is_file() else None
+    return weights is not None and read_plain_json(file)["weights"] != weights

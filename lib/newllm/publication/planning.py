@@ -114,8 +114,8 @@ def _floors(records: Mapping[Path, Record], targets: Mapping[Path, Path], sweep:
     """Return the counts of the data of trials by their place, where none stand yet; those of a sweep stand with it."""
     found = {}
     for folder, target in targets.items():
-        data = records[folder].parameters.get("data")
-        for floor in [] if floor_files(target, data) else floor_files(folder, data):
+        parameters = records[folder].parameters
+        for floor in [] if floor_files(target, parameters) else floor_files(folder, parameters):
             found[(sweep or target.parent) / FLOORS_FOLDER / floor.name] = floor
     return found
 
