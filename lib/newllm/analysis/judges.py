@@ -269,7 +269,7 @@ def usable(evidence: Evidence) -> Finding:
         for floor in floors_of(rows):
             counts = min(score.perplexity for score in floor.scores)
             said += [f"{arm}: {group['perplexity'].mean():.1f}" for arm, group in rows.groupby("arm")]
-            baseline = baselines.get(floor.data, math.nan)
+            baseline = baselines.get((floor.data, floor.seq_length), math.nan)
             said.append(f"counts of the same text {counts:.1f}, {BASELINE} {baseline:.1f}")
             if baseline < counts:
                 arms = (group for _, group in rows.groupby("arm") if group["seed"].nunique() >= FEWEST_SEEDS)
@@ -280,10 +280,10 @@ def usable(evidence: Evidence) -> Finding:
     return Finding(verdict, tuple(said))
 
 
-def _baselines_by_data(evidence: Evidence) -> dict[str, float]:
-    """Return the mean perplexity of the baseline by the fingerprint of the data whose windows it was scored on."""
+def _baselines_by_data(evidence: Evidence) -> dict[tuple[str, int], float]:
+    """Return the mean perplexity of the baseline by the fingerprint and the window length of what it was scored on."""
     own = [records[records["arm"] == BASELINE] for records in evidence.settings]
-    return {floor.data: rows["perplexity"].mean() for rows in own for floor in floors_of(rows)}
+    return {(floor.data, floor.seq_length): rows["perplexity"].mean() for rows in own for floor in floors_of(rows)}
 
 
 def parallel_is_sequential(evidence: Evidence) -> Finding:

@@ -76,13 +76,14 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
             row["budget"] = budget_text(group["parameters"].iloc[0])
         row["trained_otherwise"] = bool(lender_in(group.iloc[0]))
         rows[key], losses[key], budgets[key] = row, read_losses(group), budget_of(group.iloc[0])
-        data[key] = group.iloc[0].get("parameters", {}).get("data")
+        given = group.iloc[0].get("parameters", {})
+        data[key] = (given.get("data"), given.get("seq_length"))
         measured[key] = {measure: list(group[measure]) for measure in MEASURES if _is_measured(group, measure)}
     for key, columns in _means(measured, budgets).items():
         rows[key] |= columns
     pairs = _pairs(list(rows), baseline)
     for floor in floors_of(records):
-        beside = [key for key in data if data[key] == floor.data]
+        beside = [key for key in data if data[key] == (floor.data, floor.seq_length)]
         bases = [key for key in beside if key[-1] == baseline]
         if not bases and any((*key[:-1], baseline) in data for key in beside):
             # Counts of another text than the baseline's say nothing beside it.
