@@ -112,7 +112,7 @@ def leave_floor(folder, data, loss):
     score = NGramScore(order=2, perplexity=float(np.exp(loss)), bits_per_byte=1, window_losses=(loss,) * 100)
     floor = Floor(data=data, seq_length=256, window_groups=GROUPS.tolist(), duration_seconds=0, scores=(score,))
     (folder / FLOORS_FOLDER).mkdir(parents=True)
-    (folder / FLOORS_FOLDER / f"{data}.json").write_text(to_json(floor))
+    (folder / FLOORS_FOLDER / f"{data}-256.json").write_text(to_json(floor))
 
 
 @pytest.mark.parametrize("turned", [False, True])
