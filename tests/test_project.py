@@ -5,10 +5,12 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib.metadata import distributions
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -22,6 +24,16 @@ LOCK = {
     for file in LOCK_FILES
     for name, version in re.findall(r"^([^#\s=]+)==(\S+)$", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
 }
+
+
+def test_what_is_pinned_installs_on_the_oldest_python_that_is_promised():
+    """Read of what is installed here; the documentation's packages may not be."""
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    assert f"{oldest}.0" in SpecifierSet(PROJECT["requires-python"])
+    packages = [found for found in distributions() if canonicalize_name(found.name) in LOCK]
+    assert len(packages) > 100
+    asked = {found.name: SpecifierSet(found.metadata["Requires-Python"] or "") for found in packages}
+    assert not {name: str(pythons) for name, pythons in asked.items() if f"{oldest}.0" not in pythons}
 
 
 def tracked_files():
