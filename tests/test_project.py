@@ -32,7 +32,7 @@ def test_what_is_pinned_installs_on_the_oldest_python_that_is_promised():
     assert f"{oldest}.0" in SpecifierSet(PROJECT["requires-python"])
     packages = [found for found in distributions() if canonicalize_name(found.name) in LOCK]
     assert len(packages) > 100
-    asked = {found.name: SpecifierSet(found.metadata["Requires-Python"] or "") for found in packages}
+    asked = {found.name: SpecifierSet(str(found.metadata.json.get("requires_python", ""))) for found in packages}
     assert not {name: str(pythons) for name, pythons in asked.items() if f"{oldest}.0" not in pythons}
 
 
