@@ -167,10 +167,14 @@ def rank_is_trained(evidence: Evidence) -> Finding:
         said.append(f"{setting}: effective rank {trained.mean():.0%} with OACD, {left.mean():.0%} as initialised")
         if min(len(trained), len(left)) >= FEWEST_SEEDS:
             verdicts.append(trained.mean() >= WELL_KNOWN and trained.min() > left.max())
+    return Finding(_together_or_apart(verdicts, "the text"), tuple(said))
+
+
+def _together_or_apart(verdicts: Sequence[bool], decides: str) -> str:
+    """Say whether a claim holds everywhere, nowhere, or as something decides; untold where nothing could be judged."""
     if not verdicts:
-        return Finding(UNTOLD, tuple(said))
-    verdict = f"{DEPENDS} on the text" if len(set(verdicts)) > 1 else HOLDS if verdicts[0] else FAILS
-    return Finding(verdict, tuple(said))
+        return UNTOLD
+    return f"{DEPENDS} on {decides}" if len(set(verdicts)) > 1 else HOLDS if verdicts[0] else FAILS
 
 
 # Settings of an arm with eight heads and a slope of ALiBi for each.
@@ -274,10 +278,7 @@ def usable(evidence: Evidence) -> Finding:
             if baseline < counts:
                 arms = (group for _, group in rows.groupby("arm") if group["seed"].nunique() >= FEWEST_SEEDS)
                 verdicts += [bool((group["perplexity"] < counts).all()) for group in arms]
-    if not verdicts:
-        return Finding(UNTOLD, tuple(said))
-    verdict = f"{DEPENDS} on the arm" if len(set(verdicts)) > 1 else HOLDS if verdicts[0] else FAILS
-    return Finding(verdict, tuple(said))
+    return Finding(_together_or_apart(verdicts, "the arm"), tuple(said))
 
 
 def _baselines_by_data(evidence: Evidence) -> dict[tuple[str, int], float]:

@@ -6,11 +6,11 @@ from newllm.analysis.recall import CAN_TELL, CANNOT_TELL, baseline_gains, cannot
 from newllm.analysis.tables import readable
 from newllm.analysis.wording import text_in_words
 from newllm.models.registry import BASELINE
-from newllm.publication.published import published_sweep, published_table
+from newllm.publication.published import CODE_SWEEP, LEADING_SWEEP, published_sweep, published_table
 from newllm.wording import with_interval
 
 # Every text on which tables of arms say what is recalled.
-SWEEPS = ("sotu", "context_kv", "stdlib")
+SWEEPS = (LEADING_SWEEP, "context_kv", CODE_SWEEP)
 RANKS = "ranks arms"
 
 
@@ -36,12 +36,12 @@ def _gain(row: pd.Series) -> str:
 
 def recall() -> pd.DataFrame:
     """Write what of the past each arm uses on State of the Union addresses."""
-    return _recall("sotu")
+    return _recall(LEADING_SWEEP)
 
 
 def recall_in_code() -> pd.DataFrame:
     """Write what of the past each arm uses in the standard library."""
-    return _recall("stdlib")
+    return _recall(CODE_SWEEP)
 
 
 def _recall(name: str) -> pd.DataFrame:
