@@ -26,10 +26,11 @@ TOKENS = ["first", *(f" w{place}" for place in range(LENGTH - 1)), "<script>"]
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
     for arm, losses in LOSSES.items():
-        folder = write_record(tmp_path / arm.partition("@")[0], arm).parent
+        folder = write_record(tmp_path / arm.partition("@")[0], arm, seq_length=LENGTH).parent
         write_json(folder / "evaluation.json", {"first_windows": [losses]})
-    other = write_record(tmp_path / "other-data", "mqa", data="b2").parent
-    write_json(other / "evaluation.json", {"first_windows": [[1.0] * LENGTH]})
+    for name, length, data in (("other-data", LENGTH, "b2"), ("longer-windows", 2 * LENGTH, "a1")):
+        other = write_record(tmp_path / name, "mqa", data=data, seq_length=length).parent
+        write_json(other / "evaluation.json", {"first_windows": [[1.0] * length]})
     hits = [place == 5 for place in range(LENGTH)]
     write_json(tmp_path / "passage.json", {"data": "a1", "source": "sotu", "tokens": TOKENS, "hits": hits})
     return tmp_path
@@ -46,7 +47,7 @@ def texts(page: str) -> dict[str, list[tuple[str, str]]]:
 def test_tokens_are_coloured_by_their_loss_beyond_the_baselines(published):
     shown = texts(render(published))
     assert next(iter(shown)) == "pythia"
-    assert set(shown) == set(LOSSES), "what was scored on other text is not shown"
+    assert set(shown) == set(LOSSES), "what was scored on other text, or in other windows, is not shown"
     assert [kind for kind, _ in shown["mla"]] == ["", "", "", "", "", "hit", *["worse1"] * 5, "worse4"]
     assert all(kind.startswith("better1") for kind, _ in shown[CHUNKS])
     assert {kind for kind, _ in shown["pythia"]} == {"", "hit"}

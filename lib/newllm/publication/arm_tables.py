@@ -89,9 +89,9 @@ def savings() -> pd.DataFrame:
     methods = records.drop_duplicates("arm").set_index("arm")["method"]
     less = summary[summary["kv_bytes_per_token"] < whole]
     arms = less[~less["arm"].map(methods).isin(controls())]
-    arms = arms[["kv_bytes_per_token", "arm", "parameter_count", "perplexity"]]
+    own = ["kv_bytes_per_token", "arm", "parameter_count", "perplexity"]
     beside = against_controls(records).drop(columns=["kv_bytes_per_token", "perplexity"])
-    table = arms.merge(beside, on="arm", how="left")
+    table = arms[own].merge(beside, on="arm", how="left")
     table["verdict"] = table["verdict"].fillna("")
     table["control_parameters"] = table["control"].map(summary.set_index("arm")["parameter_count"])
     table = table.sort_values(
@@ -99,7 +99,6 @@ def savings() -> pd.DataFrame:
     )
     for name in ("arm", "control"):
         table[name] = [f"`{value}`" if isinstance(value, str) else "" for value in table[name]]
-    own = ["kv_bytes_per_token", "arm", "parameter_count", "perplexity"]
     written = readable(
         table, [*own, "control", "control_parameters", "control_perplexity", "control_difference", "verdict"]
     )

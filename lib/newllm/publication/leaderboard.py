@@ -18,6 +18,7 @@ from newllm.analysis.differences import DIFFERENCE_COLUMNS
 from newllm.analysis.encodings import encoding_of
 from newllm.analysis.rows import name_rows
 from newllm.analysis.summary import baseline_among, summarize_arms
+from newllm.analysis.trained_alike import trials_once
 from newllm.analysis.wording import rates_text
 from newllm.config.errors import ParameterError, first_problem, nearest
 from newllm.config.experiment import ExperimentParameters
@@ -320,6 +321,6 @@ def _budgets(records: pd.DataFrame) -> list[Budget]:
         trial = ["row", "seed"]
         newest_first = named.sort_values("finished_at", ascending=False, kind="stable")
         places = newest_first.groupby(trial)["folder"].agg(tuple).rename("places")
-        kept = newest_first.drop_duplicates(trial).join(places, on=trial).sort_values(trial, ignore_index=True)
+        kept = trials_once(named, by=["row"]).join(places, on=trial).sort_values(trial, ignore_index=True)
         budgets.append(Budget(str(name), group["settings"].iloc[0], kept, *summarize_budget(kept)))
     return sorted(budgets, key=lambda budget: (-len(budget.summary), -len(budget.records), budget.name))

@@ -58,6 +58,11 @@ class Passage:
     tokens: list[str]
     hits: list[bool]
 
+    def is_read_by(self, record: Record) -> bool:
+        """Whether a trial was scored on this passage: on this data, in windows of this length."""
+        given = record.parameters
+        return given.get("data") == self.data and given.get("seq_length") == len(self.hits)
+
 
 @dataclass(frozen=True)
 class Token:
@@ -127,7 +132,7 @@ def make_passage(record: Record) -> Passage:
 def missing_passage(folder: Path, record: Record) -> Passage | None:
     """Make the passage of a record's data; None where it lies beside the published trials already."""
     file = folder / PASSAGE_FILE
-    if file.is_file() and read_json(file)["data"] == record.parameters.get("data"):
+    if file.is_file() and Passage(**read_json(file)).is_read_by(record):
         return None
     return make_passage(record)
 
@@ -143,7 +148,7 @@ def render(folder: Path) -> str:
     Parameters
     ----------
     folder
-        Holds a passage and folders of published trials; those on the passage's data are shown.
+        Holds a passage and folders of published trials; those that have read the passage are shown.
 
     Returns
     -------
@@ -181,7 +186,7 @@ def _rows(folder: Path, passage: Passage) -> list[Row]:
         if is_loaded(record.arm):  # what it keeps token by token is not known by its name
             continue
         shown = read_plain_json(file).get("first_windows")
-        if shown and record.parameters.get("data") == passage.data:
+        if shown and passage.is_read_by(record):
             found.setdefault(record.arm, []).append((record, np.asarray(shown[0])))
     if BASELINE not in found:
         raise NoPassageError(f"{folder} holds no {BASELINE} that has read the passage: publish its trial.")

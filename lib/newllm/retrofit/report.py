@@ -97,7 +97,8 @@ class Scores:
         folder
             Where scores are kept too, for a process that goes on with what was killed; nowhere where omitted.
         """
-        key = digest_of_json([_digest(model), text.fingerprint, parameters.model_dump(mode="json")])
+        windows = [text.fingerprint, text.test.seq_length]
+        key = digest_of_json([_digest(model), *windows, parameters.model_dump(mode="json")])
         file = None if folder is None else folder / f"{key}.json"
         if key not in self._known:
             self._known[key] = _read_scores(file) or _score(model, text, parameters)
