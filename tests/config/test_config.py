@@ -60,7 +60,7 @@ def test_none_means_as_the_profile_says_and_a_value_replaces_it():
     assert main_training(samples=1500).samples == 1500
 
 
-@given(st.floats(min_value=1e-12, max_value=1e3, allow_nan=False))
+@given(st.floats(min_value=1e-12, max_value=1, allow_nan=False))
 def test_numbers_written_as_text_are_numbers(value):
     parameters = main_training(lr=f"{value:e}")
     assert isinstance(parameters.lr, float)
@@ -86,6 +86,8 @@ def test_text_from_the_command_line_becomes_what_it_spells():
         ("lr", "fast", "number"),
         ("lr", float("nan"), "finite"),
         ("lr", 0, "greater than 0"),
+        ("lr", 1.5, "less than or equal to 1"),
+        ("matrix_lr", 8, "less than or equal to 1"),
         ("epochs", -1, "greater than 0"),
         ("arms", [], "at least 1"),
         ("arms", "[pythia", "list such as [a, b]"),

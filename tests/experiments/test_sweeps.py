@@ -116,12 +116,12 @@ def test_settings_of_arms_are_axes_and_those_that_say_what_is_so_anyway_are_left
         ),
         (
             {"arm": ["pythia"], "seed": [0]},
-            {"parameters": {"stream_lr": 5}},
+            {"parameters": {"stream_lr": 0.5}},
             "stream_lr is given, but does nothing for py",
         ),
         (
             {"arm": ["mla"], "seed": [0], "lr": [1e-3]},
-            {"parameters": {"lr": 5}},
+            {"parameters": {"lr": 0.5}},
             "lr is among the parameters and an axis",
         ),
         ({"arm": ["window"], "window": [4, 500], "seed": [0]}, {}, "forget nothing in windows of seq_length=32"),

@@ -28,6 +28,7 @@ from newllm.config.fields import (
     Flag,
     MatrixRate,
     Names,
+    Rate,
     Real,
     Seed,
     Seeds,
@@ -111,7 +112,7 @@ class ProjectionParameters(_Group):
     projection_samples: WindowCount = Field(
         1000, description="the number of training windows the projection learns from, of all samples at most"
     )
-    projection_lr: Annotated[Real, Field(gt=0)] = Field(0.003, description="learning rate of projection training")
+    projection_lr: Rate = Field(0.003, description="learning rate of projection training")
     initial_context_std: Annotated[Real, Field(ge=0)] = Field(
         0.01, description="standard deviation of the random contexts that the first pass starts from"
     )
@@ -144,7 +145,7 @@ class TrainingParameters(_Group):
     """Main training: next-token cross-entropy."""
 
     epochs: Count = Field(description="the number of passes over the training windows, at most")
-    lr: Annotated[Real, Field(gt=0)] = Field(1e-4, description="learning rate of main training")
+    lr: Rate = Field(1e-4, description="learning rate of main training")
     matrix_lr: MatrixRate = Field(
         ADAMW, description="learning rate of the blocks' matrices, which Muon then takes; adamw: AdamW takes them too"
     )
@@ -180,9 +181,9 @@ class StreamParameters(ProjectionParameters, TrainingParameters):
     embedding_source: str | None = Field(
         None, description="a hub id, a file, the folder of a run, or random; None: a baseline on the same data"
     )
-    stream_lr: Annotated[Real, Field(gt=0)] = Field(0.001, description="lr of what reads the contexts")
+    stream_lr: Rate = Field(0.001, description="lr of what reads the contexts")
     stream_tokens: Count = Field(1000, description="tokens of a step, one stretch of the stream")
-    stream_projection_lr: Annotated[Real, Field(gt=0)] = Field(0.002, description="projection_lr of context blocks")
+    stream_projection_lr: Rate = Field(0.002, description="projection_lr of context blocks")
     stream_proj_noise: Annotated[Real, Field(ge=0)] = Field(0.1, description="proj_noise of context blocks")
     stream_max_iterations: Annotated[Whole, Field(ge=2)] = Field(60, description="max_iterations of context blocks")
     stream_convergence_target: Annotated[Real, Field(gt=0, le=1)] = Field(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from newllm.config.errors import explain
-from newllm.config.fields import LONGEST_WINDOW, Count, Flag, Real, Whole, WindowCount
+from newllm.config.fields import LONGEST_WINDOW, Count, Flag, Rate, Real, Whole, WindowCount
 from newllm.config.groups import TrainingParameters, _Group
 from newllm.config.values import read_value, split_items
 
@@ -58,7 +58,7 @@ class RetrofitParameters(_Group):
     healing_parts: Literal["changed", "all"] = Field(
         "changed", description="what healing trains: the attention that was changed, or everything"
     )
-    healing_lr: Annotated[Real, Field(gt=0)] = Field(3e-4, description="learning rate of healing, after its warm-up")
+    healing_lr: Rate = Field(3e-4, description="learning rate of healing, after its warm-up")
     healing_evaluations: Count = Field(
         1, description="held-out losses in healing, evenly spaced; with each a checkpoint is written"
     )
