@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import torch
 
 from newllm import cli
 from newllm.commands import models, shared
@@ -157,6 +158,14 @@ def test_models_are_shown_in_one_table(capsys):
     assert mqa[:4] == ["mqa", "153,152", "64", "256"]
     assert {"75.0%", "yes"} <= set(mqa)
     assert {"100.0%", "320", "yes"} <= set(cascade)
+
+
+def test_the_table_of_models_says_in_a_file_what_it_was_measured_with(tmp_path):
+    output = tmp_path / "models.csv"
+    assert cli.main(["models", "mqa", "--size", "tiny", "--contexts", "--output", str(output)]) == 0
+    (row,) = pd.read_csv(output).to_dict("records")
+    assert (row["model"], row["size"], row["threads"]) == ("mqa", "tiny", torch.get_num_threads())
+    assert "cpu_count" in row["machine"]
 
 
 def test_a_model_that_fails_its_certificate_fails_the_command(monkeypatch, capsys):

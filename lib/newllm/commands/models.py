@@ -3,6 +3,7 @@
 import argparse
 import logging
 
+import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from newllm.commands.terminal_table import as_text
@@ -26,7 +27,8 @@ def main(options: argparse.Namespace) -> int:
         return 2
     if options.output is not None:
         origin = Provenance.collect()
-        stated = table.assign(size=options.size, commit=origin.commit, machine=str(origin.machine))
+        threads = torch.get_num_threads()
+        stated = table.assign(size=options.size, threads=threads, commit=origin.commit, machine=str(origin.machine))
         write_atomically(options.output, stated.to_csv(index=False))
     words = {f"tokens_per_second_{context}": f"decoded tokens/s at {context:,}" for context in options.contexts}
     logger.info("\n%s, float32, random weights\n%s", options.size, as_text(table.rename(columns=words)))

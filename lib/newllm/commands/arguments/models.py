@@ -31,7 +31,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="lengths of context at which decoding is timed (1024 8192); nothing after it leaves timing out",
     )
     parser.add_argument("--steps", type=int, default=16, help="timed tokens for each model and context (16)")
-    parser.add_argument("--output", type=Path, help="a CSV file to write the table to, with commit and machine")
+    parser.add_argument(
+        "--output", type=Path, help="a CSV file to write the table to, with threads, commit and machine"
+    )
 
 
 def check(options: argparse.Namespace) -> None:
