@@ -270,7 +270,8 @@ CLAIMS = (
     Claim(
         18,
         "DProj saves 37.5 % of the cache",
-        "dproj-oacd beside narrow, which keeps the same bytes, and mqa, which keeps fewer: test loss",
+        "dproj-oacd beside narrow, which keeps the same bytes (also with as many parameters), and mqa, which keeps "
+        "fewer: test loss",
         Judge(judges.worth_its_bytes, tuple(("dproj-oacd", base) for base in judges.BESIDE_DPROJ)),
         SOTU,
     ),

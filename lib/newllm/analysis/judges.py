@@ -313,13 +313,15 @@ def leak_is_seen(evidence: Evidence) -> Finding:
     return Finding(f"{HOLDS} for a leak of the whole future" if seen else FAILS, (said,))
 
 
-BESIDE_DPROJ = ("narrow", "mqa", "pythia")
+# At mini the second has its parameters, too; the last keeps fewer bytes.
+CONTROLS_OF_DPROJ = ("narrow", "narrow@intermediate_size=999", "mqa")
+BESIDE_DPROJ = (*CONTROLS_OF_DPROJ, "pythia")
 
 
 def worth_its_bytes(evidence: Evidence) -> Finding:
-    """Judge that DProj is worth its bytes: no worse than the control that keeps as many, nor than one of fewer."""
+    """Judge that DProj is worth its bytes: no worse than the controls that keep as many, nor than one of fewer."""
     compared = {base: evidence.compare("dproj-oacd", base) for base in BESIDE_DPROJ}
-    beside_fewer = [[(one, says_no_worse(one.found)) for one in compared[base]] for base in ("narrow", "mqa")]
+    beside_fewer = [[(one, says_no_worse(one.found)) for one in compared[base]] for base in CONTROLS_OF_DPROJ]
     by_text = any(len({holds for _, holds in rows} - {None}) > 1 for rows in beside_fewer)
     judged = join(list(chain(*beside_fewer)), decides="the control and the text" if by_text else "the control")
     return Finding(judged.verdict, compared=tuple(chain(*compared.values())))
