@@ -1,14 +1,17 @@
 """A best learning rate is established inside its grid only, and a winner with such a one for every arm."""
 
+import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newllm.analysis.learning_rates import best_learning_rates, judge, with_learning_rate
+from newllm.analysis.learning_rates import best_learning_rates, gained_by_rates, judge, with_learning_rate
 from newllm.config.errors import ParameterError
+from newllm.experiments.scoring import EVALUATION_FILE
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
@@ -87,3 +90,34 @@ def test_equal_arms_have_no_winner():
 def test_stream_models_have_their_own_rate():
     best = best_learning_rates(records({"a": [5.0, 4.0, 4.5, 6.0]}, method="cascade")).iloc[0]
     assert best["learning_rate"] == 7 * 3e-4
+
+
+def trained_at(folder, rate: float, gains: dict[str, float]) -> pd.DataFrame:
+    """Trials of two seeds at a rate of the matrices; each arm is better by its gain than all are otherwise."""
+    groups = np.repeat(np.arange(20), 3)
+    hard = np.random.default_rng(5).normal(4, 0.5, len(groups))
+    rows = []
+    for arm, gain in gains.items():
+        for seed in (0, 1):
+            place = folder / f"{arm}-{rate}-{seed}"
+            place.mkdir()
+            losses = hard - gain + 0.002 * seed
+            stored = {"window_losses": losses.tolist(), "window_groups": groups.tolist()}
+            (place / EVALUATION_FILE).write_text(json.dumps(stored))
+            row = {"arm": arm, "seed": seed, "folder": str(place), "perplexity": math.exp(losses.mean())}
+            rows.append(row | {"parameters": {"matrix_lr": rate}})
+    return pd.DataFrame(rows)
+
+
+def test_another_rate_is_compared_with_the_same_arm_at_the_rate_of_the_table(tmp_path):
+    usual = trained_at(tmp_path, 0.004, {"pythia": 0.0, "narrow": 0.5, "mla": 0.0})
+    others = trained_at(tmp_path, 0.008, {"narrow": 0.6, "pythia": -0.1, "cla": 9.0})
+    found = gained_by_rates(others, usual).set_index("arm")
+    assert list(found.index) == ["narrow", "pythia"], "cla was not trained at the rate of the table"
+    assert found["difference"].tolist() == pytest.approx([-0.1, 0.1])
+    assert found["verdict"].tolist() == ["better", "worse"]
+    assert (found["rate"].unique().item(), found["usual_rate"].unique().item()) == (0.008, 0.004)
+    assert (found["seeds"] == 2).all() and (found["usual_seeds"] == 2).all()
+    assert np.log(found["perplexity"] / found["usual_perplexity"]).tolist() == pytest.approx([-0.1, 0.1])
+    with pytest.raises(ParameterError, match=r"one rate of the matrices, not \[0.004, 0.008\]"):
+        gained_by_rates(others, pd.concat([usual, others]))

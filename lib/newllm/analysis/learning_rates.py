@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from newllm.analysis.differences import compare_pairs, losses_by_arm
 from newllm.config.errors import ParameterError
 from newllm.config.fields import ADAMW
 from newllm.evaluation.statistics import paired_difference
@@ -123,3 +124,51 @@ def judge(records: pd.DataFrame) -> str:
     difference = paired_difference(first[shared], second[shared])
     verdict = "an established winner" if difference.high < 0 else "no established winner: the interval holds zero"
     return f"{names}: {difference} nats per token over {len(shared)} seeds, {verdict}."
+
+
+def gained_by_rates(others: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
+    """Compare arms at another learning rate of the matrices with themselves at the one that all arms of a table have.
+
+    Parameters
+    ----------
+    others
+        Rows of `newllm.runs.records_table.load_records`, trained like ``usual`` but for that rate.
+    usual
+        Those of the table, all at one rate; how much seeds vary is pooled over all of its arms.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each arm and rate of ``others`` that ``usual`` has as well, in their order: ``arm``, ``rate``,
+        ``usual_rate``, ``perplexity`` and ``usual_perplexity`` (on the test windows), ``seeds`` and ``usual_seeds``,
+        and the columns of `newllm.analysis.differences.compare_pairs`, of the other rate from the usual one.
+
+    Raises
+    ------
+    ParameterError
+        Where ``usual`` holds several rates.
+    """
+    usual_rates = {given["matrix_lr"] for given in usual["parameters"]}
+    if len(usual_rates) > 1:
+        raise ParameterError(f"The arms of a table have one rate of the matrices, not {sorted(usual_rates)}.")
+    (usual_rate,) = usual_rates
+    records = pd.concat([others, usual], ignore_index=True)
+    rates = [given["matrix_lr"] for given in records["parameters"]]
+    named = records.assign(arm=[_at(*both) for both in zip(records["arm"], rates, strict=True)])
+    asked = dict.fromkeys(zip(records["arm"], rates, strict=True))
+    both = [(arm, rate) for arm, rate in asked if rate != usual_rate and arm in set(usual["arm"])]
+    found = compare_pairs(losses_by_arm(named), [(_at(arm, rate), _at(arm, usual_rate)) for arm, rate in both])
+    summary = named.groupby("arm").agg(perplexity=("perplexity", "mean"), seeds=("seed", "nunique"))
+    return pd.DataFrame(
+        [
+            {"arm": arm, "rate": rate, "usual_rate": usual_rate}
+            | summary.loc[_at(arm, rate)].to_dict()
+            | summary.loc[_at(arm, usual_rate)].add_prefix("usual_").to_dict()
+            | difference
+            for (arm, rate), difference in zip(both, found, strict=True)
+        ]
+    )
+
+
+def _at(arm: str, rate: float) -> str:
+    return f"{arm} at {rate:g}"

@@ -31,7 +31,7 @@ from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
 from newllm.publication.published import UnpublishedError
 from newllm.publication.recall_tables import baseline_recall, recall, recall_in_code, truncated_contexts
-from newllm.publication.recipe_tables import first_tables, optimisers, text_budgets
+from newllm.publication.recipe_tables import first_tables, optimisers, rates_of_all_text, text_budgets
 from newllm.publication.retrofit_tables import healed_retrofits, llama_retrofits, retrofit_or_training, retrofits
 from newllm.publication.stage_tables import leaks, projection_training, treatments
 from newllm.publication.study_tables import (
@@ -120,6 +120,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "hours by trial": hours_by_trial,
     "budgets": budgets,
     "text budgets": text_budgets,
+    "rates of all text": rates_of_all_text,
     "models at 70m": models_at_70m,
     "decoding": decoding,
     "decoding reads": decoding_reads,

@@ -19,8 +19,9 @@ LEADING_SWEEP = "sotu"
 CODE_SWEEP = "stdlib"
 # Of arms at several rates and by several optimisers, and of budgets: nothing there tells methods apart.
 RATES_SWEEP, ADAMW_SWEEP, BUDGETS_SWEEP = "learning_rates", "adamw", "budgets"
+RATES_OF_ALL_TEXT_SWEEP = "learning_rates_all_text"
 LENT_SWEEP = "lent_embedding"
-TELL_NO_METHODS = (RATES_SWEEP, ADAMW_SWEEP, BUDGETS_SWEEP)
+TELL_NO_METHODS = (RATES_SWEEP, ADAMW_SWEEP, BUDGETS_SWEEP, RATES_OF_ALL_TEXT_SWEEP)
 
 # Tables that claims are judged by, below the reference folder.
 EVIDENCE = {

@@ -3,19 +3,20 @@
 import pandas as pd
 
 from newllm.analysis.budgets import told_by_text
-from newllm.analysis.learning_rates import LOSS
+from newllm.analysis.learning_rates import LOSS, gained_by_rates
 from newllm.analysis.summary import summarize_arms
 from newllm.models.registry import BASELINE
 from newllm.publication.published import (
     ADAMW_SWEEP,
     BUDGETS_SWEEP,
     LEADING_SWEEP,
+    RATES_OF_ALL_TEXT_SWEEP,
     RATES_SWEEP,
     published_rates,
     published_sweep,
     published_table,
 )
-from newllm.wording import number, with_interval
+from newllm.wording import number, plus_minus, with_interval
 
 
 def optimisers() -> pd.DataFrame:
@@ -36,6 +37,25 @@ def optimisers() -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def rates_of_all_text() -> pd.DataFrame:
+    """Write what arms gain on all of the text by another rate of the matrices than that of the tables of arms."""
+    found = gained_by_rates(published_sweep(RATES_OF_ALL_TEXT_SWEEP), published_sweep(LEADING_SWEEP))
+    return pd.DataFrame(
+        [
+            {
+                "arm": f"`{row['arm']}`",
+                f"perplexity at {row['usual_rate']:g}": f"{row['usual_perplexity']:.1f}",
+                "other rate": f"{row['rate']:g}",
+                "perplexity at that": f"{row['perplexity']:.1f}",
+                "nats/token by it": plus_minus(row, "difference", "{:+.3f}"),
+                "verdict": row["verdict"],
+                "seeds": f"{row['seeds']} beside {row['usual_seeds']}",
+            }
+            for row in found.to_dict("records")
+        ]
+    )
 
 
 def text_budgets() -> pd.DataFrame:
