@@ -139,7 +139,7 @@ def gained_by_rates(others: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row for each arm and rate of ``others`` that ``usual`` has as well, in their order: ``arm``, ``rate``,
+        One row for each arm and rate of ``others`` that ``usual`` has as well, by name: ``arm``, ``rate``,
         ``usual_rate``, ``perplexity`` and ``usual_perplexity`` (on the test windows), ``seeds`` and ``usual_seeds``,
         and the columns of `newllm.analysis.differences.compare_pairs`, of the other rate from the usual one.
 
@@ -156,7 +156,7 @@ def gained_by_rates(others: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
     rates = [given["matrix_lr"] for given in records["parameters"]]
     named = records.assign(arm=[_at(*both) for both in zip(records["arm"], rates, strict=True)])
     asked = dict.fromkeys(zip(records["arm"], rates, strict=True))
-    both = [(arm, rate) for arm, rate in asked if rate != usual_rate and arm in set(usual["arm"])]
+    both = sorted((arm, rate) for arm, rate in asked if rate != usual_rate and arm in set(usual["arm"]))
     found = compare_pairs(losses_by_arm(named), [(_at(arm, rate), _at(arm, usual_rate)) for arm, rate in both])
     summary = named.groupby("arm").agg(perplexity=("perplexity", "mean"), seeds=("seed", "nunique"))
     return pd.DataFrame(
