@@ -51,7 +51,7 @@ def rates_of_all_text() -> pd.DataFrame:
                 "perplexity at that": f"{row['perplexity']:.1f}",
                 "nats/token by it": plus_minus(row, "difference", "{:+.3f}"),
                 "verdict": row["verdict"],
-                "seeds": f"{row['seeds']} beside {row['usual_seeds']}",
+                "seeds": f"{row['seeds']:.0f} beside {row['usual_seeds']:.0f}",
             }
             for row in found.to_dict("records")
         ]
