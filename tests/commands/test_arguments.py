@@ -152,7 +152,7 @@ def test_what_would_fail_late_is_refused_early(given, said):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"arms": "pythia", "stream_lr": "5"}, "^stream_lr is given, but does nothing for pythia: leave it out"),
+        ({"arms": "pythia", "stream_lr": "0.5"}, "^stream_lr is given, but does nothing for pythia: leave it out"),
         ({"arms": "[pythia, mla]", "max_iterations": "7"}, "does nothing for pythia or mla"),
         ({"arms": "pythia", "embedding_source": "/etc/passwd"}, "embedding_source is given, but does nothing"),
         ({"arms": "dproj-random", "projection_lr": "1"}, "does nothing for dproj-random"),

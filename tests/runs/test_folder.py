@@ -250,10 +250,10 @@ class TestFigures:
 
 def test_the_newest_finished_run_tells_how_long_the_next_takes():
     assert earlier_seconds("02_main_training", "smoke") is None
-    for index, (lr, seconds) in enumerate([(1.0, 10.0), (2.0, 20.0)]):
+    for index, (lr, seconds) in enumerate([(0.1, 10.0), (0.2, 20.0)]):
         run = open_run(load_parameters("02_main_training", "smoke", {"lr": lr}))
         run.finish(seconds)
         os.utime(run.folder / "finished.json", (index, index))
-    open_run(load_parameters("02_main_training", "smoke", {"lr": 3.0}))
+    open_run(load_parameters("02_main_training", "smoke", {"lr": 0.3}))
     assert earlier_seconds("02_main_training", "smoke") == 20.0
     assert earlier_seconds("02_main_training", "cpu") is None
