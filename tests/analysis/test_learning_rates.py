@@ -112,7 +112,7 @@ def trained_at(folder, rate: float, gains: dict[str, float]) -> pd.DataFrame:
 def test_another_rate_is_compared_with_the_same_arm_at_the_rate_of_the_table(tmp_path):
     usual = trained_at(tmp_path, 0.004, {"pythia": 0.0, "narrow": 0.5, "mla": 0.0})
     others = trained_at(tmp_path, 0.008, {"narrow": 0.6, "pythia": -0.1, "cla": 9.0})
-    found = gained_by_rates(others, usual).set_index("arm")
+    found = gained_by_rates(pd.concat([others, others]), usual).set_index("arm")
     assert list(found.index) == ["narrow", "pythia"], "cla was not trained at the rate of the table"
     assert found["difference"].tolist() == pytest.approx([-0.1, 0.1])
     assert found["verdict"].tolist() == ["better", "worse"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from newllm.analysis.differences import compare_pairs, losses_by_arm
+from newllm.analysis.trained_alike import trials_once
 from newllm.config.errors import ParameterError
 from newllm.config.fields import ADAMW
 from newllm.evaluation.statistics import paired_difference
@@ -152,12 +153,11 @@ def gained_by_rates(others: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
     if len(usual_rates) > 1:
         raise ParameterError(f"The arms of a table have one rate of the matrices, not {sorted(usual_rates)}.")
     (usual_rate,) = usual_rates
-    records = pd.concat([others, usual], ignore_index=True)
-    rates = [given["matrix_lr"] for given in records["parameters"]]
-    named = records.assign(arm=[_at(*both) for both in zip(records["arm"], rates, strict=True)])
-    asked = dict.fromkeys(zip(records["arm"], rates, strict=True))
-    both = sorted((arm, rate) for arm, rate in asked if rate != usual_rate and arm in set(usual["arm"]))
-    found = compare_pairs(losses_by_arm(named), [(_at(arm, rate), _at(arm, usual_rate)) for arm, rate in both])
+    records = trials_once(pd.concat([others, usual], ignore_index=True))
+    trained = [(arm, given["matrix_lr"]) for arm, given in zip(records["arm"], records["parameters"], strict=True)]
+    named = records.assign(arm=[_at(arm, rate) for arm, rate in trained])
+    asked = sorted({(arm, rate) for arm, rate in trained if rate != usual_rate and arm in set(usual["arm"])})
+    found = compare_pairs(losses_by_arm(named), [(_at(arm, rate), _at(arm, usual_rate)) for arm, rate in asked])
     summary = named.groupby("arm").agg(perplexity=("perplexity", "mean"), seeds=("seed", "nunique"))
     return pd.DataFrame(
         [
@@ -165,7 +165,7 @@ def gained_by_rates(others: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
             | summary.loc[_at(arm, rate)].to_dict()
             | summary.loc[_at(arm, usual_rate)].add_prefix("usual_").to_dict()
             | difference
-            for (arm, rate), difference in zip(both, found, strict=True)
+            for (arm, rate), difference in zip(asked, found, strict=True)
         ]
     )
 

@@ -90,7 +90,7 @@ SizeName = Literal["tiny", "mini", "70m", "160m", "410m", "1b", "1.4b", "smollm2
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[Whole, Field(gt=0)]
-# A step of AdamW moves a weight by about the rate: above one nothing is learned, and a mistyped power of ten is likely.
+# A step of AdamW moves a weight by about the rate, and weights are small: above one it is a mistyped power of ten.
 Rate = Annotated[Real, Field(gt=0, le=1)]
 WindowCount = Annotated[Count | Literal["all"], _or_word("all", Count)]
 ADAMW: Final = "adamw"
