@@ -121,3 +121,11 @@ def test_another_rate_is_compared_with_the_same_arm_at_the_rate_of_the_table(tmp
     assert np.log(found["perplexity"] / found["usual_perplexity"]).tolist() == pytest.approx([-0.1, 0.1])
     with pytest.raises(ParameterError, match=r"one rate of the matrices, not \[0.004, 0.008\]"):
         gained_by_rates(others, pd.concat([usual, others]))
+
+
+def test_rates_of_unlike_budgets_are_not_compared(tmp_path):
+    usual = trained_at(tmp_path, 0.004, {"pythia": 0.0, "narrow": 0.5})
+    others = trained_at(tmp_path, 0.008, {"narrow": 0.6})
+    less = others.assign(parameters=[given | {"samples": 3000} for given in others["parameters"]])
+    with pytest.raises(ParameterError, match=r"narrow was trained with several budgets"):
+        gained_by_rates(less, usual)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from newllm.analysis.differences import compare_pairs, losses_by_arm
-from newllm.analysis.trained_alike import trials_once
+from newllm.analysis.trained_alike import budgets_of, trials_once
 from newllm.config.errors import ParameterError
 from newllm.config.fields import ADAMW
 from newllm.evaluation.statistics import paired_difference
@@ -147,13 +147,17 @@ def gained_by_rates(others: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     ParameterError
-        Where ``usual`` holds several rates.
+        Where ``usual`` holds several rates, or the two differ in more than rates.
     """
     usual_rates = {given["matrix_lr"] for given in usual["parameters"]}
     if len(usual_rates) > 1:
         raise ParameterError(f"The arms of a table have one rate of the matrices, not {sorted(usual_rates)}.")
     (usual_rate,) = usual_rates
     records = trials_once(pd.concat([others, usual], ignore_index=True))
+    budgets = budgets_of(records)
+    mixed = [arm for arm, of_arm in budgets.groupby(records["arm"]) if of_arm.nunique() > 1]
+    if mixed:
+        raise ParameterError(f"{', '.join(mixed)} was trained with several budgets: rates are compared within one.")
     trained = [(arm, given["matrix_lr"]) for arm, given in zip(records["arm"], records["parameters"], strict=True)]
     named = records.assign(arm=[_at(arm, rate) for arm, rate in trained])
     asked = sorted({(arm, rate) for arm, rate in trained if rate != usual_rate and arm in set(usual["arm"])})
