@@ -51,6 +51,8 @@ def test_the_baselines_own_gain_decides_what_can_be_told(records):
     assert gains.verdict["late positions"] == "cannot tell at this budget"
     passages = gains.loc["a passage said again after 64 tokens"]
     assert (passages.gain, passages.gain_low, passages.verdict) == (1.0, 0.5, "can tell")
+    assert gains.least_seed.notna().all() and (gains.least_seed <= gains.gain).all()
+    assert (gains.most_seed >= gains.gain).all()
     pairs = gains.loc["pairs seen before, beside the same with another end"]
     assert pairs.gain == pytest.approx(0.5)
     assert pairs.gain - pairs.gain_low == pytest.approx(0.1 * 2**0.5)

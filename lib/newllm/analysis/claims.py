@@ -158,8 +158,8 @@ CLAIMS = (
     Claim(
         4,
         "about 60 passes reach 90 %",
-        f"passes until {CONVERGED:.0%} of the contexts have settled; of the earlier project's rate of 0.002 and noise "
-        "of 0.1 no record is published (RESULTS, Recipe)",
+        f"whether {CONVERGED:.0%} of the contexts have settled after {judges.PASSES} passes at most; of the earlier "
+        "project's rate of 0.002 and noise of 0.1 no record is published (RESULTS, Recipe)",
         Judge(judges.few_passes),
         "an arm with a recurrence, with three seeds",
     ),
@@ -180,7 +180,7 @@ CLAIMS = (
     Claim(
         7,
         "two blocks of 500 beat one of 500 and one of 1000",
-        "cascade beside one of its blocks, and beside one block of twice the width, blocks converged: test loss",
+        "cascade (two blocks of 168) beside one of its blocks, and beside one of 336, blocks converged: test loss",
         judges.all_of(
             judges.better("cascade-oacd", "cascade-oacd@num_blocks=1", convergence_rate=CONVERGED),
             judges.better("cascade-oacd", "cascade-oacd@context_dim=336,num_blocks=1", convergence_rate=CONVERGED),

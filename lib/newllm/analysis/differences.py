@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from newllm.analysis.trial_files import read_window_losses
 from newllm.evaluation.comparison_statistics import (
-    Difference,
+    Resampled,
     SeedVariance,
     holm,
+    resample,
     seed_variance,
-    two_way_difference,
 )
 from newllm.evaluation.verdicts import BETTER, EQUIVALENCE_MARGIN, EQUIVALENT, OPEN, TOO_FEW_SEEDS, WORSE
 from newllm.experiments.scoring import EVALUATION_FILE
@@ -128,18 +128,48 @@ def compare_pairs(
         equivalence is adjusted as well, and which is `TOO_FEW_SEEDS` where nobody knows what another seed would find.
         An empty dict where no windows are shared.
     """
-    pooled, seeds_are_known = pooled_variance(losses.values()), knows_seeds(losses.values())
-    found = {
-        str(number): difference
-        for number, (ours, theirs) in enumerate(pairs)
-        if (difference := _difference(losses.get(ours), losses.get(theirs), pooled, have_same_weights)) is not None
-    }
+    resampled = resample_pairs(losses, pairs, have_same_weights=have_same_weights)
+    return judge_pairs(resampled, pooled_variance(losses.values()))
+
+
+def resample_pairs(
+    losses: Mapping[Hashable, ArmLosses | None],
+    pairs: Sequence[tuple[Hashable, Hashable]],
+    *,
+    have_same_weights: bool = False,
+) -> list[Resampled | None]:
+    """Draw documents and seeds of the arms of each pair anew; None where no windows are shared.
+
+    Parameters
+    ----------
+    losses, pairs, have_same_weights
+        As for `compare_pairs`.
+    """
+    return [_resample(losses.get(ours), losses.get(theirs), have_same_weights) for ours, theirs in pairs]
+
+
+def judge_pairs(resampled: Sequence[Resampled | None], pooled: SeedVariance) -> list[dict[str, Any]]:
+    """Say of pairs that were named together what each differs by, and what that means.
+
+    Parameters
+    ----------
+    resampled
+        As `resample_pairs` gives them.
+    pooled
+        How much a seed changes the loss of an arm, and how well that is known.
+
+    Returns
+    -------
+    list of dict
+        As `compare_pairs` says.
+    """
+    found = {str(number): each.difference(pooled) for number, each in enumerate(resampled) if each is not None}
     differs = holm({number: difference.p_value for number, difference in found.items()})
     is_equal = holm({number: difference.equivalence_p(EQUIVALENCE_MARGIN) for number, difference in found.items()})
-    rows: list[dict[str, Any]] = [{} for _ in pairs]
+    rows: list[dict[str, Any]] = [{} for _ in resampled]
     for number, difference in found.items():
         said = TOO_FEW_SEEDS
-        if seeds_are_known:
+        if pooled.freedom >= LEAST_SEED_FREEDOM:
             said = verdict(difference.interval.mean, differs[number], is_equal[number])
         rows[int(number)] = difference.interval.columns("difference") | {
             "difference_p": differs[number],
@@ -189,21 +219,19 @@ def verdict(difference: float, difference_p: float, equivalence_p: float) -> str
     return OPEN
 
 
-def _difference(
-    ours: ArmLosses | None, theirs: ArmLosses | None, pooled: SeedVariance, have_same_weights: bool
-) -> Difference | None:
-    """Compare all seeds of one arm with all of the other; readings of the same weights seed by seed."""
+def _resample(ours: ArmLosses | None, theirs: ArmLosses | None, have_same_weights: bool) -> Resampled | None:
+    """Draw all seeds of one arm beside all of the other; readings of the same weights seed by seed."""
     if ours is None or theirs is None or not np.array_equal(ours.groups, theirs.groups):
         return None
     if not have_same_weights:
         first, second = (np.stack(list(arm.by_seed.values())) for arm in (ours, theirs))
-        has_seeds = (ours.has_seeds, theirs.has_seeds)
-        return two_way_difference(first, second, ours.groups, has_seeds=has_seeds, pooled_seed_variance=pooled)
+        return resample(first, second, ours.groups, has_seeds=(ours.has_seeds, theirs.has_seeds))
     seeds = sorted(set(ours.by_seed) & set(theirs.by_seed))
     if not seeds:
         return None
     apart = np.stack([ours.by_seed[seed] - theirs.by_seed[seed] for seed in seeds])
-    return two_way_difference(apart, np.zeros_like(apart[:1]), ours.groups)
+    # What a seed changes is in the differences themselves, and no pool of arms knows of it.
+    return resample(apart, np.zeros_like(apart[:1]), ours.groups, has_seeds=(False, False))
 
 
 def no_difference() -> dict[str, Any]:

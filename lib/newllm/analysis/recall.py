@@ -20,6 +20,7 @@ GAIN = MEASURES["repeated_passage_gain"]
 LATE_POSITIONS = "late positions"
 PAIRS = "pairs seen before, beside the same with another end"
 CHECKED_BY = {MEASURES["recall_hits_loss"]: PAIRS, MEASURES["position_gain"]: LATE_POSITIONS}
+GAINS = ["measure", "gain", "gain_low", "gain_high", "least_seed", "most_seed", "verdict"]
 CAN_TELL, CANNOT_TELL = "can tell", "cannot tell at this budget"
 
 # The measures that are losses, by the tokens that they are of.
@@ -191,14 +192,16 @@ def baseline_gains(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a measure: ``measure``, ``gain`` in nats a token with ``gain_low`` and ``gain_high`` (95 %, means over
-        seeds), and ``verdict``, which says whether it can tell at this budget. No rows without the baseline.
+        One row a measure: ``measure``, ``gain`` in nats a token with ``gain_low`` and ``gain_high`` (95 % over windows
+        or passages of these very trainings, means over seeds), ``least_seed`` and ``most_seed`` (the gains of the seeds
+        that gain least and most), and ``verdict``, which says whether it can tell at this budget. No rows without the
+        baseline.
     """
     rows: list[dict[str, object]] = []
     apart = rows_apart(records, baseline)
     own = apart[apart["arm"] == baseline]
     if own.empty:
-        return pd.DataFrame(rows, columns=["measure", "gain", "gain_low", "gain_high", "verdict"])
+        return pd.DataFrame(rows, columns=GAINS)
     reports = [read_entry(Path(folder) / EVALUATION_FILE, "recall") for folder in own["folder"]]
     found: dict[str, list[Interval]] = {LATE_POSITIONS: [_interval(r["position_gain"]) for r in reports]}
     found[PAIRS] = [_of_pairs(r["tokens"]) for r in reports]
@@ -215,9 +218,11 @@ def baseline_gains(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
             sum(ends) / len(known) for ends in zip(*((g.mean, g.low, g.high) for g in known), strict=True)
         )
         gain = Interval(mean, low, high, max(each.count for each in known))
+        seeds = [each.mean for each in known]
         verdict = CAN_TELL if can_tell(gain) else CANNOT_TELL
-        rows.append({"measure": measure, **gain.columns("gain"), "verdict": verdict})
-    return pd.DataFrame(rows)
+        row = {"measure": measure, **gain.columns("gain"), "least_seed": min(seeds), "most_seed": max(seeds)}
+        rows.append(row | {"verdict": verdict})
+    return pd.DataFrame(rows, columns=GAINS)
 
 
 def cannot_rank(records: pd.DataFrame, baseline: str) -> list[str]:

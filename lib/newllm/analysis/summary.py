@@ -91,7 +91,7 @@ def summarize_arms(records: pd.DataFrame, baseline: str | None = None, by: Seque
         first = min(bases or beside, key=lambda key: rows[key]["trained_otherwise"])
         for row in _floor_rows(floor, beside, by, rows):
             key = (*(row[name] for name in by), row["arm"])
-            rows[key], losses[key] = row | {"trained_otherwise": False}, _floor_losses(floor, row["arm"])
+            rows[key], losses[key] = row | {"trained_otherwise": False}, floor_losses(floor, row["arm"])
             if len(bases) == 1:
                 pairs[key] = bases[0]
             budgets[key] = budgets[first]
@@ -168,7 +168,16 @@ def _floor_rows(
     return found
 
 
-def _floor_losses(floor: Floor, arm: str) -> ArmLosses:
+def floor_losses(floor: Floor, arm: str) -> ArmLosses:
+    """Return what an n-gram model of a floor lost on the test windows.
+
+    Parameters
+    ----------
+    floor
+        The counts.
+    arm
+        The model's name, as the floor's rows have it, or with the data that it is of behind it.
+    """
     (losses,) = (score.window_losses for score in floor.scores if arm.partition(" (")[0] == score.arm)
     return ArmLosses({0: np.array(losses)}, np.array(floor.window_groups), has_seeds=False)
 

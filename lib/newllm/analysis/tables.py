@@ -74,6 +74,8 @@ COLUMNS = {
     "cache_mib": Column("cache (MiB)", "{:,.3f}"),
     "peak_mib": Column("cache and step together (MiB)", "{:,.3f}"),
     "gain": Column("gain (nats/token)", "{:.3f}"),
+    "least_seed": Column("least of a seed", "{:.3f}"),
+    "most_seed": Column("most of a seed", "{:.3f}"),
     "forward_gain": Column("gain when asked forward (nats)", "{:z.3f}"),
     "backward_gain": Column("gain when asked backward (nats)", "{:z.3f}"),
     "lost": Column("loss above the whole window (nats/token)", "{:.3f}"),

@@ -86,6 +86,49 @@ def seed_variance(losses: Sequence[ArrayLike]) -> SeedVariance:
     return SeedVariance(squares / freedom, freedom) if freedom else NO_SEED_VARIANCE
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """What two arms differ by on the same windows, and how far documents and seeds move that.
+
+    Attributes
+    ----------
+    mean
+        Of the first less the second, nats per token.
+    documents
+        How many there are.
+    of_documents
+        Variance of the mean by another draw of documents; NaN where there is one alone.
+    of_own_seeds
+        For each arm of several seeds the variance of its mean by other seeds, as these show it, with its degrees of
+        freedom.
+    shares_of_seeds
+        Sum of 1 / S over the arms that have seeds: as much of a pooled variance is in the mean; 0 takes none of it.
+    """
+
+    mean: float
+    documents: int
+    of_documents: float
+    of_own_seeds: tuple[tuple[float, int], ...]
+    shares_of_seeds: float
+
+    def difference(
+        self, pooled_seed_variance: SeedVariance = NO_SEED_VARIANCE, *, confidence: float = CONFIDENCE
+    ) -> Difference:
+        """Join what documents and seeds do; `two_way_difference` says how."""
+        if self.documents == 1:
+            # How far another document would be from this one nobody knows, however many seeds have read it.
+            return Difference(Interval(self.mean, np.nan, np.nan, 1), np.nan, 0.0, 1.0)
+        of_seeds = _joint(self.of_own_seeds)
+        if pooled_seed_variance.freedom and self.shares_of_seeds:
+            of_seeds = pooled_seed_variance.value * self.shares_of_seeds, pooled_seed_variance.freedom
+        variance, freedom = _joint([of_seeds, (self.of_documents, self.documents - 1)])
+        error = float(np.sqrt(variance))
+        reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+        p_value = float(2 * stats.t.sf(abs(self.mean) / error, freedom)) if error else float(self.mean == 0)
+        interval = Interval(self.mean, self.mean - reach, self.mean + reach, self.documents)
+        return Difference(interval, error, freedom, p_value)
+
+
 def two_way_difference(
     ours: ArrayLike,
     theirs: ArrayLike,
@@ -107,16 +150,40 @@ def two_way_difference(
 
     Parameters
     ----------
+    ours, theirs, documents, has_seeds, seed
+        As for `resample`.
+    pooled_seed_variance
+        As `seed_variance` gives it.
+    confidence
+        Share of intervals that hold the true difference.
+
+    Raises
+    ------
+    ValueError
+        As `resample` does.
+    """
+    resampled = resample(ours, theirs, documents, has_seeds=has_seeds, seed=seed)
+    return resampled.difference(pooled_seed_variance, confidence=confidence)
+
+
+def resample(
+    ours: ArrayLike,
+    theirs: ArrayLike,
+    documents: ArrayLike,
+    *,
+    has_seeds: tuple[bool, bool] = (True, True),
+    seed: int = 0,
+) -> Resampled:
+    """Draw documents and seeds of two arms anew, as `two_way_difference` says.
+
+    Parameters
+    ----------
     ours, theirs
         Mean loss of each window for each seed, (S, N) and (R, N), nats per token; the same windows.
     documents
         The document, or the group of documents, that each window belongs to (N,).
     has_seeds
-        Whether another seed would give other losses, of each of the two; counts have no seeds.
-    pooled_seed_variance
-        As `seed_variance` gives it.
-    confidence
-        Share of intervals that hold the true difference.
+        Whether another seed would give other losses, of each of the two, as a pooled variance knows; counts have none.
     seed
         Of the draws.
 
@@ -136,26 +203,19 @@ def two_way_difference(
         raise ValueError("losses must be finite")
     count = int(groups.max()) + 1
     mean = float(arms[0].mean() - arms[1].mean())
+    own = [(float(arm.mean(1).var(ddof=1)), len(arm)) for arm in arms if len(arm) > 1]
+    of_own_seeds = tuple((variance / seeds, seeds - 1) for variance, seeds in own)
+    shares = sum(1 / len(arm) for arm, has in zip(arms, has_seeds, strict=True) if has)
     if count == 1:
-        # How far another document would be from this one nobody knows, however many seeds have read it.
-        return Difference(Interval(mean, np.nan, np.nan, count), np.nan, 0.0, 1.0)
+        return Resampled(mean, count, np.nan, of_own_seeds, shares)
     windows = np.bincount(groups, minlength=count).astype(np.float64)
     generator = np.random.default_rng(seed)
     # How often each document is drawn: (draws, documents).
     documents_drawn = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
     drawn = [_drawn_means(arm, groups, windows, documents_drawn, generator) for arm in arms]
-    own = [(float(arm.mean(1).var(ddof=1)), len(arm)) for arm in arms if len(arm) > 1]
     found_by_bootstrap = sum(variance * (seeds - 1) / seeds**2 for variance, seeds in own)
     of_documents = max(float((drawn[0] - drawn[1]).var(ddof=1)) - found_by_bootstrap, 0.0) * count / (count - 1)
-    of_seeds = _joint([(variance / seeds, seeds - 1) for variance, seeds in own])
-    if pooled_seed_variance.freedom:
-        shares = sum(1 / len(arm) for arm, has in zip(arms, has_seeds, strict=True) if has)
-        of_seeds = pooled_seed_variance.value * shares, pooled_seed_variance.freedom
-    variance, freedom = _joint([of_seeds, (of_documents, count - 1)])
-    error = float(np.sqrt(variance))
-    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
-    p_value = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
-    return Difference(Interval(mean, mean - reach, mean + reach, count), error, freedom, p_value)
+    return Resampled(mean, count, of_documents, of_own_seeds, shares)
 
 
 def _drawn_means(

@@ -30,9 +30,16 @@ from newllm.publication.hours_tables import budgets, hours, hours_by_trial
 from newllm.publication.markdown import markdown_table
 from newllm.publication.notebook_table import notebook_table
 from newllm.publication.published import UnpublishedError
-from newllm.publication.recall_tables import baseline_recall, recall, recall_in_code, truncated_contexts
+from newllm.publication.recall_tables import (
+    baseline_recall,
+    passes_over_code,
+    recall,
+    recall_in_code,
+    truncated_contexts,
+)
 from newllm.publication.recipe_tables import first_tables, optimisers, rates_of_all_text, text_budgets
 from newllm.publication.retrofit_tables import healed_retrofits, llama_retrofits, retrofit_or_training, retrofits
+from newllm.publication.seed_tables import pooled_verdicts, seed_spreads
 from newllm.publication.stage_tables import leaks, projection_training, treatments
 from newllm.publication.study_tables import (
     cascade,
@@ -53,6 +60,10 @@ WORDS = (
     "experiment",
     "numbers",
     "what would tell",
+    "least",
+    "most",
+    "without one arm",
+    "left out is one of",
     "read as",
     "control",
     "mask",
@@ -101,10 +112,13 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "sotu": sotu,
     "what pythia gains": baseline_recall,
     "recall": recall,
+    "passes over code": passes_over_code,
     "truncated contexts": truncated_contexts,
     "same encoding": same_encoding,
     "savings": savings,
     "stdlib": stdlib,
+    "seeds": seed_spreads,
+    "pooled verdicts": pooled_verdicts,
     "recall in code": recall_in_code,
     "first tables": first_tables,
     "optimisers": optimisers,

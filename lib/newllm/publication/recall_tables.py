@@ -2,12 +2,21 @@
 
 import pandas as pd
 
-from newllm.analysis.recall import CAN_TELL, CANNOT_TELL, baseline_gains, cannot_rank, ranked_recall
-from newllm.analysis.tables import readable
+from newllm.analysis.recall import (
+    CAN_TELL,
+    CANNOT_TELL,
+    GAIN,
+    baseline_gains,
+    cannot_rank,
+    ranked_recall,
+    with_recall_gain,
+)
+from newllm.analysis.summary import summarize_arms
+from newllm.analysis.tables import COLUMNS, readable
 from newllm.analysis.wording import text_in_words
 from newllm.models.registry import BASELINE
-from newllm.publication.published import CODE_SWEEP, LEADING_SWEEP, published_sweep, published_table
-from newllm.wording import with_interval
+from newllm.publication.published import CODE_SWEEP, LEADING_SWEEP, PASSES_SWEEP, published_sweep, published_table
+from newllm.wording import number, with_interval
 
 # Every text on which tables of arms say what is recalled.
 SWEEPS = (LEADING_SWEEP, "context_kv", CODE_SWEEP)
@@ -29,9 +38,11 @@ def baseline_recall() -> pd.DataFrame:
 
 
 def _gain(row: pd.Series) -> str:
-    """Write a gain, and whether the measure tells anything; windows that are too short for it leave no gain."""
+    """Write a gain, the least and most of a seed, and whether the measure tells; too short windows leave no gain."""
     verdict = RANKS if row["verdict"] == CAN_TELL else str(row["verdict"])
-    return ", ".join(part for part in (with_interval(row, "gain"), verdict) if part)
+    seeds = [number(row[name], "{:+.3f}") for name in ("least_seed", "most_seed")]
+    said = f"{with_interval(row, 'gain')}, seeds {seeds[0]} to {seeds[1]}" if all(seeds) else ""
+    return ", ".join(part for part in (said, verdict) if part)
 
 
 def recall() -> pd.DataFrame:
@@ -50,6 +61,29 @@ def _recall(name: str) -> pd.DataFrame:
     table = readable(ranked_recall(records, BASELINE))
     table["arm"] = [f"`{arm}`" for arm in table["arm"]]
     return table.rename(columns={column: f"{column}: {CANNOT_TELL}" for column in cannot_rank(records, BASELINE)})
+
+
+def passes_over_code() -> pd.DataFrame:
+    """Write what arms have learned of copying after one pass over the standard library, and after more of them."""
+    more, once = published_sweep(PASSES_SWEEP), published_sweep(CODE_SWEEP)
+    passes = pd.Series([given["epochs"] for given in more["parameters"]], index=more.index)
+    # What one pass says of an arm is said among all arms of it.
+    after_one = _after(once, 1)
+    tables = [after_one[after_one["arm"].isin(more["arm"])]]
+    for count in sorted(passes.unique()):
+        tables.append(_after(more[passes == count], count))
+    table = pd.concat(tables, ignore_index=True)
+    table["arm"] = [f"`{arm}`" for arm in table["arm"]]
+    names = ["arm", "passes", "perplexity", "accuracy", GAIN, "difference", "verdict", "seeds"]
+    of_as_many = f"nats/token from {BASELINE} of as many"
+    return readable(table, names).rename(columns={COLUMNS["difference"].words: of_as_many})
+
+
+def _after(records: pd.DataFrame, passes: int) -> pd.DataFrame:
+    """Summarise arms that were trained by so many passes, with what they recall."""
+    summary = summarize_arms(records, BASELINE)
+    arms = summary[summary["arm"].isin(records["arm"])]
+    return with_recall_gain(arms, records, BASELINE).assign(passes=passes)
 
 
 def truncated_contexts() -> pd.DataFrame:

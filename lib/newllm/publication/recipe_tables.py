@@ -5,6 +5,7 @@ import pandas as pd
 from newllm.analysis.budgets import told_by_text
 from newllm.analysis.learning_rates import LOSS, gained_by_rates
 from newllm.analysis.summary import summarize_arms
+from newllm.experiments.floor import floors_of
 from newllm.models.registry import BASELINE
 from newllm.publication.published import (
     ADAMW_SWEEP,
@@ -62,6 +63,7 @@ def text_budgets() -> pd.DataFrame:
     """Write how well two arms are told apart after more and more text, measured with the same seeds."""
     records = pd.concat([published_sweep(BUDGETS_SWEEP), published_sweep(LEADING_SWEEP)], ignore_index=True)
     arm = next(name for name in published_sweep(BUDGETS_SWEEP)["arm"].unique() if name != BASELINE)
+    samples = pd.Series([given["samples"] for given in records["parameters"]], index=records.index)
     return pd.DataFrame(
         [
             {
@@ -69,6 +71,7 @@ def text_budgets() -> pd.DataFrame:
                 "minutes by the clock, one trial": f"{row['minutes']:.0f}",
                 f"perplexity of `{BASELINE}`": f"{row['base_perplexity']:.1f}",
                 "perplexity of the other": f"{row['perplexity']:.1f}",
+                "counts of 2-, 3- and 4-grams": _counts(records[samples == row["samples"]]),
                 f"nats/token from `{BASELINE}`": with_interval(row, "difference"),
                 "verdict": row["verdict"],
                 "seeds": f"{row['seeds']}",
@@ -76,6 +79,12 @@ def text_budgets() -> pd.DataFrame:
             for row in told_by_text(records, arm, BASELINE).to_dict("records")
         ]
     )
+
+
+def _counts(records: pd.DataFrame) -> str:
+    """Write the perplexity of counts of n-grams on the text of some trials, from the shortest to the longest."""
+    (floor,) = floors_of(records)
+    return ", ".join(f"{row['perplexity']:.1f}" for row in floor.rows())
 
 
 def first_tables() -> pd.DataFrame:

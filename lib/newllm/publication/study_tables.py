@@ -51,8 +51,13 @@ def _cascades() -> pd.DataFrame:
 
 
 def windows() -> pd.DataFrame:
-    """Write what is lost where only the last tokens and the first few are kept, text by text, beside full attention."""
-    tables = [_window(records) for records in (_cascades(), published_sweep("context_kv"), published_sweep(CODE_SWEEP))]
+    """Write what is lost where only the last tokens and the first few are kept, text by text, beside full attention.
+
+    Verdicts and intervals are those that `WINDOW` has among all arms that were trained alike on its text.
+    """
+    cascades, others = published_sweep("cascade"), published_sweep(LEADING_SWEEP)
+    addresses = pd.concat([cascades[cascades["arm"] == WINDOW], others], ignore_index=True)
+    tables = [_window(records) for records in (addresses, published_sweep("context_kv"), published_sweep(CODE_SWEEP))]
     if all(table.empty for table in tables):
         raise UnpublishedError(f"newllm sweep context_kv -p arm={WINDOW}")
     return pd.concat(tables, ignore_index=True)
@@ -60,14 +65,13 @@ def windows() -> pd.DataFrame:
 
 def _window(records: pd.DataFrame) -> pd.DataFrame:
     """Write one text's rows; none where `WINDOW` was not trained on it."""
-    alike = records[records["arm"].isin([WINDOW, BASELINE])]
-    if WINDOW not in set(alike["arm"]):
+    if WINDOW not in set(records["arm"]):
         return pd.DataFrame()
-    summary = summarize_arms(alike, BASELINE)
-    rows = with_recall_gain(summary[summary["arm"].isin([WINDOW, BASELINE])], alike, BASELINE)
+    summary = summarize_arms(records, BASELINE)
+    rows = with_recall_gain(summary[summary["arm"].isin([WINDOW, BASELINE])], records, BASELINE)
     rows["arm"] = [f"`{arm}`" for arm in rows["arm"]]
     written = readable(rows, ["arm", "kv_bytes", "perplexity", "accuracy", GAIN, "difference", "verdict", "seeds"])
-    written.insert(0, "text", text_in_words(alike["parameters"].iloc[0]))
+    written.insert(0, "text", text_in_words(records["parameters"].iloc[0]))
     return written.rename(columns={COLUMNS["difference"].words: f"nats/token from {BASELINE}"})
 
 
