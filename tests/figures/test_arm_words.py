@@ -18,7 +18,7 @@ from newllm.figures.arm_words import LONGEST_LINE, arm_in_words, name_lines
         ("mqa@alibi_slopes_by_head=true,num_attention_heads=8,position=alibi", "mqa: 8 heads, ALiBi slopes by head"),
         ("unified@position=alibi", "unified: ALiBi"),
         ("narrow@hidden_size=208,intermediate_size=832", "narrow: width 208, MLP of 832"),
-        ("context-kv-oacd@context_dims=[42,42],chunk_size=50", "context-kv-oacd: chunks of 50, context_dims=[42,42]"),
+        ("context-kv-oacd@context_dims=[42,42],chunk_size=50", "context-kv-oacd: chunks of 50, contexts of 42 and 42"),
         ("unified@position={type:alibi,alibi_slope:0.25}", "unified: position={type:alibi,alibi_slope:0.25}"),
         ("mqa@num_attention_heads=8 (lr 0.001, seed 3)", "mqa: 8 heads (lr 0.001, seed 3)"),
         ("pythia (lr 0.001)", "pythia (lr 0.001)"),

@@ -22,6 +22,7 @@ WORDS = {
     "num_blocks=1": "1 block",
     "num_blocks": "{} blocks",
     "context_dim": "contexts of {}",
+    "context_dims": "contexts of {}",
     "data_split=full": "full data",
     "freeze_embedding=false": "embedding trained",
     "tie_word_embeddings=false": "a head of its own",
@@ -69,4 +70,4 @@ def _said(setting: str) -> str:
     name, _, value = setting.partition("=")
     if setting in WORDS:
         return WORDS[setting]
-    return WORDS[name].format(value) if name in WORDS else setting
+    return WORDS[name].format(value.strip("[]").replace(",", " and ")) if name in WORDS else setting

@@ -56,7 +56,7 @@ def _projection() -> str:
     table = published_table("01_projection_training/tables/oacd")
     means = table.groupby("variant", sort=False)[["convergence_rate", "passes"]].mean()
     return "; ".join(
-        f"{variant}: {row.convergence_rate:.0%} settled after {row.passes:.0f} passes"
+        f"{variant}: {row.convergence_rate:.0%} of the contexts have settled after {row.passes:.0f} passes"
         for variant, row in means.iterrows()
     )
 

@@ -29,6 +29,7 @@ def retrofit_or_training() -> pd.DataFrame:
                 "tokens of training, the parent's too": f"{row['tokens']:,.0f}",
                 "perplexity": f"{row['perplexity']:.1f}",
                 "nats/token beside training from nothing": plus_minus(row, "difference", "{:+.3f}"),
+                "verdict": row["verdict"] if isinstance(row["verdict"], str) else "",
                 "seeds": f"{row['seeds']}",
             }
             for row in table.to_dict("records")
