@@ -61,6 +61,15 @@ def test_of_copies_the_one_that_was_finished_last_is_kept(rows):
         assert set(trials_once(pd.DataFrame(found))["perplexity"]) == {98.0}
 
 
+@pytest.mark.parametrize("name", ["proj_dim", "max_iterations", "weight_decay"])
+def test_no_trial_is_lost_or_mixed_with_another_that_was_trained_in_another_way(rows, tmp_path, name):
+    usual = [row | {"parameters": row["parameters"] | {name: 100}} for row in rows]
+    other = [record(tmp_path / "b" / f"mqa-{seed}", "mqa", seed, -0.5, **{name: 2}) for seed in (1, 2)]
+    table = summarize_arms(pd.DataFrame(usual + other), "pythia").set_index("arm")
+    assert table["seeds"].to_dict() == {"pythia": 2, "mqa": 2, f"mqa ({name} 2)": 2}
+    assert table["difference"][f"mqa ({name} 2)"] != table["difference"]["mqa"]
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_no_row_mixes_budgets_whichever_record_comes_first(rows, tmp_path, turned):
     longer = [record(tmp_path / "b" / f"mqa-{seed}", "mqa", seed, -0.5, epochs=3) for seed in (1, 2, 3)]

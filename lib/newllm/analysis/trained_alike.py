@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis.lenders import embedding_source_in, lender_in
-from newllm.analysis.rows import name_by_settings
+from newllm.analysis.rows import SURROUNDINGS, name_by_settings
 from newllm.config.groups import BUDGET, LEARNING_RATES
 from newllm.experiments.scoring import is_pretrained
 from newllm.models.registry import BASELINE
@@ -37,19 +37,19 @@ def _budget(record: pd.Series) -> dict[str, Any]:
 
 
 def trials_once(records: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Keep one record of each trial: the same settings may have been found in two folders, which are no two seeds.
+    """Keep one record of each trial: equal parameters may have been found in two folders, which are no two seeds.
 
     Parameters
     ----------
     records
         Rows of `newllm.experiments.comparison.compare`.
     by
-        Columns whose values tell trials of one arm apart, beside the budget and the learning rates.
+        Columns whose values tell trials of one arm apart, beside their parameters.
 
     Returns
     -------
     pandas.DataFrame
-        The records in their order, of each ``by``, arm, seed, budget and rates the one that was finished last.
+        The records in their order, of each ``by``, arm, seed and parameters the one that was finished last.
     """
     if records.empty:
         return records
@@ -65,7 +65,7 @@ def trials_once(records: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
 def rows_apart(records: pd.DataFrame, baseline: str | None = None, by: Sequence[str] = ()) -> pd.DataFrame:
     """Take each trial once, and name an arm that was trained in several ways by what tells them apart.
 
-    No row of a table mixes several budgets, or rates, of one arm: ``mla (epochs 3)`` stands beside ``mla``.
+    No row of a table mixes several settings of one arm: ``mla (epochs 3)`` stands beside ``mla``.
 
     Parameters
     ----------
@@ -111,8 +111,9 @@ def _names(records: pd.DataFrame, baseline: str) -> list[str]:
 
 
 def _settings(records: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the budget of each record with its learning rates."""
+    """Return of each record all that it was trained with: its budget, and whatever else decides its numbers."""
     return [
-        _budget(record) | {name: record.get("parameters", {}).get(name) for name in LEARNING_RATES}
+        {name: value for name, value in record.get("parameters", {}).items() if name not in SURROUNDINGS}
+        | _budget(record)
         for _, record in records.iterrows()
     ]
