@@ -18,7 +18,7 @@ run: install
 lab: install
 	$(BIN)/newllm lab
 
-# The documentation site, into site/; nothing is fetched while it is built or read.
+# The documentation site, into site/, in a minute or more; its search needs a server: python -m http.server -d site.
 docs: $(DOCS_INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

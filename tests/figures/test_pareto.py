@@ -151,8 +151,24 @@ def test_bytes_between_which_no_power_of_two_lies_are_ticks_themselves():
 
 def test_a_wide_interval_does_not_flatten_the_others():
     axis = bits_axis([1.9, 2.0], [1.0, np.nan], [2.8, np.nan])
-    assert axis.high - axis.low < 0.3
+    assert axis.high - axis.low < 0.8
     assert axis.low < 1.9 < 2.0 < axis.high
+
+
+def test_intervals_as_long_as_points_are_apart_end_within_the_picture():
+    axis = bits_axis([3.59, 3.61], [3.56, 3.58], [3.62, 3.64])
+    assert axis.low < 3.56 and axis.high > 3.64
+
+
+def test_several_points_above_a_gap_stand_at_the_edge_and_most_remain():
+    near, far = [(512.0 * k, 1.9 + k / 100) for k in range(1, 13)], [(0.0, 2.3), (0.0, 2.35), (0.0, 2.36)]
+    assert list(lay_out(summary(near + far)).beyond) == [False] * 12 + [True] * 3
+    assert not lay_out(summary(near + far * 2)).beyond.any()
+
+
+def test_what_keeps_a_state_of_one_size_is_no_part_of_the_front():
+    layout = lay_out(summary([(0.0, 1.7), (512.0, 2.0), (8192.0, 1.9)]))
+    assert list(layout.front) == [False, True, True]
 
 
 def test_a_larger_canvas_leaves_the_order_alone():

@@ -10,7 +10,8 @@ def passages(*distances):
 
 
 def test_gains_are_lines_over_distances_and_a_bar_for_one_distance():
-    several, one = figures.passage_gains(passages(32, 64)), figures.passage_gains(passages(64))
+    several, one = figures.passage_gains(passages(32, 64)), figures.passage_gains(passages(64), text="code")
+    assert "passage of code" in one.layout.title.text and "of code" not in several.layout.title.text
     assert list(several.data[0].x) == [32, 64]
     assert list(several.data[0].y) == pytest.approx([0.7, 0.7])
     assert one.data[0].type == "bar"

@@ -215,6 +215,9 @@ class TestLoadRecords:
     def test_no_records_are_an_empty_table(self, tmp_path):
         assert load_records(tmp_path / "nowhere").empty
 
+    def test_a_folder_may_be_named_by_a_text(self, frame, tmp_path):
+        assert list(load_records(str(tmp_path))["folder"]) == list(frame["folder"])
+
 
 class TestFigures:
     @pytest.fixture

@@ -71,6 +71,24 @@ def test_steps_of_an_earlier_process_do_not_count_as_speed(skipped, share, pace)
     assert min(1, 1 / pace) * 0.9 * expected - 1 <= row.left <= max(1, 1 / pace) * 1.1 * expected + 1
 
 
+@pytest.mark.parametrize(("passed", "shown"), [(0.0, 0.28), (4.0, 0.30)])
+def test_a_training_that_goes_on_shows_its_share_of_the_whole(passed, shown):
+    """What an earlier process did is part of the trial, whether this one has done a step yet or not."""
+    done = 30 if passed else 28
+    state = TrialState(
+        stage="training",
+        done=done,
+        total=100,
+        skipped=28,
+        seconds={"training": passed},
+        started_at=0.0,
+        written_at=passed,
+    )
+    trial = PlannedTrial(arm="mla", seed=0, folder=Path("0"), expected={"training": 200.0})
+    (row,) = outlook(Plan(started_at=0.0, processes=1, trials=(trial,)), {Path("0"): state}, passed).rows
+    assert row.share == pytest.approx(shown, abs=0.02)
+
+
 def test_a_stage_that_goes_on_says_how_much_was_done_before(tmp_path):
     with written_progress(tmp_path), stage("training", 100, done=60) as told:
         told.ended = True  # the last state of a stage is written at once

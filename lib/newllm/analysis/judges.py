@@ -104,6 +104,24 @@ def each_of(decides: str, *judges: Judge) -> Judge:
     return Judge(find, tuple(dict.fromkeys(pair for one in judges for pair in one.pairs)))
 
 
+def within(words: str, judge: Judge) -> Judge:
+    """Say behind a verdict that something holds within what it was tried, where the claim says more.
+
+    Parameters
+    ----------
+    words
+        What it was tried with.
+    judge
+        Of the claim as it was tried.
+    """
+
+    def find(evidence: Evidence) -> Finding:
+        found = judge.find(evidence)
+        return replace(found, verdict=f"{HOLDS} {words}") if found.verdict == HOLDS else found
+
+    return replace(judge, find=find)
+
+
 def _together(findings: Sequence[Finding], verdict: str) -> Finding:
     """Put all numbers into one finding."""
     notes, compared = ([part for one in findings for part in getattr(one, name)] for name in ("notes", "compared"))

@@ -4,6 +4,7 @@ The byte axis is logarithmic. A model that keeps a state of fixed size leaves 0 
 show: it stands at the left, beyond a break.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -22,8 +23,10 @@ LEADER = 6.0  # pixels between a point and its name from which a line joins them
 MEBIBYTE = 2**20
 # For how many names a picture has room, and by how many square pixels each one more makes it larger.
 ROOMY, MORE_AREA = 14, 20_000
-# Only among so many points one may be so far off that it hides what the others differ in.
-MANY_POINTS = 8
+# Only among so many points some may be so far off that they hide what the others differ in, and most must remain.
+MANY_POINTS, MOST = 8, 0.75
+# Of what all points are apart, so much may half of an interval stretch the axis beyond them.
+LONGEST_BAR = 3
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Layout:
     joined
         Whether a line should lead from there to the point (N,).
     front
-        Whether nothing that was trained alike is better on both (N,).
+        Whether a row may lead and none of these is better on both (N,).
     """
 
     canvas: Canvas
@@ -133,6 +136,19 @@ def alike(summary: pd.DataFrame) -> NDArray[np.bool_]:
     """
     otherwise = summary["trained_otherwise"] if "trained_otherwise" in summary else np.zeros(len(summary))
     return ~np.asarray(otherwise, dtype=np.bool_)
+
+
+def may_lead(summary: pd.DataFrame) -> NDArray[np.bool_]:
+    """Tell which rows may be on the front (N,): those that were trained alike and keep something of every token.
+
+    What keeps a state of fixed size has no bytes a token to be compared by: its cost is that of the whole state.
+
+    Parameters
+    ----------
+    summary
+        Rows with kv_bytes_per_token, with a column trained_otherwise or without.
+    """
+    return alike(summary) & (summary["kv_bytes_per_token"].to_numpy(dtype=np.float64) > 0)
 
 
 def on_front(
@@ -191,7 +207,7 @@ def _bytes(number: float) -> str:
 
 
 def bits_axis(values: ArrayLike, low_ends: ArrayLike, high_ends: ArrayLike) -> Axis:
-    """Make the axis of bits per byte; an interval that is longer than all points are apart may leave it.
+    """Make the axis of bits per byte; an interval that is many times as long as all points are apart may leave it.
 
     Parameters
     ----------
@@ -200,8 +216,8 @@ def bits_axis(values: ArrayLike, low_ends: ArrayLike, high_ends: ArrayLike) -> A
     """
     numbers = np.asarray(values, dtype=np.float64)
     span = max(np.ptp(numbers), 0.02)
-    low = max(np.nanmin(np.append(low_ends, numbers.min())), numbers.min() - 0.5 * span) - 0.06 * span
-    high = min(np.nanmax(np.append(high_ends, numbers.max())), numbers.max() + 0.5 * span) + 0.06 * span
+    low = max(np.nanmin(np.append(low_ends, numbers.min())), numbers.min() - LONGEST_BAR * span) - 0.06 * span
+    high = min(np.nanmax(np.append(high_ends, numbers.max())), numbers.max() + LONGEST_BAR * span) + 0.06 * span
     rough = (high - low) / 6
     power = 10.0 ** np.floor(np.log10(rough))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough)
@@ -211,9 +227,9 @@ def bits_axis(values: ArrayLike, low_ends: ArrayLike, high_ends: ArrayLike) -> A
 
 
 def far_above(values: ArrayLike) -> NDArray[np.bool_]:
-    """Tell which of many points are so much worse than the next better one that they would flatten all the others (N,).
+    """Tell which of many points are so much worse than the others that they would flatten what these differ in (N,).
 
-    That is by more than half of what all better ones are apart.
+    Those are all points above a gap of more than half of what all below it are apart, and no more than a quarter.
 
     Parameters
     ----------
@@ -222,9 +238,11 @@ def far_above(values: ArrayLike) -> NDArray[np.bool_]:
     """
     numbers = np.asarray(values, dtype=np.float64)
     ordered = np.sort(numbers)
-    while len(ordered) > MANY_POINTS and ordered[-1] - ordered[-2] > (ordered[-2] - ordered[0]) / 2:
-        ordered = ordered[:-1]
-    return np.asarray(numbers > ordered[-1]) if len(ordered) else np.zeros(0, dtype=np.bool_)
+    for count in range(max(MANY_POINTS, math.ceil(MOST * len(ordered))), len(ordered)):
+        highest = ordered[count - 1]
+        if ordered[count] - highest > (highest - ordered[0]) / 2:
+            return np.asarray(numbers > highest)
+    return np.zeros(len(numbers), dtype=np.bool_)
 
 
 def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
@@ -235,7 +253,7 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
     summary
         Columns arm, kv_bytes_per_token, bits_per_byte, and the ends of its interval, bits_per_byte_low and
         bits_per_byte_high (NaN where seeds tell none).
-        With a column trained_otherwise, such rows are no part of the front: it compares what was trained alike.
+        The front is of those that `may_lead`.
     canvas
         The picture's size, which many names make higher; the usual one where omitted.
     """
@@ -260,7 +278,7 @@ def lay_out(summary: pd.DataFrame, canvas: Canvas | None = None) -> Layout:
         for arm, value, is_beyond in zip(summary["arm"], bits, beyond, strict=True)
     )
     sizes = np.array([[CHARACTER_WIDTH * max(map(len, name)) + 4, LINE_HEIGHT * len(name)] for name in lines])
-    front = on_front(kept, bits, alike(summary))
+    front = on_front(kept, bits, may_lead(summary))
     names = place_names(
         points, sizes, np.concatenate([_bars(points, low_bits, high_bits), _steps(points[front])]), (width, height)
     )

@@ -11,7 +11,7 @@ from newllm.figures.pareto import far_above
 from newllm.figures.style import COLOURS, INK, SYMBOLS, colour, finish, interval_bars, name_bars, say_nothing
 
 
-def passage_gains(passages: pd.DataFrame, told: Sequence[str] | None = None) -> go.Figure:
+def passage_gains(passages: pd.DataFrame, told: Sequence[str] | None = None, *, text: str = "") -> go.Figure:
     """Draw what the second copy of a passage gains over its first, by the distance between them.
 
     Parameters
@@ -21,8 +21,10 @@ def passage_gains(passages: pd.DataFrame, told: Sequence[str] | None = None) -> 
         drawn as bars.
     told
         The arms in colour where there are more than colours; None: all of them.
+    text
+        What the passages are of, where the title should say it.
     """
-    title = "A passage said again: what its first copy is worth"
+    title = f"A passage{f' of {text}' if text else ''} said again: what its first copy is worth"
     if passages.empty:
         return say_nothing(title, "windows are too short to say a passage twice")
     means = passages.groupby(["arm", "distance"], sort=False, as_index=False)[["gain"]].mean()

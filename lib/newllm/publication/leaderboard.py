@@ -25,7 +25,7 @@ from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import BUDGET, DataParameters, LeaderboardFilters
 from newllm.experiments.arms import Arm
 from newllm.experiments.scoring import is_loaded, is_pretrained
-from newllm.figures.pareto import Canvas, alike, on_front
+from newllm.figures.pareto import Canvas, may_lead, on_front
 from newllm.figures.quality import quality_against_bytes
 from newllm.figures.style import say_where
 from newllm.files import DamagedFileError, digest_of_json, outputs_folder, read_plain_json, reference_folder
@@ -59,8 +59,8 @@ class Budget:
         ``kv_tokens`` (of ``kv_bytes``), ``encoding`` (of positions, in words), ``decoded_tokens_per_second`` (median;
         NaN where it was not measured), ``certificate`` (largest change), ``trained_otherwise`` (after a
         model that lends its embedding, some on one continuous stream with a learning rate of its own: a larger budget)
-        and ``on_front`` (nothing that was trained like the others is better both in bits per byte and in bytes per
-        token). The best bits per byte stand first, and what was trained otherwise below.
+        and ``on_front`` (as `newllm.figures.pareto.may_lead` says it may, and nothing that may is better both in bits
+        per byte and in bytes per token). The best bits per byte stand first, and what was trained otherwise below.
     floor
         The rows of n-grams that `newllm.analysis.summary.summarize_arms` gives, where they were counted.
     """
@@ -239,7 +239,7 @@ def summarize_budget(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
 
 def with_front(summary: pd.DataFrame) -> pd.DataFrame:
     """Add the column ``on_front`` for these rows."""
-    front = on_front(summary["kv_bytes_per_token"], summary["bits_per_byte"], alike(summary))
+    front = on_front(summary["kv_bytes_per_token"], summary["bits_per_byte"], may_lead(summary))
     return summary.assign(on_front=front)
 
 

@@ -142,9 +142,18 @@ def _row(
     state = states.get(trial.folder)
     if state is None:
         return Row(trial.arm, trial.seed, "waiting", 0.0, {}, waiting, is_running=False, is_done=False)
-    passed, rest = now - state.started_at, left[trial.folder]
+    passed, rest = now - state.started_at + _skipped_seconds(trial.expected, state), left[trial.folder]
     share = passed / (passed + rest) if passed + rest > 0 else 0.0
     return Row(trial.arm, trial.seed, state.stage, share, state.numbers, rest, is_running=True, is_done=False)
+
+
+def _skipped_seconds(expected: Mapping[str, float], state: TrialState) -> float:
+    """Seconds that the steps of an earlier process take at the pace of this one; as expected where it has none."""
+    here = state.done - state.skipped
+    passed = state.seconds.get(state.stage, 0.0)
+    if here > 0 and passed > 0:
+        return state.skipped * passed / here
+    return expected.get(state.stage, 0.0) * state.skipped / state.total if state.total else 0.0
 
 
 def _rest(expected: Mapping[str, float], state: TrialState, now: float) -> tuple[float, float]:

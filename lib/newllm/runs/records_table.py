@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 ADDED_COLUMNS = ("folder", "row", "places", "settings", "budget", "encoding")
 
 
-def load_records(folder: Path) -> pandas.DataFrame:
+def load_records(folder: Path | str) -> pandas.DataFrame:
     """Read every result record under a folder.
 
     Returns
@@ -32,7 +32,7 @@ def load_records(folder: Path) -> pandas.DataFrame:
     return records
 
 
-def read_records(folder: Path) -> tuple[pandas.DataFrame, dict[Path, str]]:
+def read_records(folder: Path | str) -> tuple[pandas.DataFrame, dict[Path, str]]:
     """Read every result record under a folder, and say of each file that is none why it is none.
 
     Returns
@@ -42,6 +42,7 @@ def read_records(folder: Path) -> tuple[pandas.DataFrame, dict[Path, str]]:
     dict
         The reason for each file that cannot be read as a record.
     """
+    folder = Path(folder)
     rows, refused = [], {}
     for path in sorted(folder.rglob(RECORD_FILE)):
         if is_hidden(path, folder):
