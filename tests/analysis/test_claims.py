@@ -213,6 +213,12 @@ def test_two_blocks_have_to_beat_one_of_each_width(published):
     assert published.judged(7)["verdict"] == FAILS
 
 
+def test_what_was_tried_at_other_widths_than_claimed_holds_for_these(published):
+    for arm, loss in (("", 0.0), ("@context_dim=336,num_blocks=1", 0.2), ("@num_blocks=1", 0.3)):
+        published.add(f"cascade-oacd{arm}", loss, convergence=0.95)
+    assert published.judged(7)["verdict"] == f"{HOLDS} for two of 168"
+
+
 def test_all_that_claims_compare_pays_together(published, monkeypatch):
     named = []
     monkeypatch.setattr(
