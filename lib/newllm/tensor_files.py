@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,9 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from newllm.files import DamagedFileError, atomic_file
+from newllm.files import DamagedFileError, UnwritableError, atomic_file
 
 DIGEST = "digest"
+
+# What safetensors says where the system refuses to write: the reason, and its number.
+_REFUSED = re.compile(r"^Error while serializing: I/O error: (.*) \(os error (\d+)\)")
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
@@ -25,23 +30,57 @@ def digest_of_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     return content.hexdigest()
 
 
+@contextmanager
+def unwritable_in_words(path: Path) -> Iterator[None]:
+    """Raise UnwritableError for a path where safetensors cannot write: its own error is no OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        refused = _REFUSED.match(str(error))
+        if refused is None:
+            raise
+        raise UnwritableError(int(refused[2]), refused[1], str(path)) from error
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a plain safetensors file that whoever reads the folder can read.
 
     safetensors puts a file of its own in the place, which its owner alone can read.
+
+    Raises
+    ------
+    UnwritableError
+        Where the system refuses, as on a full disk; what stood there before still does, and nothing else.
     """
+    with unwritable_in_words(path):
+        _save(path, tensors, metadata)
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> None:
+    is_new = not path.exists()
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path, None if metadata is None else dict(metadata))
+    try:
+        save_file(dict(tensors), path, None if metadata is None else dict(metadata))
+    except BaseException:
+        if is_new:
+            path.unlink(missing_ok=True)
+        raise
     path.chmod(mode)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors and texts atomically, with a digest that `read_tensors` checks."""
+    """Write tensors and texts atomically, with a digest that `read_tensors` checks.
+
+    Raises
+    ------
+    UnwritableError
+        As of `save_tensors`, and of `newllm.files.atomic_file`.
+    """
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     described = dict(metadata or {})
-    with atomic_file(path) as temporary:
-        save_tensors(temporary, plain, described | {DIGEST: digest_of_tensors(plain, described)})
+    with atomic_file(path) as temporary, unwritable_in_words(path):
+        _save(temporary, plain, described | {DIGEST: digest_of_tensors(plain, described)})
 
 
 def read_tensors(path: Path, expected: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:

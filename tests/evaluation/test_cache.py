@@ -47,6 +47,13 @@ def test_no_tokens_is_an_error():
         measure(toys.gpt2(), 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, "float32", None])
+def test_a_type_that_no_model_computes_in_is_an_error(dtype):
+    with pytest.raises(ValueError, match=r"^dtype=.* must be a type that models compute in: torch.float64, ") as caught:
+        measure(create("pythia", "tiny"), 5, dtype)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_wrong_formula_does_not_agree():
     class Claims(PythiaModel):
         def cached_values(self, tokens: int) -> int:

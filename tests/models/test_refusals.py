@@ -17,6 +17,15 @@ def test_a_scale_is_a_positive_number(name, field, value):
         configure(name, "tiny", **{field: value})
 
 
+@pytest.mark.parametrize("name", names())
+def test_first_weights_that_no_logits_survive_are_refused(name):
+    for value in (101.0, 1e9, 1e30):
+        with pytest.raises(ValueError, match=r"initializer_range=.* must be at most 100: "):
+            configure(name, "tiny", initializer_range=value)
+    model = create(name, "tiny", initializer_range=100.0).eval()
+    assert model(IDS).logits.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

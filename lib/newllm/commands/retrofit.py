@@ -1,6 +1,7 @@
 """``newllm retrofit``: a trained model in, one with a smaller cache, its certificate and a report out."""
 
 import argparse
+import errno
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +17,14 @@ from newllm.config.groups import DataParameters, EvaluationParameters
 from newllm.config.held_out import OF_SPLIT, refuse_known_text
 from newllm.config.retrofit import RetrofitFiles, RetrofitParameters
 from newllm.data.hub import HubUnavailableError
-from newllm.files import SAVED_MODEL
+from newllm.files import SAVED_MODEL, UnwritableError, why_unwritable
 from newllm.retrofit.report import FEW_COLUMNS, REPORT_FILE, report_table
 from newllm.retrofit.running import MEASURED_BY, RetrofitPlan, run_retrofit
 from newllm.runs.lock import RunError
 from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model
 from newllm.runs.sealed_record import record_beside
 from newllm.runtime import usable_device
+from newllm.tensor_files import unwritable_in_words
 
 logger = logging.getLogger(__name__)
 Group = TypeVar("Group", bound=BaseModel)
@@ -34,6 +36,9 @@ OF_TRIAL = (
     *OF_SPLIT,
 )
 
+# What a system says of writing alone: no room on the disk or in a quota, a file too large for it, a disk to be read.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 
 def main(options: argparse.Namespace) -> int:
     """Do ``newllm retrofit``."""
@@ -41,12 +46,22 @@ def main(options: argparse.Namespace) -> int:
         device = usable_device(options.device)
         plan = _plan(options, load_trained_model(options.model))
         folder = options.output or plan.usual_folder()
-        found = run_retrofit(plan, folder, device)
+        # Of transformers, which saves the model, safetensors' errors come as they are.
+        with unwritable_in_words(folder):
+            found = run_retrofit(plan, folder, device)
     except (ValueError, FileNotFoundError, RunError, HubUnavailableError) as error:
         logger.error("%s", error)
         return 2
     except FloatingPointError as error:
         logger.error("%s Of a retrofit that is healing_lr.", error)
+        return 1
+    except OSError as error:
+        if isinstance(error, UnwritableError):
+            logger.error("%s", error)
+        elif error.errno in NO_ROOM:
+            logger.error("%s", why_unwritable(folder, error))
+        else:
+            raise
         return 1
     logger.info("\n%s\n", as_text(report_table(pd.DataFrame(found["report"]))[list(FEW_COLUMNS)]))
     logger.info("The model is in %s, the report with all measures in %s.", folder / SAVED_MODEL, folder / REPORT_FILE)

@@ -19,7 +19,7 @@ from newllm.evaluation.probing import (
     untouched_randomness,
 )
 from newllm.models.growing_layer import GrowingLayer
-from newllm.models.language_model import LanguageModel
+from newllm.models.language_model import STORED_TYPES, LanguageModel
 
 PREFILL_PIECE = 512
 # Tokens over which growth is measured, at least; rounded up to whole periods.
@@ -74,7 +74,8 @@ def measure(model: PreTrainedModel, tokens: int, dtype: torch.dtype = torch.floa
     tokens
         Length of the sequence.
     dtype
-        Floating-point type of weights and cache.
+        Type of weights and cache, of those that models compute in: ``torch.float64``, ``float32``, ``float16`` or
+        ``bfloat16``.
 
     Returns
     -------
@@ -84,9 +85,12 @@ def measure(model: PreTrainedModel, tokens: int, dtype: torch.dtype = torch.floa
     Raises
     ------
     ValueError
-        Where ``tokens`` is no positive number.
+        Where ``tokens`` is no positive number, or ``dtype`` none of the types that models compute in.
     """
     refuse_no_count(tokens=tokens)
+    computed_in = tuple(STORED_TYPES.values())
+    if dtype not in computed_in:
+        raise ValueError(f"dtype={dtype!r} must be a type that models compute in: {', '.join(map(str, computed_in))}")
     probed = probe_copy(model, dtype)
     period = period_of(probed)
     step = period * -(-LEAST_GROWTH // period)

@@ -4,6 +4,11 @@ import torch
 from torch import Tensor
 
 
+def holds_whole_numbers(values: Tensor) -> bool:
+    """Tell whether a tensor's type is one of integers, which truth values are not."""
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+
+
 def require(condition: Tensor, message: str) -> None:
     """Refuse a call where a condition does not hold everywhere.
 

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 # Far beyond any model; above them, building one would take minutes, or overflow, before anything could refuse it.
 MOST_LAYERS = 1000
 LARGEST_SIZE = 10**8
+# Thousands of times the usual 0.02, and far below where products of weights overflow float32, which is from 1e6 on.
+LARGEST_INITIALIZER_RANGE = 100.0
 
 # The blocks that a decoder can be built of, with the share of a head that their own RoPE turns.
 ROTARY_FRACTIONS = {"neox": 0.25, "llama": 1.0}
@@ -118,6 +120,11 @@ class LanguageModelConfig(PreTrainedConfig):
         for name in ("initializer_range", "layer_norm_eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be a number above 0")
+        if self.initializer_range > LARGEST_INITIALIZER_RANGE:
+            raise ValueError(
+                f"initializer_range={self.initializer_range} must be at most {LARGEST_INITIALIZER_RANGE:g}: it is the "
+                "standard deviation of the first weights, and larger ones make logits that are not finite"
+            )
 
     def derive(self, reason: str, **values: Any) -> None:
         """Set fields that follow from others; ValueError where one was given as something else.

@@ -11,7 +11,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from newllm.models.conditions import require
+from newllm.models.call_arguments import check_cache_position, check_logits_to_keep, check_num_items
+from newllm.models.conditions import holds_whole_numbers, require
 from newllm.models.config import LanguageModelConfig
 from newllm.models.decoder_cache import AtomicCache, own_layers, prepare_cache
 from newllm.models.generation import OwnCacheGenerationMixin
@@ -199,7 +200,7 @@ class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
         labels
             The tokens again (B, T), not shifted: this model shifts. -100 is not scored.
         logits_to_keep
-            Compute only this many last logits, or those at these positions; 0 computes all. Not with labels.
+            Compute only this many last logits, or those at these positions (N,); 0 computes all. Not with labels.
         return_dict
             False gives a tuple.
         inputs_embeds
@@ -213,7 +214,7 @@ class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
         output_attentions
             Refused: attention weights are never built.
         num_items_in_batch
-            Divide the loss by this number of predicted tokens instead of by that in this call.
+            Divide the loss by this number of predicted tokens, 1 or more, instead of by that in this call.
         contexts
             What the model reads of its recurrences at each of these tokens (B, T, P), the blocks' widths one after the
             other, where it was collected before. The recurrences do not run then, and nothing is cached.
@@ -227,9 +228,12 @@ class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
         Raises
         ------
         ValueError
-            Where shapes do not fit, the cache is another model's, or something is asked for that this model has not.
+            Where shapes do not fit, the cache is another model's, or something is asked for that this model has not;
+            the cache then holds what it held before the call.
         """
         embeds = self._read_tokens(input_ids, inputs_embeds)
+        check_logits_to_keep(logits_to_keep, embeds.shape[1])
+        check_num_items(num_items_in_batch)
         if output_attentions or (output_attentions is None and self.config.output_attentions):
             raise ValueError(f"{type(self).__name__} never builds attention weights: output_attentions is not offered")
         if token_type_ids is not None:
@@ -252,11 +256,13 @@ class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
             self.prepare_cache(cache)
         elif use_cache:
             cache = self.new_cache()
-        _check_cache_position(cache_position, 0 if cache is None else cache.get_seq_length(), embeds.shape[1])
+        check_cache_position(cache_position, 0 if cache is None else cache.get_seq_length(), embeds.shape[1])
         step = Step.build(embeds, attention_mask, position_ids, cache, contexts, takes_gaps=not self.recurrence)
         if step.has_gaps:
             self._check_gaps(step, bool(is_cache_asked_for))
             cache = step.cache
+        # All that can be refused has been: from here on the cache changes.
+        step.note_in_cache()
         if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
             step.hidden_states = []
         hidden = self.encode(step)
@@ -292,7 +298,7 @@ class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
         """Labels (B, T) as int64; ValueError where they are not the tokens again, or are none of the vocabulary."""
         if labels.shape != shape:
             raise ValueError(f"labels must be the tokens again, (batch, tokens) = {shape}, got {tuple(labels.shape)}")
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        if not holds_whole_numbers(labels):
             raise ValueError(f"labels must be whole numbers, got {labels.dtype}")
         if torch.compiler.is_compiling():
             # What labels are is not known while a graph is made of them; a wrong one fails where the loss looks it up.
@@ -367,12 +373,6 @@ class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
             init_linear_weights(module)
         else:
             super()._init_weights(module)
-
-
-def _check_cache_position(given: Tensor | None, past: int, length: int) -> None:
-    """Refuse places in the cache that are not those behind the cached tokens."""
-    if given is not None and given.tolist() != list(range(past, past + length)):
-        raise ValueError(f"cache_position must be {past} to {past + length - 1} for these tokens, or left out")
 
 
 def _refuse_quantised(state_dict: dict[str, Tensor] | None, files: list[str] | None) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from newllm.models.conditions import require
+from newllm.models.conditions import holds_whole_numbers, require
 from newllm.models.decoder_cache import CacheContents
 from newllm.models.position import PositionEncoding, causal_mask
 
@@ -36,6 +36,9 @@ class Step:
     contexts
         What the model reads of its recurrences at each token of this call (B, T, P), collected before; None where they
         are to run.
+    first_positions
+        Position of each row's first real token of this call (B or 1,), where positions were given; None where they were
+        derived.
     has_gaps
         Whether positions do not go up by one somewhere, or did not in the cache.
     texts
@@ -51,6 +54,7 @@ class Step:
     key_mask: Tensor | None = None
     cache: Cache | None = None
     contexts: Tensor | None = None
+    first_positions: Tensor | None = None
     has_gaps: bool = False
     texts: Tensor | None = None
     hidden_states: list[Tensor] | None = None
@@ -67,7 +71,7 @@ class Step:
         *,
         takes_gaps: bool = True,
     ) -> "Step":
-        """Check a call's arguments, derive positions, and note in the cache which of its tokens are real.
+        """Check a call's arguments and derive positions; the cache is left as it is, until `note_in_cache`.
 
         Parameters
         ----------
@@ -89,8 +93,8 @@ class Step:
         Raises
         ------
         ValueError
-            Where a shape does not fit, with the shape that would; where the mask says otherwise of cached tokens than
-            before; where positions fall behind those of the cached tokens.
+            Where a shape does not fit, with the shape that would; where positions are no integers; where the mask says
+            otherwise of cached tokens than before; where positions fall behind those of the cached tokens.
         """
         if embeds.ndim != 3 or embeds.shape[1] == 0:
             shape = tuple(embeds.shape[:-1])
@@ -107,17 +111,25 @@ class Step:
         key_positions = _derived_positions(key_mask, past, length, before, embeds.device)
         step = cls(embeds, key_positions[:, past:], key_positions, key_mask, cache, contexts)
         step.has_gaps = before is not None and before.positions is not None
-        first_positions = step.positions.new_zeros(1)
         if position_ids is not None:
-            first_positions = step._take_positions(position_ids, takes_gaps)
-        if contents is not None:
-            contents.mask = key_mask
-            contents.positions = step.key_positions.expand(batch, -1) if step.has_gaps else None
-            if past == 0:
-                contents.first_positions = first_positions.expand(batch)
-                compiled = torch.compiler.is_compiling()
-                contents.is_shifted = position_ids is not None and (compiled or bool(first_positions.any()))
+            step.first_positions = step._take_positions(position_ids, takes_gaps)
         return step
+
+    def note_in_cache(self) -> None:
+        """Write into the cache which of its tokens are real, and where they stand.
+
+        Only once nothing of the call is refused any more: a cache that a refused call had changed would go on wrongly.
+        """
+        contents: CacheContents | None = getattr(self.cache, "contents", None)
+        if contents is None:
+            return
+        batch = self.embeds.shape[0]
+        contents.mask = self.key_mask
+        contents.positions = self.key_positions.expand(batch, -1) if self.has_gaps else None
+        if self.past_length == 0:
+            given = self.first_positions
+            contents.first_positions = (self.positions.new_zeros(1) if given is None else given).expand(batch)
+            contents.is_shifted = given is not None and (torch.compiler.is_compiling() or bool(given.any()))
 
     def _take_positions(self, given: Tensor, takes_gaps: bool) -> Tensor:
         """Put given positions of the new tokens (B or 1, T) in the place of derived ones.
@@ -133,6 +145,8 @@ class Step:
         batch, length = self.embeds.shape[:2]
         if given.shape not in ((batch, length), (1, length)):
             raise ValueError(f"position_ids must be (batch, new tokens) = {(batch, length)}, got {tuple(given.shape)}")
+        if not holds_whole_numbers(given):
+            raise ValueError(f"position_ids must be whole numbers, got {given.dtype}")
         past, derived = self.past_length, self.positions
         offset = given - derived
         real = torch.ones_like(offset, dtype=torch.bool) if self.token_mask is None else self.token_mask
