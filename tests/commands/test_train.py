@@ -65,6 +65,12 @@ def test_a_trial_that_is_published_without_weights_is_trained(home, monkeypatch)
         ("pythai", [], "did you mean 'pythia'"),
         ("pythia", ["-p", "processes=2"], "processes is not for -p here: accelerate launch gives it"),
         ("pythia", ["-p", "seeds=[1]"], "seeds is not for -p here: --seed gives it"),
+        ("pythia", ["-p", "rerun=true"], "rerun is not for -p here: delete the folder of the trial"),
+        ("pythia", ["-p", "output_folder=/tmp/x"], "output_folder is not for -p here: the trial goes under outputs/tr"),
+        ("pythia", ["-p", "benchmarks=[lambada]"], "benchmarks is not for -p here: newllm evaluate asks"),
+        ("pythia", ["-p", "pretrained=[a/b]"], "pretrained is not for -p here: one arm is trained here"),
+        ("pythia", ["-p", "batch_size=16", "-p", "warmup=0.1"], "that takes all of training (1 step)"),
+        ("pythia", ["-p", "evaluations=3"], "evaluations is 3, but a pass has 2 steps"),
         ("pythia", ["-p", "sampels=3"], "did you mean samples"),
         ("mla@kv_dim=0", [], "kv_dim=0 must be at least 1"),
         ("pythia", ["-p", "precision=tf32"], "precision is tf32, which cpu has not"),
@@ -73,6 +79,15 @@ def test_a_trial_that_is_published_without_weights_is_trained(home, monkeypatch)
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(home, arm, more, message, capsys):
     assert cli.main(arguments(home, arm, *more)) == 2
     assert message in capsys.readouterr().out
+    assert not (home / "outputs").exists()
+
+
+def test_more_repeated_passages_than_there_is_room_for_are_refused_before_anything_is_trained(home, capsys):
+    few = {"source": "text", "text_files": f"[{home}/*.txt]", "tokenizer": "bpe:300", "seq_length": 128, "samples": 4}
+    few |= {"val_samples": 1, "test_samples": 1, "device": "cpu", "repeated_passages": 500}
+    assignments = [part for key, value in few.items() for part in ("-p", f"{key}={value}")]
+    assert cli.main(["train", "pythia", "--profile", "smoke", *assignments]) == 2
+    assert "repeated_passages=500 is more than the scored text has room for" in capsys.readouterr().out
     assert not (home / "outputs").exists()
 
 

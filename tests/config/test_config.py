@@ -111,6 +111,7 @@ def test_text_from_the_command_line_becomes_what_it_spells():
         ("continuation_tokens", 10**12, "2048"),
         ("batch_size", 10**12, "at most samples"),
         ("position_bands", [1000000], "within a window"),
+        ("position_bands", [256], "below seq_length (256)"),
     ],
 )
 def test_an_impossible_value_is_one_sentence_with_key_value_and_what_is_allowed(key, value, allowed):
@@ -123,6 +124,20 @@ def test_an_impossible_value_is_one_sentence_with_key_value_and_what_is_allowed(
     assert "\n" not in message
     shown = value[0] if isinstance(value, list) and key == "seeds" and value == [-1] else value
     assert (repr(shown) in message) or (repr(tuple(value) if isinstance(value, list) else value) in message)
+
+
+def test_the_default_of_the_bands_serves_windows_of_every_length():
+    usual = MainTraining.model_fields["position_bands"].default
+    assert load_parameters("02_main_training", "smoke", {"position_bands": list(usual)}).seq_length < max(usual)
+    for beyond in ([90], [16, 32]):
+        with pytest.raises(ParameterError, match="each must lie within a window"):
+            load_parameters("02_main_training", "smoke", {"position_bands": beyond})
+
+
+def test_a_step_has_no_more_windows_than_there_are_where_nothing_is_compared_either():
+    with pytest.raises(ParameterError, match=r"^batch_size is 5000, but it must be at most samples \(64\)"):
+        load_parameters("03_causal_masks", "smoke", {"batch_size": 5000})
+    assert load_parameters("03_causal_masks", "smoke", {"samples": 3}).batch_size == 8
 
 
 def test_all_windows_can_be_asked_for():

@@ -121,6 +121,13 @@ def test_a_record_counts_the_time_of_a_training_that_was_stopped(text_folder, te
     assert record.duration_seconds > 500 * parameters.epochs
 
 
+def test_a_warmup_that_takes_all_steps_is_refused_where_only_the_text_says_how_many(text_folder, text_data, tmp_path):
+    given = settings(text_folder, arms=["pythia"], samples="all", epochs=1, batch_size=99, warmup=0.1)
+    with pytest.raises(ValueError, match=r"arm 'pythia': warmup is 0.1, but that takes all of training \(1 step\)"):
+        compare(given, text_data, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("arm", ["pythai", "dproj@proj_dim=0", "pythia@kv_dim=3"])
 def test_an_impossible_arm_stops_before_anything_runs(text_folder, text_data, tmp_path, arm):
     with pytest.raises(ArmError):

@@ -150,3 +150,12 @@ def test_the_leak_is_trained_once_and_taken_over(text_folder, text_data, tmp_pat
     monkeypatch.setattr(leak, "train", lambda *_, **__: pytest.fail("trained again"))
     again, _ = train_with_leak(parameters, text_data, tmp_path / "fresh")
     pd.testing.assert_frame_equal(again, scores)
+
+
+def test_a_leak_is_not_trained_where_the_warmup_takes_all_steps(text_folder, text_data, tmp_path):
+    parameters = CausalMasks(
+        **given(text_folder, epochs=1, alibi_slope=0.0625, samples="all", batch_size=99, warmup=0.1)
+    )
+    with pytest.raises(ValueError, match=r"takes all of training \(1 step\)"):
+        train_with_leak(parameters, text_data, tmp_path)
+    assert not any(tmp_path.iterdir())

@@ -122,6 +122,29 @@ def test_a_checkpoint_of_another_model_is_refused_before_any_trial(home, argumen
     assert not (home / "outputs" / "sweeps" / "second").exists()
 
 
+@pytest.mark.parametrize("arguments", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("axis", "more", "message"),
+    [
+        (
+            {"repeated_passages": [1, 500]},
+            {"seq_length": 128, "val_samples": 1, "test_samples": 1},
+            "repeated_passages=500 is more than the scored text has room for",
+        ),
+        (
+            {"batch_size": [8, 10_000]},
+            {"samples": "all", "warmup": 0.1},
+            "arm 'pythia': warmup is 0.1, but that takes all of training (1 step)",
+        ),
+    ],
+)
+def test_what_the_text_rules_out_is_refused_before_any_trial(home, arguments, axis, more, message, capsys):
+    file = tiny(home, {"arm": ["pythia"], "seed": [0]} | axis, **more)
+    assert cli.main(["sweep", file, *arguments]) == 2
+    assert message in capsys.readouterr().out
+    assert not (home / "outputs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from newllm.config.errors import ParameterError
 from newllm.config.profiles import available_sweeps, load_parameters, profiles, sweep_path
-from newllm.experiments.arms import Arm, ArmError
+from newllm.experiments.arms import Arm
 from newllm.experiments.idle import idle_parameters
 from newllm.experiments.sweeps import load_sweep, plan
 from tests.experiments.sweep_files import sweep, written
@@ -128,11 +128,44 @@ def test_settings_of_arms_are_axes_and_those_that_say_what_is_so_anyway_are_left
         ({"arm": ["mla"], "alibi_slopes_by_head": ["nope"], "seed": [0]}, {}, "must be true or false"),
         ({"arm": ["cascade"], "alibi_slope": [0.5], "seed": [0]}, {}, "nor a setting of cascade"),
         ({"arm": ["mla"], "vocab_size": [64], "seed": [0]}, {}, "follows from the tokenizer"),
+        (
+            {"arm": ["pythia"], "seed": [0]},
+            {"parameters": {"micro_batch_size": 4000}},
+            "micro_batch_size is 4000, but a step has 8 windows",
+        ),
+        (
+            {"arm": ["pythia"], "seq_length": [32, 128], "seed": [0]},
+            {"parameters": {"repeat_distances": [5000]}},
+            "repeat_distances holds 5000, .* do not fit into a window of 128",
+        ),
+        (
+            {"arm": ["pythia"], "samples": [64, 8], "seed": [0]},
+            {"parameters": {"warmup": 0.1}},
+            r"arm 'pythia': warmup is 0.1, but that takes all of training \(1 step\)",
+        ),
+        ({"arm": ["pythia"], "patience": [1, 4], "epochs": [5], "seed": [0]}, {}, "patience is 4, but training of 5"),
+        ({"arm": ["pythia"], "seed": [0]}, {"parameters": {"patience": 5}}, "patience is 5, but training of 1 epoch"),
+        (
+            {"arm": ["pythia"], "samples": [8, 64], "seed": [0]},
+            {"parameters": {"evaluations": 1000}},
+            "evaluations is 1000, but a pass has",
+        ),
+        (
+            {"arm": ["pythia"], "seed": [0]},
+            {"parameters": {"projection_checkpoint": "gone"}},
+            "projection_checkpoint is 'gone', but there is no complete checkpoint",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused(grid, changes, message):
-    with pytest.raises((ParameterError, ArmError), match=message):
+    with pytest.raises(ValueError, match=message):
         plan(sweep(grid, **changes))
+
+
+def test_what_has_an_effect_in_one_trial_is_for_the_sweep():
+    given = {"micro_batch_size": 16, "repeat_distances": [8, 100], "evaluations": 4, "patience": 3}
+    grid = {"arm": ["pythia"], "batch_size": [8, 64], "seq_length": [32, 256], "epochs": [1, 5], "seed": [0]}
+    assert len(plan(sweep(grid, parameters=given))) == 8
 
 
 @pytest.mark.parametrize(

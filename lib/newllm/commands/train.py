@@ -16,7 +16,6 @@ from newllm.experiments.arms import Arm
 from newllm.experiments.comparison import run_trials
 from newllm.experiments.idle import refuse_in_vain
 from newllm.experiments.planning import check_before_work
-from newllm.experiments.recipes import check_projection_checkpoint
 from newllm.experiments.reuse import take_over
 from newllm.experiments.running import train_beside
 from newllm.experiments.trial import Trial
@@ -58,8 +57,6 @@ def _train(parameters: ExperimentParameters) -> int:
     folder = outputs_folder() / TRAIN_FOLDER / f"{parameters.profile}-{shared.fingerprint()}"
     trial = Trial(arm, parameters.seeds[0], shared, folder, data.fingerprint)
     if is_first():
-        if not trial.run().is_finished:
-            check_projection_checkpoint([trial], data)
         # Most published trials lack their weights, and it is these that are asked for here.
         taken = take_over([trial], need_weights=True)
         if taken and trial.run().is_finished:

@@ -43,18 +43,12 @@ class ExperimentParameters(
     """What every notebook that trains and compares arms has."""
 
     @model_validator(mode="after")
-    def _limit_by_windows(self) -> Self:
-        # The defaults serve windows of every number and length.
-        if self.samples != "all" and self.batch_size > max(self.samples, self._default("batch_size")):
+    def _limit_bands(self) -> Self:
+        # The default serves windows of every length.
+        if self.position_bands != self._default("position_bands") and max(self.position_bands) >= self.seq_length:
             raise ValueError(
-                f"batch_size is {self.batch_size}, but it must be at most samples ({self.samples}), the windows there "
-                "are"
-            )
-        longest = max(self.position_bands)
-        if longest > max(self.seq_length, *self._default("position_bands")):
-            raise ValueError(
-                f"position_bands is {list(self.position_bands)}, but each must lie within a window, of seq_length "
-                f"({self.seq_length}) tokens"
+                f"position_bands is {list(self.position_bands)}, but each must lie within a window, below seq_length "
+                f"({self.seq_length})"
             )
         return self
 
@@ -70,10 +64,6 @@ class ExperimentParameters(
     def asked_benchmarks(self) -> list[Benchmark]:
         """Return what trained models are asked beside their scores."""
         return [Benchmark.parse(text) for text in self.benchmarks or ()]
-
-    @classmethod
-    def _default(cls, name: str) -> Any:
-        return cls.model_fields[name].default
 
     def trial_identity(self, arm: str, seed: int, *, trains_projection: bool, reads_stream: bool) -> dict[str, Any]:
         """Return, as plain JSON values, what decides the result of one arm with one seed, in whichever notebook.

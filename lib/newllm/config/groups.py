@@ -49,6 +49,10 @@ class _Group(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return cls.model_fields[name].default
+
 
 class DataParameters(_Group):
     """Which text is read, how it is cut into tokens, and how much of it."""
@@ -173,6 +177,16 @@ class TrainingParameters(_Group):
     gradient_checkpointing: Flag = Field(
         False, description="whether gradients compute activations again instead of keeping them, for less memory"
     )
+
+    @model_validator(mode="after")
+    def _limit_batch_size(self) -> Self:
+        # The default serves windows of every number.
+        samples = self.samples if isinstance(self, DataParameters) else "all"
+        if samples != "all" and self.batch_size > max(samples, self._default("batch_size")):
+            raise ValueError(
+                f"batch_size is {self.batch_size}, but it must be at most samples ({samples}), the windows there are"
+            )
+        return self
 
 
 class StreamParameters(ProjectionParameters, TrainingParameters):

@@ -9,13 +9,12 @@ import pandas as pd
 
 from newllm.config.experiment import ExperimentParameters
 from newllm.data import TextData
-from newllm.evaluation.recall_report import refuse_too_many_passages
 from newllm.experiments.arms import trained_arms
 from newllm.experiments.benchmark_study import ask_benchmarks, check_benchmark_hub
 from newllm.experiments.checkpoints import checkpoints_of, score_checkpoint
 from newllm.experiments.executor import run_side_by_side
 from newllm.experiments.floor import make_floor
-from newllm.experiments.recipes import check_projection_checkpoint
+from newllm.experiments.readiness import check_with_data
 from newllm.experiments.reuse import lenders_of, take_over, to_train, unfinished
 from newllm.experiments.running import run_trial
 from newllm.experiments.timing import ended, expected_stages, plan_of
@@ -73,7 +72,7 @@ def compare(
     ArmError
         Before anything runs, where an arm cannot be built.
     ValueError
-        Before anything is trained, where the test windows have no room for the repeated passages.
+        Before anything is trained, as `newllm.experiments.readiness.check_with_data`.
     HubUnavailableError
         Before anything is trained, where a benchmark of the hub cannot be read.
     ComparisonError
@@ -83,10 +82,9 @@ def compare(
     trials = [Trial(arm, seed, parameters, folder, data.fingerprint) for seed in parameters.seeds for arm in arms]
     checkpoints = checkpoints_of(parameters)
     if waiting := unfinished(trials):
-        check_projection_checkpoint(waiting, data)
+        check_with_data(waiting, data)
         for checkpoint in checkpoints:
             check_pretrained(checkpoint.where, data.tokenizer)
-        refuse_too_many_passages(data.test, parameters)
         check_benchmark_hub(parameters)
     make_floor(data, folder)
     failures = run_trials(trials, data, folder, parameters.processes, need_weights=need_weights)
@@ -141,6 +139,11 @@ def run_trials(
     -------
     dict
         The error of each trial that failed.
+
+    Raises
+    ------
+    ValueError
+        Before anything is trained, as `newllm.experiments.readiness.check_with_data`.
     """
     again = any(trial.parameters.rerun for trial in trials)
     taken = [] if again else take_over(trials, need_weights=need_weights)
@@ -155,6 +158,7 @@ def run_trials(
         )
     if not waiting:
         return {}
+    check_with_data(waiting, data)
     stages = dict(known or {})
     stages |= expected_stages([trial for trial in waiting if trial not in stages], data, processes)
     lenders = lenders_of(waiting)

@@ -6,11 +6,12 @@ from typing import Any
 
 from newllm.config.errors import ParameterError
 from newllm.config.experiment import BENCHMARKS, PROJECTION_CHECKPOINT, ExperimentParameters
-from newllm.config.groups import ProjectionParameters, RunParameters
+from newllm.config.groups import ProjectionParameters, RunParameters, TrainingParameters
 from newllm.config.profiles import load_parameters
 from newllm.experiments.arms import Arm, trained_arms
+from newllm.experiments.limits import beyond_end, unusual
+from newllm.experiments.steps import contexts_change, known_windows, steps_a_pass, steps_of_arm
 from newllm.experiments.trial import Trial, lender_of
-from newllm.models.config import BorrowedEmbeddingConfig
 from newllm.models.registry import find
 
 COMPARISON = ExperimentParameters.model_fields
@@ -36,10 +37,8 @@ def idle_parameters(arm: Arm, parameters: ExperimentParameters) -> set[str]:
     if arm.reads_stream:
         replaced = {name.removeprefix("stream_") for name in COMPARISON if name.startswith("stream_")}
         idle |= {"batch_size", *replaced} & set(COMPARISON)
-        config = arm.configure(parameters)
-        assert isinstance(config, BorrowedEmbeddingConfig)
-        if arm.projection == "end-to-end" or not (arm.frozen_embedding or config.freeze_embedding):
-            # Contexts change with every step, and are collected nowhere.
+        if contexts_change(arm, parameters):
+            # They are collected nowhere.
             idle |= OF_COLLECTION
     if arm.trains_projection and parameters.projection_checkpoint is not None:
         # The recurrences are trained already.
@@ -59,11 +58,32 @@ def idle_for_all(arms: Sequence[Arm], parameters: ExperimentParameters) -> set[s
     parameters
         What they are trained with.
     """
-    seed = parameters.seeds[0] if parameters.seeds else 0
-    lenders = [lender_of(Trial(arm, seed, parameters, Path(), "")) for arm in arms]
-    every = [*arms, *(lender.arm for lender in lenders if lender is not None)]
+    every = _with_lenders(arms, parameters)
     own = [idle_parameters(arm, parameters) | {name for name, _ in arm.overrides} for arm in every]
     return set.intersection(*own) - BESIDE_THE_ARMS if own else set()
+
+
+def _with_lenders(arms: Sequence[Arm], parameters: ExperimentParameters) -> list[Arm]:
+    """Return arms, and those that lend them an embedding."""
+    seed = parameters.seeds[0] if parameters.seeds else 0
+    lenders = [lender_of(Trial(arm, seed, parameters, Path(), "")) for arm in arms]
+    return [*arms, *(lender.arm for lender in lenders if lender is not None)]
+
+
+def beyond_end_of(arms: Sequence[Arm], parameters: ExperimentParameters) -> dict[str, str]:
+    """Return, by name, what is wrong with values that no training of these arms, nor of their lenders, comes to.
+
+    Parameters
+    ----------
+    arms, parameters
+        As for `idle_for_all`.
+    """
+    windows = known_windows(parameters)
+    if windows is None or not arms:
+        return beyond_end(parameters, None)
+    return beyond_end(
+        parameters, max(steps_of_arm(arm, parameters, windows) for arm in _with_lenders(arms, parameters))
+    )
 
 
 def changed_values(names: set[str], notebook: str, profile: str, given: Mapping[str, Any]) -> list[str]:
@@ -86,8 +106,8 @@ def changed_values(names: set[str], notebook: str, profile: str, given: Mapping[
     return [name for name, value in read.items() if value != getattr(usual, name)]
 
 
-def given_in_vain(parameters: RunParameters, given: Mapping[str, Any]) -> list[str]:
-    """Return what was given and does nothing for any arm of a comparison.
+def given_in_vain(parameters: RunParameters, given: Mapping[str, Any]) -> dict[str, str]:
+    """Return, by name, what is wrong with what was given and does nothing: for no arm, or because it never comes to it.
 
     Parameters
     ----------
@@ -96,18 +116,26 @@ def given_in_vain(parameters: RunParameters, given: Mapping[str, Any]) -> list[s
     given
         What was given beside the profile.
     """
-    if not isinstance(parameters, ExperimentParameters):
-        return []
-    idle = idle_for_all(trained_arms(parameters), parameters)
-    return changed_values(idle, parameters.notebook, parameters.profile, given)
+    where = parameters.notebook, parameters.profile
+    said: dict[str, str] = {}
+    beyond: dict[str, str] = {}
+    if isinstance(parameters, ExperimentParameters):
+        arms = trained_arms(parameters)
+        idle = changed_values(idle_for_all(arms, parameters), *where, given)
+        said = {name: said_of(name, [arm.name for arm in arms]) for name in idle}
+        beyond = beyond_end_of(arms, parameters)
+    elif isinstance(parameters, TrainingParameters):
+        windows = known_windows(parameters)
+        beyond = beyond_end(parameters, None if windows is None else steps_a_pass(parameters, windows))
+    changed = changed_values(set(beyond), *where, given)
+    values = {name: getattr(parameters, name) for name in changed}
+    return said | {name: beyond[name] for name in unusual(changed, parameters.profile, values)}
 
 
 def refuse_in_vain(parameters: RunParameters, given: Mapping[str, Any]) -> None:
-    """Refuse what was given and does nothing for any arm, by a ParameterError that names the arms."""
-    names = given_in_vain(parameters, given)
-    if names:
-        assert isinstance(parameters, ExperimentParameters)
-        raise ParameterError("\n".join(said_of(name, [arm.name for arm in trained_arms(parameters)]) for name in names))
+    """Refuse what was given and does nothing, by a ParameterError that says why."""
+    if said := given_in_vain(parameters, given):
+        raise ParameterError("\n".join(said.values()))
 
 
 def said_of(name: str, arms: Sequence[str]) -> str:

@@ -12,6 +12,8 @@ from newllm.data import TextData
 from newllm.evaluation.diagnosis import diagnose
 from newllm.evaluation.leaks import SwappedMaskModel
 from newllm.evaluation.perplexity import evaluate
+from newllm.experiments.limits import refuse_endless_warmup
+from newllm.experiments.steps import steps_a_pass
 from newllm.models import configure
 from newllm.models.language_model import LanguageModel
 from newllm.models.registry import find
@@ -44,7 +46,13 @@ def train_with_leak(parameters: CausalMasks, data: TextData, folder: Path) -> tu
         gives it away.
     history : pandas.DataFrame
         mask, epoch, train_loss, validation_loss.
+
+    Raises
+    ------
+    ValueError
+        Where the warm-up takes all steps.
     """
+    refuse_endless_warmup(parameters, steps_a_pass(parameters, len(data.train)))
     scores, histories = [], []
     for mask, part in leak_parts(parameters, data.fingerprint).items():
         make = functools.partial(_train, parameters, data, mask)

@@ -1,7 +1,7 @@
 """What can be known before work begins is checked here: without training, tokenising, or asking the hub."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from newllm.config.errors import ParameterError
 from newllm.config.experiment import ExperimentParameters
-from newllm.config.groups import DataParameters, FactParameters, RunParameters
+from newllm.config.groups import DataParameters, FactParameters, RunParameters, TrainingParameters
 from newllm.config.methods import CHECKPOINT_PREFIX
 from newllm.config.notebooks import RetrofitNotebook
 from newllm.data.facts import load_facts
@@ -18,13 +18,13 @@ from newllm.data.preparation import ASKED, refuse_endless
 from newllm.data.sources import HUB_DATASETS, open_source
 from newllm.data.tokenizers import read_saved_tokenizer
 from newllm.evaluation.calculator import calculate
-from newllm.evaluation.recall import PASSAGE_TOKENS
-from newllm.evaluation.recall_report import fitting_distances
 from newllm.experiments.arms import Arm, ArmError, trained_arms
 from newllm.experiments.benchmark_study import check_benchmark_files
 from newllm.experiments.checkpoints import Lineage, checkpoints_of, refuse_twins
+from newllm.experiments.limits import Group, refuse_endless_warmup, refuse_large_part, refuse_sizes_without_effect
 from newllm.experiments.recipes import freeze
-from newllm.experiments.retrofits import LLAMA_WINDOW, check_retrofits
+from newllm.experiments.retrofits import check_retrofits
+from newllm.experiments.steps import known_windows, steps_a_pass, steps_of_arm
 from newllm.experiments.trial import Trial, lender_of
 from newllm.files import (
     PROJECTION_DESCRIPTION,
@@ -69,13 +69,16 @@ def check_before_work(parameters: RunParameters) -> None:
         if isinstance(parameters, DataParameters):
             check_text(parameters)
         if isinstance(parameters, ExperimentParameters):
-            _check_checkpoint(parameters)
+            check_trials([(parameters, trained_arms(parameters))])
             check_benchmark_files(parameters)
-            check_arms(trained_arms(parameters), parameters)
-            _refuse_sizes_without_effect(parameters)
             if isinstance(parameters, RetrofitNotebook):
                 check_retrofits(parameters)
             _check_saved_models(parameters)
+        elif isinstance(parameters, TrainingParameters):
+            refuse_large_part(parameters.micro_batch_size, parameters.batch_size)
+            windows = known_windows(parameters)
+            if windows is not None:
+                refuse_endless_warmup(parameters, steps_a_pass(parameters, windows))
     except OSError as error:
         # Our own sentences come without a file name of the system's.
         said = f"{error.filename} cannot be read ({error.strerror})" if error.filename else str(error)
@@ -84,7 +87,32 @@ def check_before_work(parameters: RunParameters) -> None:
         raise ParameterError(f"{str(error).removesuffix('.')}.") from error
 
 
-def check_arms(arms: Iterable[Arm], parameters: ExperimentParameters) -> None:
+def check_trials(groups: Sequence[Group]) -> None:
+    """Refuse what no comparison, no sweep and no single trial can train, or would train without an effect.
+
+    Parameters
+    ----------
+    groups
+        Of a comparison and of a trial one, of a sweep as many as its grid has points.
+
+    Raises
+    ------
+    ValueError
+        Where an arm cannot be trained, sizes have no effect, a warm-up takes all steps, or a projection checkpoint is
+        not there or not used.
+    """
+    _check_checkpoints(groups)
+    for parameters, arms in groups:
+        _check_arms(arms, parameters)
+    refuse_sizes_without_effect(groups)
+    for parameters, arms in groups:
+        windows = known_windows(parameters)
+        if windows is not None:
+            for arm in arms:
+                refuse_endless_warmup(parameters, steps_of_arm(arm, parameters, windows), arm.name)
+
+
+def _check_arms(arms: Iterable[Arm], parameters: ExperimentParameters) -> None:
     """Build every arm, and the baseline that lends it an embedding, on the meta device, and see that it can be trained.
 
     Raises
@@ -191,29 +219,6 @@ def _refuse_larger_than_memory(size: int, what: str) -> None:
         )
 
 
-def _refuse_sizes_without_effect(parameters: ExperimentParameters) -> None:
-    """Refuse parts of steps that are larger than any step, and distances between passages that no window has room for.
-
-    The defaults of the distances serve windows of every length.
-    """
-    steps = [parameters.batch_size]
-    if any(arm.reads_stream for arm in trained_arms(parameters)):
-        steps.append(round(parameters.stream_tokens / parameters.seq_length))
-    if parameters.micro_batch_size is not None and parameters.micro_batch_size > max(steps):
-        raise ValueError(
-            f"micro_batch_size is {parameters.micro_batch_size}, but a step has {max(steps)} windows: give fewer, or "
-            "leave it out"
-        )
-    longest = max(parameters.seq_length, LLAMA_WINDOW if isinstance(parameters, RetrofitNotebook) else 0)
-    known = {*fitting_distances(parameters, longest), *type(parameters).model_fields["repeat_distances"].default}
-    beyond = [distance for distance in parameters.repeat_distances if distance not in known]
-    if beyond:
-        raise ValueError(
-            f"repeat_distances holds {beyond[0]}, but a passage of {PASSAGE_TOKENS} tokens, so many others and the "
-            f"passage again do not fit into a window of {longest}: leave it out, or take a larger seq_length"
-        )
-
-
 def _refuse_rounding(arm: Arm, model: LanguageModel, parameters: ExperimentParameters) -> None:
     """Refuse a parameter that the arm rounds: trials of other values would have other names and train the same."""
     own = dict(arm.overrides)
@@ -240,7 +245,7 @@ def _check_stream(arm: Arm, model: BorrowedEmbeddingModel, parameters: Experimen
 def check_device(parameters: RunParameters) -> None:
     """Refuse a device that this machine has not, and a precision that the device has not, by a ValueError."""
     device = usable_device(parameters.device)
-    if isinstance(parameters, ExperimentParameters) and parameters.precision == "tf32" and device.type != "cuda":
+    if isinstance(parameters, TrainingParameters) and parameters.precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision is tf32, which {device.type} has not: take float32, or a device of NVIDIA's")
 
 
@@ -276,15 +281,17 @@ def _check_saved_model(name: str, what: str, parameters: ExperimentParameters) -
         raise ValueError(f"{what}, whose tokenizer is not {tokenizer!r}: give tokenizer the same value")
 
 
-def _check_checkpoint(parameters: ExperimentParameters) -> None:
+def _check_checkpoints(groups: Sequence[Group]) -> None:
     """Refuse a projection checkpoint that is not there, or that no arm begins with."""
-    folder = parameters.projection_checkpoint
-    if folder is None:
-        return
-    if not (folder / PROJECTION_DESCRIPTION).is_file():
-        raise ValueError(
-            f"projection_checkpoint is {str(folder)!r}, but there is no complete checkpoint (seen from {Path.cwd()}): "
-            "`newllm run 01 --rerun` leaves one in recurrences/as_it_is-seed0/projection of its run folder"
-        )
-    if not any(arm.trains_projection for arm in trained_arms(parameters)):
-        raise ValueError("projection_checkpoint is given, but none of arms is trained by OACD: leave it out")
+    for folder in dict.fromkeys(parameters.projection_checkpoint for parameters, _ in groups):
+        if folder is None:
+            continue
+        if not (folder / PROJECTION_DESCRIPTION).is_file():
+            raise ValueError(
+                f"projection_checkpoint is {str(folder)!r}, but there is no complete checkpoint (seen from "
+                f"{Path.cwd()}): `newllm run 01 --rerun` leaves one in recurrences/as_it_is-seed0/projection of its "
+                "run folder"
+            )
+        those = [arm for parameters, arms in groups if parameters.projection_checkpoint == folder for arm in arms]
+        if not any(arm.trains_projection for arm in those):
+            raise ValueError("projection_checkpoint is given, but none of arms is trained by OACD: leave it out")

@@ -8,7 +8,7 @@ import pandas as pd
 from newllm.data import TextData, prepare_data
 from newllm.experiments.comparison import Runner, run_trials
 from newllm.experiments.floor import make_floor
-from newllm.experiments.recipes import check_projection_checkpoint
+from newllm.experiments.readiness import check_with_data
 from newllm.experiments.reuse import finished_elsewhere, to_train
 from newllm.experiments.sweeps import GridPoint, text_of
 from newllm.experiments.timing import expected_stages
@@ -40,6 +40,8 @@ class SweepRun:
         Where the folder of a trial holds something else.
     ProjectionMismatchError
         Where a trial that is left would begin with a projection checkpoint that does not belong to it.
+    ValueError
+        Where a trial that is left would fail when it is scored, or train nothing.
     """
 
     def __init__(self, name: str, planned: Sequence[GridPoint]) -> None:
@@ -61,7 +63,7 @@ class SweepRun:
             found = finished_elsewhere(trials)
             left = to_train([trial for trial in trials if trial not in found])
             waiting = [trial for trial in left if trial not in found]
-            check_projection_checkpoint(waiting, data)
+            check_with_data(waiting, data)
             self.waiting += waiting
             self.finished |= {trial for trial in trials if trial in found or trial.run().is_finished}
 

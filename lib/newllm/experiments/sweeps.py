@@ -21,8 +21,9 @@ from newllm.config.notebooks import NOTEBOOKS
 from newllm.config.profiles import load_parameters
 from newllm.config.values import ValueFormatError, read_file, write_value
 from newllm.experiments.arms import Arm
-from newllm.experiments.idle import changed_values, idle_for_all, idle_parameters, said_of
-from newllm.experiments.planning import check_arms, check_text
+from newllm.experiments.idle import beyond_end_of, changed_values, idle_for_all, idle_parameters, said_of
+from newllm.experiments.limits import unusual
+from newllm.experiments.planning import check_text, check_trials
 from newllm.files import digest_of_json
 from newllm.models.registry import find
 
@@ -239,14 +240,21 @@ def plan(sweep: Sweep, given: Mapping[str, Any] = NOTHING) -> list[GridPoint]:
     ------
     ParameterError, ArmError
         For an axis or a parameter that is unknown, has an impossible value, or does nothing for an arm.
+    ValueError
+        As `newllm.experiments.planning.check_trials` and `check_text`.
     """
     _refuse_what_belongs_elsewhere(sweep)
+    points = [
+        _read_point(sweep, dict(zip(grid, values, strict=True)))
+        for grid in sweep.grid
+        for values in itertools.product(*grid.values())
+    ]
+    check_trials([(point.parameters, [point.arm]) for point in points])
     planned: dict[tuple[Any, ...], GridPoint] = {}
-    for grid in sweep.grid:
-        for values in itertools.product(*grid.values()):
-            trial = _plan_point(sweep, dict(zip(grid, values, strict=True)))
-            # Grids may overlap; what they share is run once.
-            planned.setdefault((trial.arm, trial.seed, trial.parameters), trial)
+    for point in points:
+        trial = _plan_point(point)
+        # Grids may overlap; what they share is run once.
+        planned.setdefault((trial.arm, trial.seed, trial.parameters), trial)
     _refuse_twins(planned.values())
     _refuse_in_vain(sweep, list(planned.values()), given)
     texts = {text_of(trial.parameters): trial.parameters for trial in planned.values()}
@@ -289,6 +297,12 @@ def _refuse_in_vain(sweep: Sweep, planned: Sequence[GridPoint], given: Mapping[s
         asked = changed_values(idle, sweep.notebook, sweep.profile, sweep.parameters)
     for name in asked:
         raise ParameterError(said_of(name, list(dict.fromkeys(trial.arm.name for trial in planned))))
+    beyond = [beyond_end_of([trial.arm], trial.parameters) for trial in planned]
+    shared = set.intersection(*map(set, beyond)) - set(sweep.axes)
+    changed = changed_values(shared, sweep.notebook, sweep.profile, given if ARM in given else sweep.parameters)
+    values = {name: getattr(planned[0].parameters, name) for name in changed}
+    for name in unusual(changed, sweep.profile, values):
+        raise ParameterError(beyond[0][name])
 
 
 def text_of(parameters: DataParameters) -> tuple[Any, ...]:
@@ -302,24 +316,32 @@ def _refuse_what_belongs_elsewhere(sweep: Sweep) -> None:
             raise ParameterError(f"{key} is not for a sweep's parameters or grid: {ELSEWHERE[key]}.")
 
 
-def _plan_point(sweep: Sweep, point: dict[str, Any]) -> GridPoint:
+def _read_point(sweep: Sweep, point: dict[str, Any]) -> GridPoint:
+    """Read a point as it is written: the arm by the name that it has there, with its parameters' arms and seeds."""
     changed = {axis: value for axis, value in point.items() if axis in COMPARISON}
     settings = {axis: value for axis, value in point.items() if axis not in {*COMPARISON, ARM, SEED}}
     arm = _with_settings(str(point[ARM]), settings, sweep)
     given = sweep.parameters | changed | {"arms": [arm.name], "seeds": [point[SEED]]}
     parameters = load_parameters(sweep.notebook, sweep.profile, given)
     assert isinstance(parameters, ExperimentParameters)
-    check_arms([arm], parameters)
+    return GridPoint(arm, parameters.seeds[0], parameters, tuple(changed))
+
+
+def _plan_point(point: GridPoint) -> GridPoint:
+    """Call the arm of a point by what it trains, and refuse axes that do nothing for it."""
+    arm, parameters = point.arm, point.parameters
     fixed = {setting for setting, _ in arm.overrides}
     arm = arm.as_trained(parameters)
-    for axis in changed:
+    beyond = beyond_end_of([arm], parameters)
+    for axis in point.axes:
+        if axis in beyond:
+            raise ParameterError(beyond[axis])
         if axis in fixed or axis in idle_parameters(arm, parameters):
             reason = "which sets it itself" if axis in fixed else "which does not use it"
             raise ParameterError(
                 f"the axis {axis} does nothing for {arm.name}, {reason}: give {arm.name} its own grid."
             )
-    shared = parameters.model_copy(update={"arms": (), "seeds": ()})
-    return GridPoint(arm, parameters.seeds[0], shared, tuple(changed))
+    return replace(point, arm=arm, parameters=parameters.model_copy(update={"arms": (), "seeds": ()}))
 
 
 def _with_settings(text: str, settings: Mapping[str, Any], sweep: Sweep) -> Arm:

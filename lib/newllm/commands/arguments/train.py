@@ -20,6 +20,17 @@ WHEN_INTERRUPTED = "the same command goes on from the last checkpoint"
 # Whose parameters these are.
 NOTEBOOK = "02_main_training"
 
+# What is not for -p, and what to do instead.
+ELSEWHERE = {
+    "arms": "the argument gives it",
+    "seeds": "--seed gives it",
+    "processes": "accelerate launch gives it",
+    "output_folder": "the trial goes under outputs/train (NEWLLM_OUTPUTS moves it)",
+    "rerun": "delete the folder of the trial, which is named at its end",
+    "pretrained": "one arm is trained here; newllm run scores pretrained weights",
+    "benchmarks": "newllm evaluate asks the trained model",
+}
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
@@ -45,9 +56,9 @@ def planned_parameters(options: argparse.Namespace) -> ExperimentParameters:
         If a parameter is unknown, has an impossible value, or has an option of its own.
     """
     given = read_assignments(options.parameters)
-    for name, option in {"arms": "the argument", "seeds": "--seed", "processes": "accelerate launch"}.items():
-        if name in given:
-            raise ParameterError(f"{name} is not for -p here: {option} gives it.")
+    for name in given:
+        if name in ELSEWHERE:
+            raise ParameterError(f"{name} is not for -p here: {ELSEWHERE[name]}.")
     parameters = load_parameters(NOTEBOOK, options.profile, given | {"arms": [options.arm], "seeds": [options.seed]})
     assert isinstance(parameters, ExperimentParameters)
     return parameters
