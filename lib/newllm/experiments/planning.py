@@ -12,7 +12,7 @@ from newllm.config.errors import ParameterError
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import DataParameters, FactParameters, RunParameters
 from newllm.config.methods import CHECKPOINT_PREFIX
-from newllm.config.notebooks import RetrofitNotebook
+from newllm.config.notebooks import Recall, RetrofitNotebook
 from newllm.data.facts import load_facts
 from newllm.data.preparation import ASKED, refuse_endless
 from newllm.data.sources import HUB_DATASETS, open_source
@@ -23,6 +23,7 @@ from newllm.evaluation.recall_report import fitting_distances
 from newllm.experiments.arms import Arm, ArmError, trained_arms
 from newllm.experiments.benchmark_study import check_benchmark_files
 from newllm.experiments.checkpoints import Lineage, checkpoints_of, refuse_twins
+from newllm.experiments.recall_study import check_needles
 from newllm.experiments.recipes import freeze
 from newllm.experiments.retrofits import LLAMA_WINDOW, check_retrofits
 from newllm.experiments.trial import Trial, lender_of
@@ -75,6 +76,8 @@ def check_before_work(parameters: RunParameters) -> None:
             _refuse_sizes_without_effect(parameters)
             if isinstance(parameters, RetrofitNotebook):
                 check_retrofits(parameters)
+            if isinstance(parameters, Recall):
+                check_needles(parameters)
             _check_saved_models(parameters)
     except OSError as error:
         # Our own sentences come without a file name of the system's.
