@@ -315,7 +315,7 @@ def test_every_parameter_of_every_notebook_says_what_it_is(notebook: str) -> Non
         ("02_main_training", "tokenizer", "tokenizer.json", {}),
         ("05_reversal_curse", "facts_file", "facts.csv", {}),
         ("09_cascade", "embedding_source", "embedding.safetensors", {}),
-        ("12_retrofit", "llama", "llama.gguf", {}),
+        ("12_retrofit", "llama", "llama.gguf", {"llama_retrofits": ["mla"]}),
     ],
 )
 def test_other_content_of_a_named_file_is_another_run(tmp_path, notebook, name, file, more):

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from newllm.evaluation.needle import CLOSE, COLUMNS, SENTENCES, Needle, ask_needles, known_names, make_needle, solves
+from newllm.evaluation.needle import (
+    CLOSE,
+    COLUMNS,
+    SENTENCES,
+    Needle,
+    ask_needles,
+    fewest_tokens,
+    known_names,
+    make_needle,
+    solves,
+)
 from tests.evaluation.toys import Forgets, Toy
 
 VOCABULARY = 60
@@ -155,3 +165,10 @@ def test_the_two_sentences_cannot_be_told_apart_by_their_lengths_alone(tokenizer
     """A rule that looks for the two last tokens of a question must find one of the sentences, and no other."""
     first, second = make_needle(tokenizer, ["the", "of"]).sentences
     assert first[-2:] != second[-2:]
+
+
+def test_no_tokenizer_makes_fewer_tokens_of_a_text(tokenizer):
+    needle = make_needle(tokenizer, ["the", "of"])
+    for distance, times in ((1, 1), (30, 4)):
+        assert needle.text_tokens(distance, times) >= fewest_tokens(distance, times)
+    assert fewest_tokens(1, 1) == 16 + 2 * (5 + 2) + 1 + 5

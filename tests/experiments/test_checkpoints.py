@@ -154,6 +154,8 @@ def test_what_a_retrofit_was_healed_on_is_known_to_it_too(converted, text_folder
         ({"arms": ["mla"]}, "arm 'mla' is not converted: give a pythia or a llama"),
         ({"retrofits": ["mla@keep=0.01"]}, "rotary keys take 16"),
         ({"retrofits": ["mqa@num_key_value_heads=3"]}, "must divide the 4 key-value heads"),
+        ({"llama": "/nowhere/llama.gguf", "llama_retrofits": ["mqa"]}, "llama is '/nowhere/llama.gguf': there is no"),
+        ({"llama": "tests", "llama_retrofits": ["mqa"]}, "tests holds no model"),
     ],
 )
 def test_what_no_arm_can_become_is_refused_before_work(changes, said):

@@ -5,10 +5,13 @@ import re
 import pandas as pd
 import pytest
 
+from newllm.config.errors import ParameterError
 from newllm.config.notebooks import Recall
+from newllm.config.profiles import load_parameters
 from newllm.data import prepare_data
 from newllm.evaluation.truncation import score_truncated
 from newllm.experiments import recall_study
+from newllm.experiments.planning import check_before_work
 from newllm.experiments.recall_study import cut_contexts, find_needles
 from newllm.runs.saved_model import load_model
 from tests.comparison_setup import settings
@@ -61,12 +64,36 @@ def test_names_are_asked_for_once_and_taken_over(finished_comparison, text_folde
     pd.testing.assert_frame_equal(again, table)
 
 
-def test_windows_without_room_for_the_sentences_are_asked_nothing(finished_comparison, text_data, asked, tmp_path):
+def test_windows_without_room_for_the_sentences_are_asked_nothing(
+    finished_comparison, text_data, asked, tmp_path, caplog
+):
     table = find_needles(records_of(finished_comparison, "pythia"), asked, text_data, tmp_path / "11" / "run")
     assert table.empty and {"arm", "seed", "distance"} <= set(table)
+    assert "tokens of this tokenizer, but a window has 16: give shorter needle_distances" in caplog.text
 
 
-def test_without_names_of_one_token_nothing_is_asked(finished_comparison, text_data, asked, tmp_path):
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"needle_distances": [16, 2000]}, "needle_distances holds 2000, whose texts have 2035 tokens or more"),
+        ({"needle_times": [1, 50]}, "needle_times holds 50, .* but a window has 128"),
+    ],
+)
+def test_what_no_window_has_room_for_is_refused_before_work(given, said):
+    with pytest.raises(ParameterError, match=said):
+        check_before_work(load_parameters("11_recall", "smoke", given))
+    usual = {"needle_distances": [16, 64, 128, 192], "needle_times": [1, 4]}
+    check_before_work(load_parameters("11_recall", "smoke", usual))
+
+
+def test_contexts_as_long_as_a_window_have_no_row_of_their_own(finished_comparison, text_data, asked, tmp_path):
+    usual = Recall(**asked.model_dump(exclude={"truncated_contexts"}))
+    table = cut_contexts(records_of(finished_comparison, "pythia"), usual, text_data.test, tmp_path / "11" / "run")
+    assert list(table["context"]) == [8, 16], "the last row is of whole windows of 16"
+
+
+def test_without_names_of_one_token_nothing_is_asked(finished_comparison, text_data, asked, tmp_path, caplog):
     unknown = asked.model_copy(update={"needle_names": ("Honorificabilitudinitatibus", "Antidisestablishmentarian")})
     table = find_needles(records_of(finished_comparison, "pythia"), unknown, text_data, tmp_path / "11" / "run")
     assert table.empty and {"arm", "margin", "right"} <= set(table)
+    assert "fewer than two of needle_names are a single token" in caplog.text

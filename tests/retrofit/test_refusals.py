@@ -75,6 +75,11 @@ def test_other_models_and_other_text_are_refused():
         ({"calibration_windows": 40}, "calibration_windows=40 is more than the 9 windows"),
         ({"healing_tokens": 10**6}, "healing_tokens=1000000 is more than the 112 tokens"),
         ({"healing_tokens": 64}, "healing_tokens=64 is one step of healing"),
+        ({"batch_size": 10**5}, "batch_size=100000 is more than the 9 windows that are read"),
+        (
+            {"healing_tokens": 64, "batch_size": 2, "healing_evaluations": 3},
+            "healing_evaluations=3 is more than the 2 steps of healing",
+        ),
         ({"seed": -1}, "seed=-1 must be"),
         ({"seed": 0.5}, "seed=0.5 must be a whole number"),
         ({"keep": 2}, "keep is 2, but it must be less than or equal to 1"),

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from newllm.config.counted_windows import CountedWindows
 from newllm.config.experiment import ExperimentParameters, StudyParameters
 from newllm.config.fields import (
     LONGEST_SEQUENCE,
@@ -41,6 +42,7 @@ from newllm.config.groups import (
 )
 from newllm.config.methods import CHECKPOINT_PREFIX
 from newllm.config.retrofit import RetrofitParameters
+from newllm.config.usual import usual_values
 
 
 class Overview(ModelParameters, SeedParameters, RunParameters):
@@ -92,13 +94,17 @@ class ReversalCurse(ExperimentParameters, FactParameters):
         return self
 
 
-class Cascade(StudyParameters):
+class Cascade(StudyParameters, CountedWindows):
     """Notebook 09: recurrences side by side and no attention, one thing changed at a time."""
 
     notebook = "09_cascade"
     base_method = "cascade"
 
     loop_tokens: Count = Field(20_000, description="tokens collected one by one, to time and check the parallel way")
+
+    def check_windows(self, train: int | None, test: int | None) -> None:
+        """Refuse a loop over more tokens than the training text has."""
+        self.refuse_more("loop_tokens", None if train is None else train * self.seq_length + 1, "tokens to train on")
 
 
 class ContextPythia(ExperimentParameters):
@@ -131,6 +137,14 @@ class KeyAttention(ExperimentParameters):
 
     tokens_a_step: Count = Field(1, description="tokens of each call where models are scored through the cache")
 
+    @model_validator(mode="after")
+    def _check_step(self) -> Self:
+        if self.tokens_a_step > self.seq_length and self.tokens_a_step not in usual_values(self, "tokens_a_step"):
+            raise ValueError(
+                f"tokens_a_step is {self.tokens_a_step}, but a window has {self.seq_length} tokens: give fewer"
+            )
+        return self
+
 
 class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParameters, RunParameters):
     """Notebook 03: every model's causality certificate, and a swapped mask that is caught."""
@@ -142,7 +156,7 @@ class CausalMasks(DataParameters, ModelParameters, TrainingParameters, SeedParam
     )
 
 
-class PositionEncodings(ExperimentParameters):
+class PositionEncodings(CountedWindows):
     """Notebook 04: RoPE, ALiBi and no position encoding, in the training length and beyond."""
 
     notebook = "04_position_encodings"
@@ -157,16 +171,20 @@ class PositionEncodings(ExperimentParameters):
                 f"extrapolation_factors is {list(self.extrapolation_factors)}, which with seq_length {self.seq_length} "
                 f"makes windows of {longest} tokens, but they must have {LONGEST_SEQUENCE} at most"
             )
-        needed = math.lcm(*self.extrapolation_factors)
-        if self.test_samples != "all" and self.test_samples < needed:
-            raise ValueError(
-                f"extrapolation_factors is {list(self.extrapolation_factors)}, which needs test_samples of {needed} or "
-                f"more (their least common multiple) and not {self.test_samples}"
-            )
         return self
 
+    def check_windows(self, train: int | None, test: int | None) -> None:
+        """Refuse fewer test windows than make windows of every length out of the same tokens."""
+        needed = math.lcm(*self.extrapolation_factors)
+        if test is not None and test < needed:
+            there = "the {} that there are" if self.test_samples == "all" else "{}"
+            raise ValueError(
+                f"extrapolation_factors is {list(self.extrapolation_factors)}, which needs test_samples of {needed} or "
+                f"more (their least common multiple) and not {there.format(test)}"
+            )
 
-class LatentAttention(ExperimentParameters):
+
+class LatentAttention(CountedWindows):
     """Notebook 06: multi-head latent attention, what it keeps, and what it costs to decode."""
 
     notebook = "06_latent_attention"
@@ -187,10 +205,20 @@ class LatentAttention(ExperimentParameters):
                 f"decode_contexts is {list(self.decode_contexts)}, but they must lie more than decode_steps "
                 f"({self.decode_steps}) apart"
             )
+        prefill = self.decode_prefill
+        if prefill is not None and prefill > ordered[-1] and prefill not in usual_values(self, "decode_prefill"):
+            raise ValueError(
+                f"decode_prefill is {prefill}, but the longest of decode_contexts has {ordered[-1]} "
+                "tokens: give fewer, or leave it out to compute all of them"
+            )
         return self
 
+    def check_windows(self, train: int | None, test: int | None) -> None:
+        """Refuse to read more windows through narrow caches than there are."""
+        self.refuse_more("precision_windows", test, "test windows")
 
-class Recall(ExperimentParameters):
+
+class Recall(CountedWindows):
     """Notebook 11: what of the past the models use, which perplexity hides."""
 
     notebook = "11_recall"
@@ -224,8 +252,27 @@ class Recall(ExperimentParameters):
     )
     truncated_windows: Count = Field(64, description="test windows whose tokens are predicted from cut contexts")
 
+    @model_validator(mode="after")
+    def _check_past(self) -> Self:
+        if len(self.needle_names) < 2:
+            raise ValueError(f"needle_names is {list(self.needle_names)}, but a choice is between two: give more names")
+        usual = usual_values(self, "truncated_contexts")
+        shortest = min(self.truncated_contexts)
+        beyond = [each for each in self.truncated_contexts if each >= self.seq_length and each not in usual]
+        if beyond or (shortest >= self.seq_length and shortest > min(usual)):
+            raise ValueError(
+                f"truncated_contexts is {list(self.truncated_contexts)}, but a context is cut short where it has fewer "
+                f"tokens than a window, of seq_length ({self.seq_length}): give shorter ones, or a larger seq_length"
+            )
+        return self
 
-class RetrofitNotebook(ExperimentParameters):
+    def check_windows(self, train: int | None, test: int | None) -> None:
+        """Refuse to ask in more windows than there are."""
+        for name in ("needle_windows", "truncated_windows"):
+            self.refuse_more(name, test, "test windows")
+
+
+class RetrofitNotebook(CountedWindows):
     """Notebook 12: a trained model converted to a smaller cache, and what each way loses."""
 
     notebook = "12_retrofit"
@@ -249,11 +296,54 @@ class RetrofitNotebook(ExperimentParameters):
 
     @model_validator(mode="after")
     def _check_retrofits(self) -> Self:
-        for text in (*self.retrofits, *(self.llama_retrofits or ())):
-            self.read_retrofit(text)
+        read = [self.read_retrofit(text) for text in self.retrofits]
+        for number, one in enumerate(read):
+            if one in read[:number]:
+                first = self.retrofits[read.index(one)]
+                raise ValueError(f"retrofits {first!r} and {self.retrofits[number]!r} are the same: leave one out")
+        if len(self.healing_seeds) > 1 and max(self.healing_tokens) == 0:
+            raise ValueError(
+                f"healing_seeds is {list(self.healing_seeds)}, but nothing is healed, so that only the first would be "
+                "read: give healing_tokens, or one seed"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_llama(self) -> Self:
+        for text in self.llama_retrofits or ():
+            self._read_llama_retrofit(text)
         if (self.llama_calibration_file is None) != (self.llama_scored_file is None):
             raise ValueError("llama_calibration_file and llama_scored_file go together: give both, or none")
+        of_llama = (name for name in type(self).model_fields if name.startswith("llama"))
+        unread = [name for name in of_llama if getattr(self, name) != self._default(name)]
+        if unread and self.llama_retrofits is None:
+            raise ValueError(
+                f"{unread[0]} is given, but no Llama is converted: say what it becomes with llama_retrofits, or leave "
+                f"{unread[0]} out"
+            )
         return self
+
+    def check_windows(self, train: int | None, test: int | None) -> None:
+        """Refuse retrofits that ask for more training text than there is, or for so little that nothing is healed."""
+        if train is not None:
+            for text in self.retrofits:
+                for tokens in self.healing_tokens:
+                    try:
+                        self.read_retrofit(text, tokens).refuse_amounts(train, self.seq_length)
+                    except ValueError as error:
+                        raise ValueError(f"retrofit {text!r}: {error}") from error
+
+    @staticmethod
+    def _read_llama_retrofit(text: str) -> None:
+        """Refuse what no Llama can become, whose windows are the same in every retrofit, and which is not healed."""
+        names = {item.partition("=")[0].strip() for item in text.partition("@")[2].split(",")}
+        idle = sorted(names & {*RetrofitParameters.OF_NOTEBOOK, *RetrofitParameters.OF_HEALING})
+        if idle:
+            raise ValueError(
+                f"retrofit {text!r} sets {idle[0]}, but a Llama is always calibrated on as much text, and not healed: "
+                "leave it out"
+            )
+        RetrofitParameters.parse(text)
 
     def read_retrofit(self, text: str, healing_tokens: int | None = None) -> RetrofitParameters:
         """Read one of ``retrofits``; ValueError for what none can be.

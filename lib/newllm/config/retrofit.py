@@ -76,6 +76,9 @@ class RetrofitParameters(_Group):
         {"healing_loss", "healing_parts", "healing_lr", "healing_evaluations"}
     )
 
+    # What a notebook says of all its retrofits, by parameters of the same names.
+    OF_NOTEBOOK: ClassVar[tuple[str, ...]] = ("calibration_windows", "healing_tokens", "seq_length")
+
     @model_validator(mode="after")
     def _check_method(self) -> Self:
         for method, names in self.OF_METHOD.items():
@@ -104,7 +107,7 @@ class RetrofitParameters(_Group):
         Raises
         ------
         ValueError
-            Says what is wrong.
+            Says what is wrong; settings that are the notebook's own are, too.
         """
         method, _, settings = text.strip().partition("@")
         pairs = [item.partition("=") for item in split_items(settings)] if settings else []
@@ -115,6 +118,12 @@ class RetrofitParameters(_Group):
             raise ValueError(f"retrofit {text!r} has its method before the @: leave method out of its settings")
         if len(set(names)) < len(names):
             raise ValueError(f"retrofit {text!r} gives a setting twice: leave one out")
+        shared = [name for name in names if name in cls.OF_NOTEBOOK]
+        if shared:
+            raise ValueError(
+                f"retrofit {text!r} sets {shared[0]}, which is the same for all retrofits: leave it out, and give the "
+                f"parameter {shared[0]} instead"
+            )
         given = {key.strip(): read_value(value) for key, _, value in pairs}
         try:
             return cls(**{"method": method.strip(), **more, **given})
@@ -124,6 +133,50 @@ class RetrofitParameters(_Group):
     def windows_to_learn(self, seq_length: int) -> int:
         """Return how many windows of that length are calibrated and healed on."""
         return max(self.calibration_windows, -(-self.healing_tokens // seq_length))
+
+    def refuse_amounts(self, windows: int, seq_length: int) -> None:
+        """Refuse more than a text has, healing of a single step, and numbers that change nothing in a text of its size.
+
+        The learning rate of a single step is the zero that healing begins with.
+
+        Parameters
+        ----------
+        windows
+            That there are to calibrate and to heal on.
+        seq_length
+            Tokens of each.
+
+        Raises
+        ------
+        ValueError
+            In one sentence.
+        """
+        there, step = windows * seq_length, self.batch_size * seq_length
+        if "calibration_windows" in self.model_fields_set and self.calibration_windows > windows:
+            raise ValueError(
+                f"calibration_windows={self.calibration_windows} is more than the {windows} windows of {seq_length} "
+                "tokens that there are: give more text, or ask for fewer"
+            )
+        if self.healing_tokens > there:
+            raise ValueError(
+                f"healing_tokens={self.healing_tokens} is more than the {there:,} tokens that there are to heal on: "
+                "give more text, or ask for fewer"
+            )
+        if 0 < self.healing_tokens <= step:
+            raise ValueError(
+                f"healing_tokens={self.healing_tokens} is one step of healing, whose learning rate is still 0: give "
+                f"more than {step:,}, or a smaller batch_size"
+            )
+        read = min(windows, self.windows_to_learn(seq_length))
+        # The default serves texts of every length.
+        if self.batch_size > max(read, type(self).model_fields["batch_size"].default):
+            raise ValueError(f"batch_size={self.batch_size} is more than the {read} windows that are read: give fewer")
+        steps = -(-self.healing_tokens // step)
+        if self.healing_tokens and self.healing_evaluations > steps:
+            raise ValueError(
+                f"healing_evaluations={self.healing_evaluations} is more than the {steps} steps of healing: give "
+                "fewer, or more healing_tokens"
+            )
 
     @property
     def training(self) -> TrainingParameters:

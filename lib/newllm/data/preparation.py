@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
+from newllm.config.counted_windows import CountedWindows
 from newllm.config.groups import FACT_REPETITIONS, DataParameters
 from newllm.data.facts import Fact, load_facts, training_sentences
 from newllm.data.groups import DocumentGroups
@@ -76,8 +77,8 @@ def prepare_data(
     NotEnoughTextError
         Says how many windows the source has.
     ValueError, FileNotFoundError, HubUnavailableError
-        All windows of a stream that is not read to its end, and as `newllm.data.sources.open_source` and
-        `newllm.data.tokenizers.load_tokenizer` say.
+        All windows of a stream that is not read to its end, fewer windows than the parameters need, and as
+        `newllm.data.sources.open_source` and `newllm.data.tokenizers.load_tokenizer` say.
     """
     refuse_endless(parameters)
     source = open_source(parameters.source, parameters.text_files)
@@ -119,6 +120,8 @@ def prepare_data(
         windows[side] = TokenWindows(tokens.ids, parameters.seq_length, table, tokens.groups)
         if not facts:  # with facts behind the training text, held-out windows are those of the text alone
             _warn_of_few_groups(windows[side], side)
+    if isinstance(parameters, CountedWindows):
+        parameters.check_windows(len(windows["train"]), len(windows["test"]))
     return TextData(**windows, tokenizer=tokenizer, identity=identity)
 
 

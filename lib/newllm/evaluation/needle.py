@@ -68,6 +68,18 @@ class Needle:
         return LEAD + times * self.block_tokens + distance + max(map(len, self.sentences))
 
 
+def fewest_tokens(distance: int, times: int) -> int:
+    """Tokens that the longest text has with any tokenizer: each word is one at least, and each name and end is one.
+
+    Parameters
+    ----------
+    distance, times
+        As for `ask_needles`.
+    """
+    words = [len(sentence.split()) for sentence in SENTENCES]
+    return LEAD + times * sum(count + 2 for count in words) + distance + max(words)
+
+
 def known_names(tokenizer: PreTrainedTokenizerFast, names: Sequence[str]) -> list[str]:
     """Return the names that are a single token behind a space, so that a choice between two is a choice of one token.
 

@@ -12,7 +12,7 @@ from newllm.config.errors import ParameterError
 from newllm.config.experiment import ExperimentParameters
 from newllm.config.groups import DataParameters, FactParameters, RunParameters, TrainingParameters
 from newllm.config.methods import CHECKPOINT_PREFIX
-from newllm.config.notebooks import RetrofitNotebook
+from newllm.config.notebooks import Recall, RetrofitNotebook
 from newllm.data.facts import load_facts
 from newllm.data.preparation import ASKED, refuse_endless
 from newllm.data.sources import HUB_DATASETS, open_source
@@ -22,6 +22,7 @@ from newllm.experiments.arms import Arm, ArmError, trained_arms
 from newllm.experiments.benchmark_study import check_benchmark_files
 from newllm.experiments.checkpoints import Lineage, checkpoints_of, refuse_twins
 from newllm.experiments.limits import Group, refuse_endless_warmup, refuse_large_part, refuse_sizes_without_effect
+from newllm.experiments.recall_study import check_needles
 from newllm.experiments.recipes import freeze
 from newllm.experiments.retrofits import check_retrofits
 from newllm.experiments.steps import known_windows, steps_a_pass, steps_of_arm
@@ -45,6 +46,9 @@ from newllm.training.stream import refuse_short_stretches
 UNKNOWN_VOCABULARY = 512
 
 BYTES_A_TOKEN_ID = 4
+
+# Smaller texts are told in bytes, which one decimal of a megabyte would hide.
+LEAST_IN_MEGABYTES = 100_000
 
 
 def check_before_work(parameters: RunParameters) -> None:
@@ -73,6 +77,8 @@ def check_before_work(parameters: RunParameters) -> None:
             check_benchmark_files(parameters)
             if isinstance(parameters, RetrofitNotebook):
                 check_retrofits(parameters)
+            if isinstance(parameters, Recall):
+                check_needles(parameters)
             _check_saved_models(parameters)
         elif isinstance(parameters, TrainingParameters):
             refuse_large_part(parameters.micro_batch_size, parameters.batch_size)
@@ -166,9 +172,10 @@ def check_text(parameters: DataParameters) -> None:
         most += len(document.text.encode()) + 1
         if most >= tokens:
             return
+    size = f"{most / 1e6:,.1f} MB" if most >= LEAST_IN_MEGABYTES else f"{most:,} bytes"
     raise ValueError(
         f"{' and '.join(f'{name} is {count}' for name, count in asked.items())}, but source {parameters.source} has "
-        f"{most / 1e6:,.1f} MB of text, less than so many windows of {parameters.seq_length} tokens: ask for fewer, or "
+        f"{size} of text, less than so many windows of {parameters.seq_length} tokens: ask for fewer, or "
         "take a longer source"
     )
 

@@ -9,7 +9,7 @@ from newllm.config.groups import DataParameters, EvaluationParameters
 from newllm.config.notebooks import RetrofitNotebook
 from newllm.config.retrofit import RetrofitFiles
 from newllm.experiments.arms import Arm
-from newllm.files import outputs_folder, reference_folder
+from newllm.files import is_local_model, outputs_folder, reference_folder, why_no_model
 from newllm.models.methods.pythia import PythiaConfig, PythiaModel
 from newllm.models.registry import find
 from newllm.retrofit.planning import check
@@ -17,7 +17,7 @@ from newllm.retrofit.report import Scores
 from newllm.retrofit.running import RetrofitPlan, run_retrofit
 from newllm.retrofit.text_files import check_files
 from newllm.runs.folder import Run, finished_runs
-from newllm.runs.saved_model import find_saved_model, load_trained_model
+from newllm.runs.saved_model import check_pretrained, find_saved_model, load_trained_model
 from newllm.runs.sealed_record import record_beside
 from newllm.runtime import choose_device
 
@@ -47,6 +47,17 @@ def check_retrofits(parameters: RetrofitNotebook) -> None:
     files = _llama_files(parameters)
     if files is not None:
         check_files(files)
+    if parameters.llama is not None:
+        _check_llama(str(parameters.llama))
+
+
+def _check_llama(where: str) -> None:
+    """Refuse a Llama that is not here, and cannot be one of the hub, or that cannot be read."""
+    reason = why_no_model(where)
+    if reason is not None:
+        raise ValueError(f"llama is {where!r}: {reason}")
+    if is_local_model(where):
+        check_pretrained(where)
 
 
 def run_retrofits(

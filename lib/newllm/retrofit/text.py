@@ -10,31 +10,14 @@ HELD_OUT = 5
 
 
 def check_amounts(text: TextSides, parameters: RetrofitParameters, evaluation: EvaluationParameters) -> None:
-    """Refuse more than there is, and healing of a single step, whose learning rate is the zero that it begins with.
+    """Refuse more than there is, and amounts that change nothing, as `RetrofitParameters.refuse_amounts`.
 
     Raises
     ------
     ValueError
         In one sentence.
     """
-    train = text.train
-    there = len(train) * train.seq_length
-    if "calibration_windows" in parameters.model_fields_set and parameters.calibration_windows > len(train):
-        raise ValueError(
-            f"calibration_windows={parameters.calibration_windows} is more than the {len(train)} windows of "
-            f"{train.seq_length} tokens that there are: give more text, or ask for fewer"
-        )
-    if parameters.healing_tokens > there:
-        raise ValueError(
-            f"healing_tokens={parameters.healing_tokens} is more than the {there:,} tokens that there are to heal on: "
-            "give more text, or ask for fewer"
-        )
-    step = parameters.batch_size * train.seq_length
-    if 0 < parameters.healing_tokens <= step:
-        raise ValueError(
-            f"healing_tokens={parameters.healing_tokens} is one step of healing, whose learning rate is still 0: give "
-            f"more than {step:,}, or a smaller batch_size"
-        )
+    parameters.refuse_amounts(len(text.train), text.train.seq_length)
     refuse_too_many_passages(text.test, evaluation)
 
 
