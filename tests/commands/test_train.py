@@ -66,7 +66,7 @@ def test_a_trial_that_is_published_without_weights_is_trained(home, monkeypatch)
         ("pythia", ["-p", "processes=2"], "processes is not for -p here: accelerate launch gives it"),
         ("pythia", ["-p", "seeds=[1]"], "seeds is not for -p here: --seed gives it"),
         ("pythia", ["-p", "rerun=true"], "rerun is not for -p here: delete the folder of the trial"),
-        ("pythia", ["-p", "output_folder=elsewhere"], "output_folder is not for -p here: the trial goes under outputs/tr"),
+        ("pythia", ["-p", "output_folder=elsewhere"], "output_folder is not for -p here: the trial goes"),
         ("pythia", ["-p", "benchmarks=[lambada]"], "benchmarks is not for -p here: newllm evaluate asks"),
         ("pythia", ["-p", "pretrained=[a/b]"], "pretrained is not for -p here: one arm is trained here"),
         ("pythia", ["-p", "batch_size=16", "-p", "warmup=0.1"], "that takes all of training (1 step)"),
