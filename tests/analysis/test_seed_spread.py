@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from newllm.analysis.seed_spread import p_of_equal_spread, seed_spread, verdicts_by_pooling
+from newllm.analysis.seed_spread import losses_of_budget, p_of_equal_spread, seed_spread, verdicts_by_pooling
 from newllm.analysis.summary import summarize_arms
 from newllm.evaluation.verdicts import BETTER, OPEN
 from newllm.experiments.scoring import EVALUATION_FILE
@@ -32,7 +32,7 @@ STEADY = {"pythia": [-0.001, 0.0, 0.001], "mqa": [-0.023, -0.021, -0.019]}
 
 
 def test_the_spread_of_an_arm_is_that_of_its_own_seeds(tmp_path):
-    spread = seed_spread(trials(tmp_path, STEADY | {"ka": [0.1, 0.2, 0.3], "mla": [0.5]}), "pythia")
+    spread = seed_spread(losses_of_budget(trials(tmp_path, STEADY | {"ka": [0.1, 0.2, 0.3], "mla": [0.5]}), "pythia"))
     assert spread["arm"].tolist() == ["pythia", "mqa", "ka"], "one seed tells of no other"
     assert spread["spread"].tolist() == pytest.approx([0.001, 0.002, 0.1])
     assert spread["seeds"].tolist() == [3, 3, 3]
@@ -40,14 +40,14 @@ def test_the_spread_of_an_arm_is_that_of_its_own_seeds(tmp_path):
 
 def test_one_unsteady_arm_is_noticed(tmp_path):
     records = trials(tmp_path, STEADY | {"ka": [0.1, 0.2, 0.3], "mla": [0.5]})
-    assert p_of_equal_spread(records, "pythia") < 0.001
-    assert p_of_equal_spread(records[records["arm"] != "ka"], "pythia") > 0.2
-    assert np.isnan(p_of_equal_spread(records[records["arm"] == "pythia"], "pythia"))
+    assert p_of_equal_spread(losses_of_budget(records, "pythia")) < 0.001
+    assert p_of_equal_spread(losses_of_budget(records[records["arm"] != "ka"], "pythia")) > 0.2
+    assert np.isnan(p_of_equal_spread(losses_of_budget(records[records["arm"] == "pythia"], "pythia")))
 
 
 def test_a_verdict_that_one_unsteady_arm_decides_is_found(tmp_path):
     records = trials(tmp_path, STEADY | {"ka": [0.1, 0.2, 0.3], "mla": [0.5]})
-    table = verdicts_by_pooling(records, "pythia").set_index(["arm", "left_out"])["verdict"]
+    table = verdicts_by_pooling(losses_of_budget(records, "pythia"), "pythia").set_index(["arm", "left_out"])["verdict"]
     published = summarize_arms(records, "pythia").set_index("arm")["verdict"]
     for arm in ("mqa", "ka", "mla"):
         assert table[arm, ""] == published[arm]

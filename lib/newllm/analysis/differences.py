@@ -169,7 +169,7 @@ def judge_pairs(resampled: Sequence[Resampled | None], pooled: SeedVariance) -> 
     rows: list[dict[str, Any]] = [{} for _ in resampled]
     for number, difference in found.items():
         said = TOO_FEW_SEEDS
-        if pooled.freedom >= LEAST_SEED_FREEDOM:
+        if _is_known(pooled):
             said = verdict(difference.interval.mean, differs[number], is_equal[number])
         rows[int(number)] = difference.interval.columns("difference") | {
             "difference_p": differs[number],
@@ -186,7 +186,11 @@ def knows_seeds(losses: Iterable[ArmLosses | None]) -> bool:
     losses
         Of each arm of a comparison.
     """
-    return pooled_variance(losses).freedom >= LEAST_SEED_FREEDOM
+    return _is_known(pooled_variance(losses))
+
+
+def _is_known(variance: SeedVariance) -> bool:
+    return variance.freedom >= LEAST_SEED_FREEDOM
 
 
 def pooled_variance(losses: Iterable[ArmLosses | None]) -> SeedVariance:

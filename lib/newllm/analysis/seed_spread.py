@@ -8,14 +8,16 @@ from scipy import stats
 from newllm.analysis.differences import ArmLosses, judge_pairs, losses_by_arm, pooled_variance, resample_pairs
 from newllm.analysis.summary import floor_losses
 from newllm.analysis.trained_alike import budgets_of, rows_apart
-from newllm.evaluation.comparison_statistics import seed_variance
 from newllm.experiments.floor import floors_of
 
 SEEDS_THAT_VARY = 2
 
 
-def seed_spread(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Say how much the mean test loss of each arm varies from seed to seed.
+Losses = Mapping[Hashable, ArmLosses | None]
+
+
+def losses_of_budget(records: pd.DataFrame, baseline: str) -> dict[Hashable, ArmLosses | None]:
+    """Read the losses of what was trained as the baseline was, and of the counts of its text, by name.
 
     Parameters
     ----------
@@ -23,39 +25,56 @@ def seed_spread(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
         Rows of `newllm.experiments.comparison.compare`.
     baseline
         The arm whose budget is asked.
+    """
+    apart = rows_apart(records, baseline)
+    budgets = budgets_of(apart)
+    alike = apart[budgets.isin(budgets[apart["arm"] == baseline])]
+    floors = {row["arm"]: floor_losses(floor, row["arm"]) for floor in floors_of(alike) for row in floor.rows()}
+    return losses_by_arm(alike) | floors
+
+
+def seed_spread(losses: Losses) -> pd.DataFrame:
+    """Say how much the mean test loss of each arm varies from seed to seed.
+
+    Parameters
+    ----------
+    losses
+        As `losses_of_budget` reads them.
 
     Returns
     -------
     pandas.DataFrame
-        One row an arm of that budget that has two seeds or more, the steadiest first: ``arm``, ``seeds`` and
-        ``spread``, the standard deviation over them (nats a token).
+        One row an arm that has two seeds or more, the steadiest first: ``arm``, ``seeds`` and ``spread``, the standard
+        deviation over them (nats a token).
     """
     rows = [
-        {"arm": arm, "seeds": len(losses.by_seed), "spread": seed_variance([losses.means()]).value ** 0.5}
-        for arm, losses in _varying(_trained_like(records, baseline)).items()
+        {"arm": arm, "seeds": len(own.by_seed), "spread": pooled_variance([own]).value ** 0.5}
+        for arm, own in _varying(losses).items()
     ]
     return pd.DataFrame(rows, columns=["arm", "seeds", "spread"]).sort_values("spread", ignore_index=True)
 
 
-def p_of_equal_spread(records: pd.DataFrame, baseline: str) -> float:
+def p_of_equal_spread(losses: Losses) -> float:
     """Test whether a seed changes all arms alike (Bartlett 1937), as pooling takes it; NaN with fewer than two arms.
 
     Parameters
     ----------
-    records, baseline
-        As for `seed_spread`.
+    losses
+        As `losses_of_budget` reads them.
     """
-    means = [losses.means() for losses in _varying(_trained_like(records, baseline)).values()]
+    means = [own.means() for own in _varying(losses).values()]
     return float(stats.bartlett(*means).pvalue) if len(means) > 1 else float("nan")
 
 
-def verdicts_by_pooling(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def verdicts_by_pooling(losses: Losses, baseline: str) -> pd.DataFrame:
     """Find the verdicts that change where a single arm says nothing of how much a seed changes the others.
 
     Parameters
     ----------
-    records, baseline
-        As for `seed_spread`; counts of n-grams are compared, too, as in every table of arms.
+    losses
+        As `losses_of_budget` reads them; counts of n-grams are compared, too, as in every table of arms.
+    baseline
+        The arm that differences are from.
 
     Returns
     -------
@@ -63,7 +82,6 @@ def verdicts_by_pooling(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
         One row for each arm and arm that is left out of the pool: ``arm``, ``left_out`` and the columns of
         `newllm.analysis.differences.compare_pairs`; first those with ``left_out`` empty, as they are published.
     """
-    losses = _trained_like(records, baseline)
     pairs = [(arm, baseline) for arm in losses if arm != baseline]
     resampled = resample_pairs(losses, pairs)
     rows = []
@@ -74,14 +92,5 @@ def verdicts_by_pooling(records: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _trained_like(records: pd.DataFrame, baseline: str) -> dict[Hashable, ArmLosses | None]:
-    """Read the losses of what was trained as the baseline was, and of the counts of its text."""
-    apart = rows_apart(records, baseline)
-    budgets = budgets_of(apart)
-    alike = apart[budgets.isin(budgets[apart["arm"] == baseline])]
-    floors = {row["arm"]: floor_losses(floor, row["arm"]) for floor in floors_of(alike) for row in floor.rows()}
-    return losses_by_arm(alike) | floors
-
-
-def _varying(losses: Mapping[Hashable, ArmLosses | None]) -> dict[Hashable, ArmLosses]:
+def _varying(losses: Losses) -> dict[Hashable, ArmLosses]:
     return {arm: known for arm, known in losses.items() if known is not None and len(known.by_seed) >= SEEDS_THAT_VARY}

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from newllm.analysis.seed_spread import p_of_equal_spread, seed_spread, verdicts_by_pooling
+from newllm.analysis.differences import pooled_variance
+from newllm.analysis.seed_spread import Losses, losses_of_budget, p_of_equal_spread, seed_spread, verdicts_by_pooling
 from newllm.analysis.wording import text_in_words
 from newllm.models.registry import BASELINE
 from newllm.publication.published import CODE_SWEEP, LEADING_SWEEP, published_sweep
@@ -14,18 +15,17 @@ SWEEPS = (LEADING_SWEEP, CODE_SWEEP)
 def seed_spreads() -> pd.DataFrame:
     """Write how much a seed changes the loss of an arm: of all arms together, and of the least and the most steady."""
     rows = []
-    for text, records in _texts():
-        spread = seed_spread(records, BASELINE)
-        pooled = ((spread["spread"] ** 2 * (spread["seeds"] - 1)).sum() / (spread["seeds"] - 1).sum()) ** 0.5
+    for text, losses in _texts():
+        spread = seed_spread(losses)
         rows.append(
             {
                 "text": text,
                 "arms of several seeds": str(len(spread)),
-                "all arms (nats/token)": f"{pooled:.4f}",
+                "all arms (nats/token)": f"{pooled_variance(losses.values()).value ** 0.5:.4f}",
                 BASELINE: _spread(spread[spread["arm"] == BASELINE].iloc[0]),
                 "least": _named(spread.iloc[0]),
                 "most": _named(spread.iloc[-1]),
-                "p of the same for all": f"{p_of_equal_spread(records, BASELINE):.3f}",
+                "p of the same for all": f"{p_of_equal_spread(losses):.3f}",
             }
         )
     return pd.DataFrame(rows)
@@ -34,8 +34,8 @@ def seed_spreads() -> pd.DataFrame:
 def pooled_verdicts() -> pd.DataFrame:
     """Write the verdicts that change where one arm says nothing of how much a seed changes the others."""
     rows = []
-    for text, records in _texts():
-        table = verdicts_by_pooling(records, BASELINE)
+    for text, losses in _texts():
+        table = verdicts_by_pooling(losses, BASELINE)
         published = table[table["left_out"] == ""].set_index("arm")
         without = table[table["left_out"] != ""]
         for row in published.reset_index().to_dict("records"):
@@ -54,11 +54,13 @@ def pooled_verdicts() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _texts() -> list[tuple[str, pd.DataFrame]]:
-    """Return the text of each published table of arms in words, with its records."""
+def _texts() -> list[tuple[str, Losses]]:
+    """Return the text of each published table of arms in words, with the losses of its arms."""
     tables = [published_sweep(name) for name in SWEEPS]
     given = [records.loc[records["arm"] == BASELINE, "parameters"].iloc[0] for records in tables]
-    return [(text_in_words(each), records) for each, records in zip(given, tables, strict=True)]
+    return [
+        (text_in_words(each), losses_of_budget(records, BASELINE)) for each, records in zip(given, tables, strict=True)
+    ]
 
 
 def _named(row: pd.Series) -> str:
