@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from newllm.progress import stage
 from newllm.runs.outlook import describe_outlook, look, outlook, side_by_side
-from newllm.runs.progress import Plan, PlannedTrial, TrialState, read_state, written_progress
+from newllm.runs.progress import Plan, PlannedTrial, TrialState, read_plan, read_state, written_progress
 
 EXPECTED = {"projection training": 20.0, "training": 100.0, "certificate": 10.0}
 seconds = st.floats(0, 1e4)
@@ -112,20 +112,26 @@ def test_what_a_trial_does_is_read_from_its_folder_while_it_does_it(tmp_path):
     folder.mkdir()
     trial = PlannedTrial(arm="mla", seed=0, folder=folder, expected=EXPECTED)
     plan = Plan(started_at=0.0, processes=1, trials=(trial,))
-    assert look(tmp_path) is None
+    assert read_plan(tmp_path) is None
     with plan.written(tmp_path):
         with written_progress(folder), stage("training", 4) as told:
             told.ended = True  # the last state of a stage is written at once
             told.advance(3, train=2.5)
-            found = look(tmp_path)
-            assert found is not None and found.rows[0].stage == "training" and found.rows[0].numbers == {"train": 2.5}
+            found = look(plan)
+            assert found.rows[0].stage == "training" and found.rows[0].numbers == {"train": 2.5}
             # What was begun before the comparison is what a killed process left.
             state = read_state(folder)
             assert state is not None
             later = plan.model_copy(update={"started_at": state.started_at + 1})
-            later.write(tmp_path)
-            left = look(tmp_path)
-            assert left is not None and left.rows[0].stage == "waiting"
-            assert look(tmp_path, since=later.started_at + 1) is None
+            assert look(later).rows[0].stage == "waiting"
+        assert read_plan(tmp_path) == plan and read_plan(tmp_path, since=1.0) is None
         assert list(folder.iterdir()) == []
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_plan_of_another_process_in_the_same_folder_stays_there(tmp_path):
+    plan = plan_of(1)
+    other = plan.model_copy(update={"started_at": 1.0})
+    with plan.written(tmp_path):
+        other.write(tmp_path)
+    assert read_plan(tmp_path) == other

@@ -2,6 +2,7 @@
 
 import io
 import time
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.console import Console
 from newllm.commands import terminal_view
 from newllm.notebook import live_view
 from newllm.runs.outlook import Outlook, outlook
-from newllm.runs.progress import Plan, PlannedTrial, TrialState
+from newllm.runs.progress import Plan, PlannedTrial, TrialState, read_plan
 from newllm.runs.watching import watched
 
 ARM = "mla@note=<b>"
@@ -42,7 +43,7 @@ class Seen:
 
 def test_a_view_sees_the_comparison_while_it_runs(tmp_path):
     view = Seen()
-    with watched(tmp_path, view):
+    with watched(partial(read_plan, tmp_path, since=time.time()), view):
         with plan_of(tmp_path).written(tmp_path):
             deadline = time.monotonic() + 20
             while not view.outlooks and time.monotonic() < deadline:

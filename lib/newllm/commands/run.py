@@ -4,6 +4,7 @@ import argparse
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import papermill
@@ -27,6 +28,7 @@ from newllm.publication.report import REPORT_FILE, write_report
 from newllm.runs.folder import Run, earlier_seconds, notebook_run
 from newllm.runs.lock import RunError
 from newllm.runs.pictures import draw_pictures
+from newllm.runs.progress import read_plan
 from newllm.runs.records_table import load_records
 from newllm.runs.watching import View, watched
 from newllm.wording import describe_seconds, escape_control_characters
@@ -144,7 +146,7 @@ def _run_notebook(run: Run, parameters: RunParameters, given: Mapping[str, Any],
     }
     started = time.monotonic()
     try:
-        with watched(run.folder, view or view_of_this_terminal()):
+        with watched(partial(read_plan, run.folder, since=time.time()), view or view_of_this_terminal()):
             _execute(parameters.notebook, run, passed)
     except PapermillExecutionError as error:
         logger.error(

@@ -171,7 +171,8 @@ def run_trials(
         describe_seconds(outlook(plan, {}, plan.started_at).left),
     )
     failures: dict[Trial, Exception] = {}
-    with watched(folder), plan.written(folder):
+    # Another process may work in this folder, too, so that the plan there need not be this one.
+    with watched(lambda: plan), plan.written(folder):
         for part in parts:
             failed = {trial.run().key for trial in failures}
             for trial in part:

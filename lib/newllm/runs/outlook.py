@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from newllm.runs.progress import Plan, PlannedTrial, TrialState, read_plan, read_state
+from newllm.runs.progress import Plan, PlannedTrial, TrialState, read_state
 from newllm.wording import describe_seconds
 
 # A stage's own pace counts in full from this share of it on, and before that in proportion.
@@ -56,21 +56,10 @@ class Outlook:
     left: float
 
 
-def look(folder: Path, since: float = 0.0) -> Outlook | None:
-    """Read where the comparison in a folder stands; None where none is running.
-
-    Parameters
-    ----------
-    folder
-        Of the comparison.
-    since
-        Seconds since 1970: an older one was killed, and left its files.
-    """
-    plan = read_plan(folder)
-    if plan is None or plan.started_at < since:
-        return None
+def look(plan: Plan) -> Outlook:
+    """Read what the trials of a plan are doing, and say where the comparison stands."""
     found = {trial.folder: read_state(trial.folder) for trial in plan.trials}
-    # Here, too, a killed process may have left files.
+    # A killed process may have left files.
     states = {place: state for place, state in found.items() if state and state.started_at >= plan.started_at}
     return outlook(plan, states, time.time())
 

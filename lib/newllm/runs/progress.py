@@ -106,12 +106,14 @@ class Plan(BaseModel):
 
     @contextlib.contextmanager
     def written(self, folder: Path) -> Iterator[None]:
-        """Write the plan into the folder of a comparison, and delete it at the end."""
+        """Write the plan into the folder of a comparison, and delete it at the end, unless another's stands there."""
         self.write(folder)
         try:
             yield
         finally:
-            (folder / PROGRESS_FILE).unlink(missing_ok=True)
+            there = read_plan(folder)
+            if there is not None and there.started_at == self.started_at:
+                (folder / PROGRESS_FILE).unlink(missing_ok=True)
 
     def write(self, folder: Path) -> None:
         """Write the plan as it is now."""
@@ -171,12 +173,21 @@ def written_progress(folder: Path) -> Iterator[None]:
         (folder / PROGRESS_FILE).unlink(missing_ok=True)
 
 
-def read_plan(folder: Path) -> Plan | None:
-    """Read the plan of a comparison; None where none is running."""
+def read_plan(folder: Path, since: float = 0.0) -> Plan | None:
+    """Read the plan of a comparison; None where none is running.
+
+    Parameters
+    ----------
+    folder
+        Of the comparison.
+    since
+        Seconds since 1970: an older one was killed, and left its files.
+    """
     try:
-        return Plan.model_validate_json((folder / PROGRESS_FILE).read_bytes())
+        plan = Plan.model_validate_json((folder / PROGRESS_FILE).read_bytes())
     except (OSError, ValidationError):  # there is none, or another version's
         return None
+    return plan if plan.started_at >= since else None
 
 
 def read_state(folder: Path) -> TrialState | None:

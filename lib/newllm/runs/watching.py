@@ -5,10 +5,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 from newllm.runs.outlook import Outlook, describe_outlook, look
+from newllm.runs.progress import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -62,24 +62,24 @@ def view_with(make: Callable[[], View]) -> None:
 
 
 @contextmanager
-def watched(folder: Path, view: View | None = None) -> Iterator[None]:
-    """Show where the comparison in a folder stands as long as the block lasts.
+def watched(plan_now: Callable[[], Plan | None], view: View | None = None) -> Iterator[None]:
+    """Show where a comparison stands as long as the block lasts.
 
     Parameters
     ----------
-    folder
-        Of the comparison; it need not be there yet.
+    plan_now
+        Gives its plan as it is by now; None while there is none.
     view
         Where to show it; omitted, what `view_with` was told.
     """
     shown = _chosen[0]() if view is None else view
-    over, since = threading.Event(), time.time()
+    over = threading.Event()
 
     def draw() -> None:
         while not over.wait(LOOK_EVERY_SECONDS):
-            found = look(folder, since)
-            if found is not None:
-                shown.show(found)
+            plan = plan_now()
+            if plan is not None:
+                shown.show(look(plan))
 
     thread = threading.Thread(target=draw, daemon=True)
     thread.start()
