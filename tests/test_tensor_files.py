@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from newllm import tensor_files
 from newllm.files import DamagedFileError, UnwritableError, write_atomically
+from newllm.models import create
 from newllm.tensor_files import read_tensors, save_tensors, write_tensors
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(3)}
@@ -62,6 +63,17 @@ def test_what_stood_there_stays_where_the_system_refuses_more(write, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert load_file(path)["weight"].shape == (2, 3)
     assert [each.name for each in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_model_that_the_system_refuses_says_so_too(tmp_path):
+    model = create("pythia", "tiny", vocab_size=320)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(UnwritableError, match=r"saved cannot be written \(File too large\)"):
+            model.save_pretrained(tmp_path / "saved")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_is_no_refusal_of_the_system_is_not_said_to_be_one(tmp_path, monkeypatch):

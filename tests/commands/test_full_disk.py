@@ -25,7 +25,12 @@ def no_room_for_text(*args, **kwargs):
     ("module", "name", "full", "named"),
     [
         (tensor_files, "save_file", no_room, "start.safetensors cannot be written (No space left on device)"),
-        ("transformers.modeling_utils", "safe_save_file", no_room, "out cannot be written (No space left on device)"),
+        (
+            "transformers.modeling_utils",
+            "safe_save_file",
+            no_room,
+            "out/model cannot be written (No space left on device)",
+        ),
         ("newllm.retrofit.running", "write_json", no_room_for_text, "out cannot be written (No space left on device)"),
     ],
 )

@@ -24,7 +24,6 @@ from newllm.runs.lock import RunError
 from newllm.runs.saved_model import TrainedModel, find_saved_model, load_trained_model
 from newllm.runs.sealed_record import record_beside
 from newllm.runtime import usable_device
-from newllm.tensor_files import unwritable_in_words
 
 logger = logging.getLogger(__name__)
 Group = TypeVar("Group", bound=BaseModel)
@@ -46,9 +45,7 @@ def main(options: argparse.Namespace) -> int:
         device = usable_device(options.device)
         plan = _plan(options, load_trained_model(options.model))
         folder = options.output or plan.usual_folder()
-        # Of transformers, which saves the model, safetensors' errors come as they are.
-        with unwritable_in_words(folder):
-            found = run_retrofit(plan, folder, device)
+        found = run_retrofit(plan, folder, device)
     except (ValueError, FileNotFoundError, RunError, HubUnavailableError) as error:
         logger.error("%s", error)
         return 2

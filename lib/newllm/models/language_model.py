@@ -21,6 +21,7 @@ from newllm.models.loss import IGNORED_LABEL, next_token_loss, next_token_loss_f
 from newllm.models.projection import RecurrenceLinear, init_linear_weights
 from newllm.models.recipe import WINDOWS, Recipe
 from newllm.models.step import ONE_TEXT_A_CACHE, Step
+from newllm.tensor_files import unwritable_in_words
 
 # What weights are stored in, as safetensors names it.
 STORED_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -359,10 +360,17 @@ class LanguageModel(PreTrainedModel, OwnCacheGenerationMixin):
         return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save config and weights as transformers does, and a file beside them by which anybody can load them."""
+        """Save config and weights as transformers does, and a file beside them by which anybody can load them.
+
+        Raises
+        ------
+        UnwritableError
+            Where the system refuses, as on a full disk.
+        """
         self.config.auto_map = write_loader(Path(save_directory), type(self.config), type(self))
         try:
-            super().save_pretrained(save_directory, *args, **kwargs)
+            with unwritable_in_words(Path(save_directory)):
+                super().save_pretrained(save_directory, *args, **kwargs)
         finally:
             del self.config.auto_map
 
