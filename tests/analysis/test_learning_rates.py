@@ -105,7 +105,7 @@ def trained_at(folder, rate: float, gains: dict[str, float]) -> pd.DataFrame:
             stored = {"window_losses": losses.tolist(), "window_groups": groups.tolist()}
             (place / EVALUATION_FILE).write_text(json.dumps(stored))
             row = {"arm": arm, "seed": seed, "folder": str(place), "perplexity": math.exp(losses.mean())}
-            rows.append(row | {"parameters": {"matrix_lr": rate}})
+            rows.append(row | {"parameters": {"matrix_lr": rate}, "repeated_passage_gain": 100 * rate + seed})
     return pd.DataFrame(rows)
 
 
@@ -118,6 +118,10 @@ def test_another_rate_is_compared_with_the_same_arm_at_the_rate_of_the_table(tmp
     assert found["verdict"].tolist() == ["better", "worse"]
     assert (found["rate"].unique().item(), found["usual_rate"].unique().item()) == (0.008, 0.004)
     assert (found["seeds"] == 2).all() and (found["usual_seeds"] == 2).all()
+    assert found["recalled"].tolist() == pytest.approx([1.3, 1.3])
+    assert found["usual_recalled"].tolist() == pytest.approx([0.9, 0.9])
+    silent = gained_by_rates(*(trials.drop(columns="repeated_passage_gain") for trials in (others, usual)))
+    assert silent[["recalled", "usual_recalled"]].isna().all(axis=None)
     assert np.log(found["perplexity"] / found["usual_perplexity"]).tolist() == pytest.approx([-0.1, 0.1])
     with pytest.raises(ParameterError, match=r"one rate of the matrices, not \[0.004, 0.008\]"):
         gained_by_rates(others, pd.concat([usual, others]))

@@ -141,8 +141,10 @@ def gained_by_rates(others: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row for each arm and rate of ``others`` that ``usual`` has as well, by name: ``arm``, ``rate``,
-        ``usual_rate``, ``perplexity`` and ``usual_perplexity`` (on the test windows), ``seeds`` and ``usual_seeds``,
-        and the columns of `newllm.analysis.differences.compare_pairs`, of the other rate from the usual one.
+        ``usual_rate``, ``perplexity`` and ``usual_perplexity`` (on the test windows), ``recalled`` and
+        ``usual_recalled`` (nats that a passage is cheaper the second time; NaN where no trial says so), ``seeds`` and
+        ``usual_seeds``, and the columns of `newllm.analysis.differences.compare_pairs`, of the other rate from the
+        usual one.
 
     Raises
     ------
@@ -159,10 +161,14 @@ def gained_by_rates(others: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
     if mixed:
         raise ParameterError(f"{', '.join(mixed)} was trained with several budgets: rates are compared within one.")
     trained = [(arm, given["matrix_lr"]) for arm, given in zip(records["arm"], records["parameters"], strict=True)]
-    named = records.assign(arm=[_at(arm, rate) for arm, rate in trained])
+    named = records.assign(
+        arm=[_at(arm, rate) for arm, rate in trained], recalled=records.get("repeated_passage_gain", math.nan)
+    )
     asked = sorted({(arm, rate) for arm, rate in trained if rate != usual_rate and arm in set(usual["arm"])})
     found = compare_pairs(losses_by_arm(named), [(_at(arm, rate), _at(arm, usual_rate)) for arm, rate in asked])
-    summary = named.groupby("arm").agg(perplexity=("perplexity", "mean"), seeds=("seed", "nunique"))
+    summary = named.groupby("arm").agg(
+        perplexity=("perplexity", "mean"), recalled=("recalled", "mean"), seeds=("seed", "nunique")
+    )
     return pd.DataFrame(
         [
             {"arm": arm, "rate": rate, "usual_rate": usual_rate}

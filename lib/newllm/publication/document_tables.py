@@ -37,7 +37,7 @@ from newllm.publication.recall_tables import (
     recall_in_code,
     truncated_contexts,
 )
-from newllm.publication.recipe_tables import first_tables, optimisers, rates_of_all_text, text_budgets
+from newllm.publication.recipe_tables import first_tables, optimisers, rates_of_all_text, rates_on_code, text_budgets
 from newllm.publication.retrofit_tables import healed_retrofits, llama_retrofits, retrofit_or_training, retrofits
 from newllm.publication.seed_tables import pooled_verdicts, seed_spreads
 from newllm.publication.stage_tables import leaks, projection_training, treatments
@@ -135,6 +135,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "budgets": budgets,
     "text budgets": text_budgets,
     "rates of all text": rates_of_all_text,
+    "rates on code": rates_on_code,
     "models at 70m": models_at_70m,
     "decoding": decoding,
     "decoding reads": decoding_reads,

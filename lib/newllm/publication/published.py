@@ -19,10 +19,17 @@ LEADING_SWEEP = "sotu"
 CODE_SWEEP = "stdlib"
 # Of arms at several rates and by several optimisers, and of budgets: no methods are ranked by what is there.
 RATES_SWEEP, ADAMW_SWEEP, BUDGETS_SWEEP = "learning_rates", "adamw", "budgets"
-RATES_OF_ALL_TEXT_SWEEP = "learning_rates_all_text"
+RATES_OF_ALL_TEXT_SWEEP, RATES_ON_CODE_SWEEP = "learning_rates_all_text", "learning_rates_code"
 PASSES_SWEEP = "passes_over_code"
 LENT_SWEEP = "lent_embedding"
-TELL_NO_METHODS = (RATES_SWEEP, ADAMW_SWEEP, BUDGETS_SWEEP, RATES_OF_ALL_TEXT_SWEEP, PASSES_SWEEP)
+TELL_NO_METHODS = (
+    RATES_SWEEP,
+    ADAMW_SWEEP,
+    BUDGETS_SWEEP,
+    RATES_OF_ALL_TEXT_SWEEP,
+    RATES_ON_CODE_SWEEP,
+    PASSES_SWEEP,
+)
 
 # Tables that claims are judged by, below the reference folder.
 EVIDENCE = {

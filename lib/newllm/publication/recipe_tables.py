@@ -4,14 +4,17 @@ import pandas as pd
 
 from newllm.analysis.budgets import told_by_text
 from newllm.analysis.learning_rates import LOSS, gained_by_rates
+from newllm.analysis.recall import GAIN
 from newllm.analysis.summary import summarize_arms
 from newllm.experiments.floor import floors_of
 from newllm.models.registry import BASELINE
 from newllm.publication.published import (
     ADAMW_SWEEP,
     BUDGETS_SWEEP,
+    CODE_SWEEP,
     LEADING_SWEEP,
     RATES_OF_ALL_TEXT_SWEEP,
+    RATES_ON_CODE_SWEEP,
     RATES_SWEEP,
     published_rates,
     published_sweep,
@@ -41,8 +44,18 @@ def optimisers() -> pd.DataFrame:
 
 
 def rates_of_all_text() -> pd.DataFrame:
-    """Write what arms gain on all of the text by another rate of the matrices than that of the tables of arms."""
-    found = gained_by_rates(published_sweep(RATES_OF_ALL_TEXT_SWEEP), published_sweep(LEADING_SWEEP))
+    """Write what arms gain on all of the addresses by another rate of the matrices than that of the table of arms."""
+    return _other_rates(RATES_OF_ALL_TEXT_SWEEP, LEADING_SWEEP)
+
+
+def rates_on_code() -> pd.DataFrame:
+    """Write what arms gain on the standard library by another rate of the matrices than that of the table of arms."""
+    return _other_rates(RATES_ON_CODE_SWEEP, CODE_SWEEP)
+
+
+def _other_rates(sweep: str, table: str) -> pd.DataFrame:
+    """Write arms of a published sweep beside the same in that of a table, which is all of one rate."""
+    found = gained_by_rates(published_sweep(sweep), published_sweep(table))
     return pd.DataFrame(
         [
             {
@@ -52,6 +65,8 @@ def rates_of_all_text() -> pd.DataFrame:
                 "perplexity at that": f"{row['perplexity']:.1f}",
                 "nats/token by it": plus_minus(row, "difference", "{:+.3f}"),
                 "verdict": row["verdict"],
+                f"{GAIN}, at {row['usual_rate']:g}": number(row["usual_recalled"], "{:.3f}"),
+                "at that": number(row["recalled"], "{:.3f}"),
                 "seeds": f"{row['seeds']:.0f} beside {row['usual_seeds']:.0f}",
             }
             for row in found.to_dict("records")
