@@ -4,12 +4,14 @@ import json
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from newllm.analysis.recall import (
     GAIN,
     baseline_gains,
     by_parts_of_period,
     cannot_rank,
+    gains_by_distance,
     ranked_recall,
     recall_by_arm,
     recall_differences,
@@ -44,6 +46,16 @@ def records(tmp_path):
             losses = {"recall_hits_loss": loss, "recall_misses_loss": loss + 1, "recall_others_loss": 3.0}
             rows.append(row | losses | {"repeated_passage_gain": gain + 0.001 * seed})
     return pd.DataFrame(rows)
+
+
+def test_gains_by_distance_are_means_over_seeds(records):
+    found = gains_by_distance(records).set_index("arm")
+    assert found.gain.to_dict() == pytest.approx({"pythia": 1.0, "mla": 0.6})
+    assert (found.distance == 64).all() and (found.seeds == 2).all()
+    # The seeds of both arms are 1 apart: a variance of 1/2 with two degrees of freedom.
+    half = stats.t.ppf(0.975, 2) * (0.5 / 2) ** 0.5
+    assert (found.gain_high - found.gain).tolist() == pytest.approx([half, half])
+    assert (found.gain - found.gain_low).tolist() == pytest.approx([half, half])
 
 
 def test_the_baselines_own_gain_decides_what_can_be_told(records):

@@ -44,6 +44,29 @@ def recall_part(records: pd.DataFrame, part: str) -> pd.DataFrame:
     return rows_of_trials(rows_apart(records), EVALUATION_FILE, "recall", part)
 
 
+def gains_by_distance(records: pd.DataFrame) -> pd.DataFrame:
+    """Average over the seeds of each arm what a passage gains that was read before, for each distance between the two.
+
+    Parameters
+    ----------
+    records
+        Rows of `newllm.experiments.comparison.compare`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an arm and distance: ``distance`` (tokens), ``arm``, ``seeds``, ``gain`` (nats a token),
+        ``gain_low`` and ``gain_high`` (95 % over seeds, by `newllm.evaluation.seed_intervals`, pooled over the arms at that
+        distance).
+    """
+    rows = []
+    for distance, passages in recall_part(records, "passages").groupby("distance"):
+        gains = {str(arm): list(of_arm["gain"]) for arm, of_arm in passages.groupby("arm", sort=False)}
+        for arm, interval in seed_intervals(gains).items():
+            rows.append({"distance": distance, "arm": arm, "seeds": len(gains[arm]), **interval.columns("gain")})
+    return pd.DataFrame(rows, columns=["distance", "arm", "seeds", "gain", "gain_low", "gain_high"])
+
+
 def by_parts_of_period(places: pd.DataFrame, count: int) -> pd.DataFrame:
     """Average the loss over neighbouring places of a chunk: single ones differ by the few tokens that stand there.
 

@@ -32,6 +32,8 @@ from newllm.publication.notebook_table import notebook_table
 from newllm.publication.published import UnpublishedError
 from newllm.publication.recall_tables import (
     baseline_recall,
+    passages,
+    passages_of_code,
     passes_over_code,
     recall,
     recall_in_code,
@@ -112,6 +114,8 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "sotu": sotu,
     "what pythia gains": baseline_recall,
     "recall": recall,
+    "passages": passages,
+    "passages of code": passages_of_code,
     "passes over code": passes_over_code,
     "truncated contexts": truncated_contexts,
     "same encoding": same_encoding,

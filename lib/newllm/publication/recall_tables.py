@@ -8,6 +8,7 @@ from newllm.analysis.recall import (
     GAIN,
     baseline_gains,
     cannot_rank,
+    gains_by_distance,
     ranked_recall,
     with_recall_gain,
 )
@@ -16,7 +17,7 @@ from newllm.analysis.tables import COLUMNS, readable
 from newllm.analysis.wording import text_in_words
 from newllm.models.registry import BASELINE
 from newllm.publication.published import CODE_SWEEP, LEADING_SWEEP, PASSES_SWEEP, published_sweep, published_table
-from newllm.wording import number, with_interval
+from newllm.wording import number, plus_minus, with_interval
 
 # Every text on which tables of arms say what is recalled.
 SWEEPS = (LEADING_SWEEP, "context_kv", CODE_SWEEP)
@@ -61,6 +62,28 @@ def _recall(name: str) -> pd.DataFrame:
     table = readable(ranked_recall(records, BASELINE))
     table["arm"] = [f"`{arm}`" for arm in table["arm"]]
     return table.rename(columns={column: f"{column}: {CANNOT_TELL}" for column in cannot_rank(records, BASELINE)})
+
+
+def passages() -> pd.DataFrame:
+    """Write what each arm gains on a passage of the State of the Union addresses that was read before, by distance."""
+    return _passages(LEADING_SWEEP)
+
+
+def passages_of_code() -> pd.DataFrame:
+    """Write what each arm gains on a passage of the standard library that was read before, by distance."""
+    return _passages(CODE_SWEEP)
+
+
+def _passages(name: str) -> pd.DataFrame:
+    """Write the arms of a sweep with a column for each distance, whoever gains most over the largest one first."""
+    gains = gains_by_distance(published_sweep(name))
+    distances = sorted(gains["distance"].unique())
+    order = gains[gains["distance"] == distances[-1]].sort_values("gain", ascending=False)
+    written = gains.assign(gain=[plus_minus(row, "gain", "{:.3f}") for row in gains.to_dict("records")])
+    table = written.pivot(index="arm", columns="distance", values="gain").reindex(order["arm"])
+    table.columns = [f"after {distance} tokens" for distance in distances]
+    table["seeds"] = [f"{count}" for count in order["seeds"]]
+    return table.rename_axis("arm").rename(index="`{}`".format).reset_index()
 
 
 def passes_over_code() -> pd.DataFrame:
