@@ -55,9 +55,8 @@ def gains_by_distance(records: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row an arm and distance: ``distance`` (tokens), ``arm``, ``seeds``, ``gain`` (nats a token),
-        ``gain_low`` and ``gain_high`` (95 % over seeds, by `newllm.evaluation.seed_intervals`, pooled over the arms at that
-        distance).
+        One row an arm and distance: ``distance`` (tokens), ``arm``, ``seeds``, ``gain`` (nats a token), with ``_low``
+        and ``_high`` (95 % over seeds, by `newllm.evaluation.seed_intervals`, pooled over the arms at that distance).
     """
     rows = []
     for distance, passages in recall_part(records, "passages").groupby("distance"):
