@@ -11,6 +11,7 @@ from newllm.analysis.recall import (
     baseline_gains,
     by_parts_of_period,
     cannot_rank,
+    copying_in_columns,
     gains_by_distance,
     ranked_recall,
     recall_by_arm,
@@ -46,6 +47,21 @@ def records(tmp_path):
             losses = {"recall_hits_loss": loss, "recall_misses_loss": loss + 1, "recall_others_loss": 3.0}
             rows.append(row | losses | {"repeated_passage_gain": gain + 0.001 * seed})
     return pd.DataFrame(rows)
+
+
+def test_copying_layers_stand_side_by_side_as_means_over_seeds():
+    cases = [("all", 0), ("without", 1), ("without", 2), ("alone", 1), ("alone", 2)]
+    rows = [
+        {"attention": attention, "layer": layer, "arm": arm, "seed": seed, "passes": 1, "gain": base + place + seed}
+        for arm, base in (("pythia", 0.0), ("dproj", 10.0))
+        for seed in (0, 1)
+        for place, (attention, layer) in enumerate(cases)
+    ]
+    table = copying_in_columns(pd.DataFrame(rows))
+    named = ["all layers", "without 1", "without 2", "alone 1", "alone 2"]
+    assert list(table) == ["arm", "passes", *named, "seeds"]
+    assert list(table["arm"]) == ["dproj", "pythia"] and set(table["seeds"]) == {2}
+    assert table.loc[1, named].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
 
 
 def test_gains_by_distance_are_means_over_seeds(records):

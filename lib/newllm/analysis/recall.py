@@ -66,6 +66,34 @@ def gains_by_distance(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["distance", "arm", "seeds", "gain", "gain_low", "gain_high"])
 
 
+def copying_in_columns(found: pd.DataFrame) -> pd.DataFrame:
+    """Set side by side what a passage gains that was read before with the attention of all layers, and of some.
+
+    Parameters
+    ----------
+    found
+        Rows of `newllm.experiments.copying_study.find_copying_layers`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an arm and number of passes, whoever gains most alone in one layer first: ``arm``, ``passes``,
+        ``all layers``, ``without 1`` ..., ``alone 1`` ... (nats a token, means over seeds) and ``seeds``.
+    """
+    named = found.assign(
+        case=[
+            "all layers" if layer == 0 else f"{attention} {layer}"
+            for attention, layer in zip(found["attention"], found["layer"], strict=True)
+        ]
+    )
+    order = list(dict.fromkeys(named["case"]))
+    by_arm = named.groupby(["arm", "passes"])
+    table = named.pivot_table("gain", index=["arm", "passes"], columns="case")[order]
+    table["seeds"] = by_arm["seed"].nunique()
+    most = table[[name for name in order if name.startswith("alone")]].max(axis=1)
+    return table.loc[most.sort_values(ascending=False).index].rename_axis(columns=None).reset_index()
+
+
 def by_parts_of_period(places: pd.DataFrame, count: int) -> pd.DataFrame:
     """Average the loss over neighbouring places of a chunk: single ones differ by the few tokens that stand there.
 

@@ -32,6 +32,7 @@ from newllm.publication.notebook_table import notebook_table
 from newllm.publication.published import UnpublishedError
 from newllm.publication.recall_tables import (
     baseline_recall,
+    copying_layers,
     passages,
     passages_of_code,
     passes_over_code,
@@ -116,6 +117,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "recall": recall,
     "passages": passages,
     "passages of code": passages_of_code,
+    "copying layers": copying_layers,
     "passes over code": passes_over_code,
     "truncated contexts": truncated_contexts,
     "same encoding": same_encoding,

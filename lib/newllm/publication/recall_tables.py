@@ -8,6 +8,7 @@ from newllm.analysis.recall import (
     GAIN,
     baseline_gains,
     cannot_rank,
+    copying_in_columns,
     gains_by_distance,
     ranked_recall,
     with_recall_gain,
@@ -84,6 +85,15 @@ def _passages(name: str) -> pd.DataFrame:
     table.columns = [f"after {distance} tokens" for distance in distances]
     table["seeds"] = [f"{count}" for count in order["seeds"]]
     return table.rename_axis("arm").rename(index="`{}`".format).reset_index()
+
+
+def copying_layers() -> pd.DataFrame:
+    """Write in which layers trainings that learned to copy code do so: with all of their attention, and with some."""
+    table = copying_in_columns(published_table("11_recall/tables/copying_layers"))
+    table["arm"] = [f"`{arm}`" for arm in table["arm"]]
+    gains = table.columns.drop(["arm", "passes", "seeds"])
+    table[gains] = table[gains].map("{:.2f}".format)
+    return table.astype(str)
 
 
 def passes_over_code() -> pd.DataFrame:
