@@ -21,6 +21,7 @@ OTHER_WORK = {
     "collections of contexts (notebook 09)": "09_cascade/collection/*",
     "weights read as another method (notebook 10)": "10_key_attention_and_projected_values/readings/*",
     "needles and contexts cut short (notebook 11)": "11_recall/*/*",
+    "attention of layers taken away (notebook 11)": "11_recall/copying_layers/*/*",
     f"retrofits of `{BASELINE}`": f"{RETROFITS_FOLDER}/{BASELINE}*",
     "retrofits of SmolLM2": f"{RETROFITS_FOLDER}/SmolLM2*",
 }
