@@ -38,6 +38,10 @@ def test_models_that_copy_are_asked_once_and_taken_over(
     alone = copying_by_layer(model, text_data.test.token_ids, 16, passages=4)
     assert set(table["arm"]) == {"pythia"} and set(table["seed"]) == {1} and set(table["passes"]) == {2}
     pd.testing.assert_frame_equal(table[list(alone)], alone)
+    # A copy that was taken over without its weights hides nothing.
+    bare = shutil.ignore_patterns("model")
+    shutil.copytree(records["folder"].iloc[0].parent, tmp_path / "outputs" / "bare", ignore=bare)
+    pd.testing.assert_frame_equal(find_copying_layers(records, asked, tmp_path / "12" / "run"), table)
     monkeypatch.setattr(copying_study, "load_model", None)
     again = find_copying_layers(records, asked, tmp_path / "11" / "run")
     pd.testing.assert_frame_equal(again, table)
@@ -56,6 +60,9 @@ def test_weights_of_an_equal_trial_are_found_and_those_that_are_nowhere_are_aske
     published = records.assign(folder=bare)
     assert find_copying_layers(published, asked, tmp_path / "11" / "run").empty
     assert "pythia-seed1: train it" in caplog.text
+    caplog.clear()
+    assert find_copying_layers(published, asked.model_copy(update={"rerun": True}), tmp_path / "11" / "run").empty
+    assert caplog.messages == ["pythia-seed1: train it"]
     shutil.copytree(records["folder"].iloc[0].parent, tmp_path / "outputs" / "here")
     found = find_copying_layers(published, asked, tmp_path / "11" / "run")
     pd.testing.assert_frame_equal(found, find_copying_layers(records, asked, tmp_path / "11" / "another"))

@@ -58,23 +58,23 @@ def find_copying_layers(records: pd.DataFrame, parameters: Recall, folder: Path)
     for passes, alike in copying.groupby(epochs):
         # The folder of an arm and seed has the same name, whatever the number of passes.
         name = f"{COPYING_LAYERS}/passes_{passes}"
-        able = _with_weights_or_measured(alike, name, folder)
+        able = _with_weights_or_measured(alike, name, folder, rerun=parameters.rerun)
         tables = measure_trials(able, parameters, folder, name, SETTINGS, measure)
         found += [table.assign(passes=passes) for table in tables.values()]
     columns = [*COLUMNS, "arm", "seed", "passes"]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
-def _with_weights_or_measured(records: pd.DataFrame, name: str, folder: Path) -> pd.DataFrame:
+def _with_weights_or_measured(records: pd.DataFrame, name: str, folder: Path, *, rerun: bool) -> pd.DataFrame:
     """Return the trials that can be asked, or were, in the folder that has their weights; say what makes the others."""
     finished = finished_runs(outputs_folder())
     places = {}
     for index, trial in records.iterrows():
-        here = finished.get(Run(trial["folder"], trial["parameters"]).key, trial["folder"])
-        if (here / SAVED_MODEL).is_dir():
-            places[index] = here
-        elif find_part(part_of_trial(trial["folder"].name, trial["parameters"], name, SETTINGS), folder):
-            places[index] = trial["folder"]
+        own = trial["folder"]
+        equal = finished.get(Run(own, trial["parameters"]).key, own)
+        weights = next((place for place in (own, equal) if (place / SAVED_MODEL).is_dir()), None)
+        if weights or find_part(part_of_trial(own.name, trial["parameters"], name, SETTINGS), folder, rerun=rerun):
+            places[index] = weights or own
     missing = records.drop(index=list(places))
     said = why_without_weights(missing["folder"].iloc[0]) if len(missing) else None
     if said is not None:
